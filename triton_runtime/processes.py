@@ -1,0 +1,59 @@
+"""What ``/proc`` says about processes: identity, start time, listening port."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_LISTENING = "0A"
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot, or None when it has ended.
+
+    Together with the process id this names a process for good; an id alone is used again.
+    """
+    try:
+        # The command's name stands in brackets and may hold any character: read after the last bracket.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, started = fields[0], fields[19]
+    return None if state in "ZX" else int(started)
+
+
+def pid_namespace() -> int:
+    """Return the number of this process's pid namespace; process ids mean nothing outside of it."""
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+def listening_port(pid: int) -> int | None:
+    """Return the TCP port on which a process listens, or None while it does not.
+
+    Asking the kernel, rather than connecting, cannot mistake another program's port for this process's.
+    """
+    sockets = _socket_inodes(pid)
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+        except OSError:  # the process has just ended, or the kernel has no IPv6
+            continue
+        for fields in map(str.split, lines):
+            if fields[3] == _LISTENING and fields[9] in sockets:
+                return int(fields[1].rpartition(":")[2], 16)
+    return None
+
+
+def _socket_inodes(pid: int) -> set[str]:
+    inodes = set()
+    try:
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
+            except FileNotFoundError:
+                continue
+            if target.startswith("socket:["):
+                inodes.add(target[len("socket:[") : -1])
+    except OSError:
+        return set()
+    return inodes
