@@ -19,7 +19,12 @@ _CALLERS_PYTHON = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONSAFEPATH"
 
 
 def arguments(
-    installation: Installation, model_repository: Path, host: str, grpc_port: int, shm_prefix: str, drain_seconds: int
+    installation: Installation,
+    model_repository: Path,
+    host: str,
+    grpc_port: int,
+    shm_prefix: str,
+    drain_seconds: int,
 ) -> list[str]:
     """Build Triton's command line.
 
@@ -63,8 +68,6 @@ def environment(installation: Installation, inherited: Mapping[str, str]) -> dic
     # A stub finds its virtual environment through the first `python3` on the path.
     env["PATH"] = _joined(Path(sys.prefix, "bin"), inherited.get("PATH") or os.defpath)
     env["PYTHONNOUSERSITE"] = "1"
-    # Two malloc arenas instead of eight a core: less memory held back by each stub.
-    env["MALLOC_ARENA_MAX"] = "2"
     # onnxruntime sends usage data by default since 1.29; a server must not.
     env["ORT_DISABLE_TELEMETRY"] = "1"
     # This environment computes on the processor; without a device Triton also reserves no memory on one.

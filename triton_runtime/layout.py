@@ -7,6 +7,7 @@ changed backend gets a new directory, and a directory that exists is complete.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib.util
 import os
@@ -44,7 +45,7 @@ def prepare() -> Installation:
     """Locate Triton and make sure its backend directory exists.
 
     Raises:
-        LayoutError: The wheel is missing, does not fit this Python, or no place for the directory is writable.
+        LayoutError: The wheel is missing or does not fit this Python, or no place is writable.
     """
     packages = _site_packages()
     tree = packages / "pytriton" / "tritonserver"
@@ -98,7 +99,9 @@ def _laid_out(stamp: str, files: dict[Path, Path]) -> Path:
             return _build(home, stamp, files)
         except OSError as error:
             problems.append(f"{home}: {error.strerror}")
-    raise LayoutError(f"no place for Triton's backend directory ({'; '.join(problems)}); make one of them writable")
+    raise LayoutError(
+        f"no place for Triton's backend directory ({'; '.join(problems)}); make one of them writable"
+    )
 
 
 def _build(home: Path, stamp: str, files: dict[Path, Path]) -> Path:
@@ -135,8 +138,6 @@ def _python_library_directories() -> list[Path]:
 
 
 def _linker_finds(library: str) -> bool:
-    import ctypes  # only here: most Pythons are found without it
-
     try:
         ctypes.CDLL(library)
     except OSError:

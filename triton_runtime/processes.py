@@ -1,11 +1,14 @@
-"""What ``/proc`` says about processes: identity, start time, listening port."""
+"""What ``/proc`` says about processes: identity, listening port, and who waits for them."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 
 _LISTENING = "0A"
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def start_ticks(pid: int) -> int | None:
@@ -24,7 +27,7 @@ def start_ticks(pid: int) -> int | None:
 
 def pid_namespace() -> int:
     """Return the number of this process's pid namespace; process ids mean nothing outside of it."""
-    return os.stat("/proc/self/ns/pid").st_ino
+    return Path("/proc/self/ns/pid").stat().st_ino
 
 
 def listening_port(pid: int) -> int | None:
@@ -45,15 +48,26 @@ def listening_port(pid: int) -> int | None:
 
 
 def _socket_inodes(pid: int) -> set[str]:
+    """Inode numbers of a process's sockets; its other files are in the set too, under their names."""
     inodes = set()
     try:
-        for descriptor in os.listdir(f"/proc/{pid}/fd"):
-            try:
-                target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
-            except FileNotFoundError:
-                continue
-            if target.startswith("socket:["):
-                inodes.add(target[len("socket:[") : -1])
-    except OSError:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed in between
+                inodes.add(str(descriptor.readlink()).removeprefix("socket:[").removesuffix("]"))
+    except OSError:  # the process has ended
         return set()
     return inodes
+
+
+def become_subreaper() -> None:
+    """Make this process the new parent of descendants whose own parent ends, so that it can await them."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
+
+
+def reap_children() -> None:
+    """Wait until every child of this process has ended."""
+    with suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)

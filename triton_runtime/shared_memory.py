@@ -19,7 +19,7 @@ _NAME = re.compile(r"fitserve-(?P<pid>\d+)-(?P<ticks>\d+)-(?P<namespace>\d+)-")
 
 
 def region_prefix() -> str:
-    """Return what the names of this launcher's regions start with: ``fitserve-<pid>-<start>-<namespace>-``."""
+    """Return how this launcher's regions begin: ``fitserve-<pid>-<start ticks>-<pid namespace>-``."""
     return f"fitserve-{os.getpid()}-{start_ticks(os.getpid())}-{pid_namespace()}-"
 
 

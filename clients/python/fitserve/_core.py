@@ -1,0 +1,305 @@
+"""Requests built and replies read, without any I/O: what the synchronous and the asynchronous client share."""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
+
+from fitserve import _features, _tensors, errors, resources
+from fitserve._features import Rows, TrainingData
+from fitserve._tensors import Array
+from fitserve.resources import Prediction
+from fitserve.v1 import (
+    data_pb2,
+    dataset_pb2,
+    prediction_service_pb2,
+    training_job_pb2,
+    training_service_pb2,
+)
+
+Task: TypeAlias = Literal["classification", "regression"]
+Existing: TypeAlias = Literal["fail", "new_version"]
+OnError: TypeAlias = Literal["raise", "yield"]
+Chunk: TypeAlias = tuple[Rows, npt.ArrayLike | None]
+
+INLINE_BYTES = 48_000_000
+"""Training data larger than this does not travel inside the FitRequest but as an upload."""
+
+CHUNK_BYTES = 3_000_000
+"""The size of an upload's messages: below the 4 MB that every gRPC proxy lets through."""
+
+_TASKS = {
+    "classification": training_job_pb2.TASK_CLASSIFICATION,
+    "regression": training_job_pb2.TASK_REGRESSION,
+}
+_EXISTING = {
+    "fail": training_service_pb2.EXISTING_MODEL_FAIL,
+    "new_version": training_service_pb2.EXISTING_MODEL_NEW_VERSION,
+}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What `fit` was asked for.
+
+    Attributes:
+        request: The request, complete but for data that must be uploaded first.
+        upload: That data, or None.
+    """
+
+    request: training_service_pb2.FitRequest
+    upload: TrainingData | None
+
+
+def fit(
+    model: str,
+    rows: Rows | data_pb2.Inputs | None,
+    targets: npt.ArrayLike | None,
+    *,
+    algorithm: str | Message,
+    hyperparameters: Mapping[str, object],
+    target: str,
+    dataset: str,
+    task: Task | None,
+    validation_fraction: float | None,
+    seed: int | None,
+    cores: int | None,
+    time_limit: float | datetime.timedelta | None,
+    memory_limit_bytes: int | None,
+    queue: bool,
+    existing: Existing,
+    load: bool,
+    request_id: str | None,
+) -> Fit:
+    """Builds a FitRequest.
+
+    Raises:
+        TypeError: There is no data or there are two kinds of it, or a hyper-parameter is unknown or of a wrong type.
+        ValueError: The algorithm, the task or `existing` is unknown, or the data has a wrong shape.
+    """
+    request = training_service_pb2.FitRequest(
+        model=model,
+        dataset=dataset or None,
+        target=target,
+        validation_fraction=validation_fraction,
+        seed=seed,
+        cores=cores,
+        memory_limit_bytes=memory_limit_bytes,
+        queue=queue,
+        existing=_EXISTING[known("existing", existing, _EXISTING)],
+        load=load,
+        # With an identifier the call is idempotent, so a retry after a broken connection starts no second job.
+        request_id=request_id or uuid.uuid4().hex,
+    )
+    if task is not None:
+        request.task = _TASKS[known("task", task, _TASKS)]
+    if time_limit is not None:
+        seconds = time_limit if isinstance(time_limit, datetime.timedelta) else datetime.timedelta(seconds=time_limit)
+        request.time_limit.FromTimedelta(seconds)
+    _set_algorithm(request, algorithm, hyperparameters)
+    return Fit(request, _set_data(request, rows, targets))
+
+
+def _set_data(
+    request: training_service_pb2.FitRequest, rows: Rows | data_pb2.Inputs | None, targets: npt.ArrayLike | None
+) -> TrainingData | None:
+    """Puts the data into the request, or returns it if it is too large for that."""
+    if (rows is None) == (not request.dataset):
+        raise TypeError("fit() takes either X, or dataset=DIGEST of uploaded data")
+    if rows is None:
+        if targets is not None:
+            raise TypeError("fit() takes y together with X; uploaded data has its own targets, or target=COLUMN")
+        return None
+    if (targets is None) == (not request.target):
+        raise TypeError("fit() takes either y, or target=COLUMN to name a column of X")
+    if isinstance(rows, data_pb2.Inputs):
+        column = None if targets is None else _features.column("", targets).message()
+        request.inline.CopyFrom(training_service_pb2.InlineDataset(inputs=rows, targets=column))
+        return None
+    data = _features.training_data(rows, targets)
+    if data.size_bytes > INLINE_BYTES:
+        return data
+    request.inline.CopyFrom(data.inline())
+    return None
+
+
+def _set_algorithm(
+    request: training_service_pb2.FitRequest, algorithm: str | Message, hyperparameters: Mapping[str, object]
+) -> None:
+    choices = {one.name: one for one in request.DESCRIPTOR.oneofs_by_name["algorithm"].fields}
+    if isinstance(algorithm, Message):
+        names = [name for name, one in choices.items() if one.message_type == algorithm.DESCRIPTOR]
+        if not names:
+            raise ValueError(f"{algorithm.DESCRIPTOR.name} is no algorithm; there are {', '.join(choices)}")
+        if hyperparameters:
+            raise TypeError(f"set {', '.join(hyperparameters)} in the message {algorithm.DESCRIPTOR.name}")
+        getattr(request, names[0]).CopyFrom(algorithm)
+        return
+    message: Message = getattr(request, known("algorithm", algorithm, choices))
+    # An algorithm with its defaults is an empty message, which still must be there.
+    message.SetInParent()
+    for name, value in hyperparameters.items():
+        _set_hyperparameter(message, algorithm, name, value)
+
+
+def _set_hyperparameter(message: Message, algorithm: str, name: str, value: object) -> None:
+    descriptor: Descriptor = message.DESCRIPTOR
+    if name not in descriptor.fields_by_name:
+        raise TypeError(f"{algorithm} has no hyper-parameter {name!r}; {_nearest(name, descriptor.fields_by_name)}")
+    plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    # None stands for the default, as in scikit-learn.
+    if plain is None:
+        return
+    try:
+        if descriptor.fields_by_name[name].is_repeated:
+            getattr(message, name).extend(plain)
+        else:
+            setattr(message, name, plain)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{algorithm} takes no {value!r} as {name}: {error}") from error
+
+
+def known(what: str, name: str, names: Iterable[str]) -> str:
+    """Returns a name that is among the known ones.
+
+    Raises:
+        ValueError: It is not; the message names the nearest known one.
+    """
+    if name not in names:
+        raise ValueError(f"there is no {what} {name!r}; {_nearest(name, names)}")
+    return name
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(name, list(names), n=1)
+    return f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(names)}"
+
+
+def upload_messages(
+    chunks: Iterable[TrainingData], chunk_rows: int | None, display_name: str
+) -> Iterator[training_service_pb2.UploadDatasetRequest]:
+    """Yields the messages of an upload: the description, then the data in messages of about CHUNK_BYTES."""
+    description = dataset_pb2.DatasetDescription(
+        display_name=display_name, format=dataset_pb2.DATASET_FORMAT_CHUNKS
+    )
+    yield training_service_pb2.UploadDatasetRequest(description=description)
+    for chunk in chunks:
+        for part in chunk.parts(chunk_rows, CHUNK_BYTES):
+            targets = part.targets.message() if part.targets else None
+            message = dataset_pb2.DatasetChunk(inputs=part.features.message(), targets=targets)
+            yield training_service_pb2.UploadDatasetRequest(chunk=message)
+
+
+def upload_chunks(rows: Rows | Iterator[Chunk], targets: npt.ArrayLike | None) -> Iterator[TrainingData]:
+    """Yields training data as it comes: all at once, or chunk by chunk from an iterator of pairs (X, y).
+
+    Raises:
+        TypeError: There is an iterator and targets too, or an element that is no pair.
+    """
+    if not isinstance(rows, Iterator):
+        yield _features.training_data(rows, targets)
+        return
+    if targets is not None:
+        raise TypeError("an iterator of chunks yields pairs (X, y); y beside it has no meaning")
+    for chunk in rows:
+        if not isinstance(chunk, tuple) or len(chunk) != 2:
+            raise TypeError(f"an iterator of chunks yields pairs (X, y), or (X, None), not {type(chunk).__name__}")
+        yield _features.training_data(*chunk)
+
+
+def inputs(rows: Rows | data_pb2.Inputs) -> data_pb2.Inputs:
+    """Returns the rows to predict as a message; a ready message stays as it is."""
+    return rows if isinstance(rows, data_pb2.Inputs) else _features.features(rows).message()
+
+
+def predict_request(
+    model: str, rows: Rows | data_pb2.Inputs, version: int | None, include_probabilities: bool
+) -> prediction_service_pb2.PredictRequest:
+    """Builds a PredictRequest."""
+    return prediction_service_pb2.PredictRequest(
+        model=model, version=version, inputs=inputs(rows), include_probabilities=include_probabilities
+    )
+
+
+def stream_config(
+    model: str, version: int | None, include_probabilities: bool
+) -> prediction_service_pb2.PredictStreamRequest:
+    """Builds the first message of a prediction stream."""
+    config = prediction_service_pb2.PredictStreamConfig(
+        model=model, version=version, include_probabilities=include_probabilities
+    )
+    return prediction_service_pb2.PredictStreamRequest(config=config)
+
+
+def stream_inputs(rows: Rows | data_pb2.Inputs) -> prediction_service_pb2.PredictStreamRequest:
+    """Builds a message with a batch of a prediction stream."""
+    return prediction_service_pb2.PredictStreamRequest(inputs=inputs(rows))
+
+
+def read_batch(
+    reply: prediction_service_pb2.PredictStreamResponse, on_error: OnError
+) -> Prediction | errors.FitServeError:
+    """Reads the answer to one batch of a stream.
+
+    Raises:
+        FitServeError: The batch was bad and `on_error` is "raise".
+    """
+    if reply.WhichOneof("result") == "response":
+        return read_prediction(reply.response)
+    error = errors.from_status(reply.error)
+    error.add_note(f"This is the answer to batch {reply.index} of the stream.")
+    if on_error == "raise":
+        raise error
+    return error
+
+
+def read_prediction(reply: prediction_service_pb2.PredictResponse) -> Prediction:
+    """Reads a PredictResponse of either form: tensors, or values for inputs typed by hand."""
+    if reply.HasField("prediction_tensor"):
+        predictions = _tensors.decode(reply.prediction_tensor)
+    else:
+        predictions = _label_array([resources.value(one) for one in reply.predictions])
+    # Labels travel as JSON values, in which integers and numbers look alike; the predictions know their type.
+    classes = _label_array([resources.value(one) for one in reply.classes], predictions) if reply.classes else None
+    return Prediction(
+        predictions=predictions,
+        probabilities=_probabilities(reply),
+        classes=classes,
+        model=reply.model,
+        version=reply.version,
+        outputs={name: _tensors.decode(tensor) for name, tensor in reply.outputs.items()},
+    )
+
+
+def _probabilities(reply: prediction_service_pb2.PredictResponse) -> Array | None:
+    if reply.HasField("probability_tensor"):
+        return _tensors.decode(reply.probability_tensor)
+    if reply.probabilities:
+        return np.array([[value.number_value for value in row.values] for row in reply.probabilities], np.float32)
+    return None
+
+
+def _label_array(labels: list[object], like: Array | None = None) -> Array:
+    if like is not None and like.dtype.kind in "ifb":
+        return np.array(labels, dtype=like.dtype)
+    return np.array(labels) if labels else _tensors.text_array([])
+
+
+def list_jobs_request(model: str | None, states: Iterable[str]) -> training_service_pb2.ListTrainingJobsRequest:
+    """Builds the request for the first page of jobs.
+
+    Raises:
+        ValueError: There is no such state.
+    """
+    names = [name.removeprefix("JOB_STATE_") for name in training_job_pb2.JobState.keys()[1:]]
+    numbers = [training_job_pb2.JobState.Value(f"JOB_STATE_{known('state', one, names)}") for one in states]
+    return training_service_pb2.ListTrainingJobsRequest(model=model or "", states=numbers, page_size=1000)

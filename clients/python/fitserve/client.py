@@ -1,0 +1,594 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Literal, Self, TypeVar, overload
+
+import grpc
+import numpy.typing as npt
+from google.protobuf.message import Message
+
+from fitserve import _channel, _core, errors, resources
+from fitserve._core import Chunk, Existing, OnError, Task
+from fitserve._features import Rows
+from fitserve._jobs import Job
+from fitserve._tensors import Array
+from fitserve.resources import Dataset, Model, Prediction, ServerStatus, TrainingJob
+from fitserve.v1 import (
+    data_pb2,
+    model_service_pb2,
+    model_service_pb2_grpc,
+    prediction_service_pb2,
+    prediction_service_pb2_grpc,
+    server_service_pb2,
+    server_service_pb2_grpc,
+    training_service_pb2,
+    training_service_pb2_grpc,
+)
+
+_Request = TypeVar("_Request", bound=Message)
+_Reply = TypeVar("_Reply", bound=Message)
+_Item = TypeVar("_Item")
+
+
+class Client:
+    """A connection to a FitServe service. All errors of calls are `fitserve.FitServeError`s.
+
+    One client may be used from several threads at once, and should be: it is one HTTP/2 connection. It must not be used
+    on both sides of a fork: gRPC has threads of its own, which a fork does not copy. Make the client after the fork (in
+    the worker's initializer, for a pool), or start workers with the `spawn` method.
+
+    Calls that change nothing, or change the same thing once however often they are made, are tried up to five times
+    within about two seconds while the service is unavailable.
+
+    Example:
+        with fitserve.Client("127.0.0.1:50051") as client:
+            client.fit("iris", X, y, algorithm="random_forest", load=True).wait()
+            labels = client.predict("iris", X)
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout: float | None = _channel.DEFAULT_TIMEOUT,
+        metadata: _channel.Metadata | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        """Opens a channel. It connects by itself with the first call, and again whenever the connection breaks.
+
+        Args:
+            target: The address, such as "127.0.0.1:50051" or "dns:///fitserve:50051".
+            timeout: How many seconds a call may take unless the call says otherwise; None for no limit. Uploads and
+                streams have no limit unless they are given one.
+            metadata: Sent with each call, such as {"authorization": "Bearer KEY"}.
+            credentials: For TLS, such as grpc.ssl_channel_credentials(); without them the channel is plain text.
+        """
+        options = _channel.options()
+        self._channel = (
+            grpc.secure_channel(target, credentials, options)
+            if credentials
+            else grpc.insecure_channel(target, options)
+        )
+        self._timeout = timeout
+        self._metadata = _channel.pairs(metadata)
+        self._training = training_service_pb2_grpc.TrainingServiceStub(self._channel)
+        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._server = server_service_pb2_grpc.ServerServiceStub(self._channel)
+
+    def close(self) -> None:
+        """Closes the connection; calls in flight end with the error Cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        """Returns the client."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the connection."""
+        self.close()
+
+    # Training
+
+    def fit(
+        self,
+        model: str,
+        X: Rows | data_pb2.Inputs | None = None,
+        y: npt.ArrayLike | None = None,
+        *,
+        algorithm: str | Message,
+        target: str = "",
+        dataset: str = "",
+        task: Task | None = None,
+        validation_fraction: float | None = None,
+        seed: int | None = None,
+        cores: int | None = None,
+        time_limit: float | datetime.timedelta | None = None,
+        memory_limit_bytes: int | None = None,
+        queue: bool = False,
+        existing: Existing = "fail",
+        load: bool = False,
+        request_id: str | None = None,
+        timeout: float | None = None,
+        **hyperparameters: object,
+    ) -> Job:
+        """Starts the training of a model and returns at once with the job.
+
+        Data of more than 48 MB is uploaded first, by itself.
+
+        Args:
+            model: The name of the model, matching ^[a-z][a-z0-9_-]{0,62}$.
+            X: The features: an array of shape [rows, columns] or [rows, channels, height, width], which becomes
+                float32 (uint8 stays); or columns with names: a dict from name to values, a data frame, or a list with
+                one dict a row.
+            y: The values to learn, shape [rows]: texts, integers, numbers or truth values. Predictions come back in
+                the same type.
+            algorithm: The name of the algorithm, such as "random_forest", or its message from
+                fitserve.v1.algorithm_pb2.
+            target: The name of the column of X to learn, in place of y.
+            dataset: The digest of uploaded data, in place of X.
+            task: What to learn; without it, it follows from y and the algorithm.
+            validation_fraction: The share of the rows held out for the metrics; 0.2 if None.
+            seed: The seed of everything random; 0 if None.
+            cores: How many cores to train on; 1 if None.
+            time_limit: How long the training may take, in seconds.
+            memory_limit_bytes: How much memory the training may use.
+            queue: Whether to wait for free cores instead of being refused.
+            existing: What to do if the model exists: "fail", or make a "new_version".
+            load: Whether the new version is loaded when it is ready.
+            request_id: Makes the call idempotent over programs: the same identifier gives the same job. Without it the
+                client makes one up, so that its own retries start no second job.
+            timeout: How many seconds the call may take; it does not wait for the training.
+            **hyperparameters: Of the algorithm, such as n_estimators=200; None means the default.
+
+        Raises:
+            TypeError: A hyper-parameter is unknown, or the data is missing, doubled or of a wrong type.
+            ValueError: The algorithm is unknown, or the data has a wrong shape.
+            InvalidArgument: The service refuses a field; `field_violations` names it.
+            AlreadyExists: The model exists and `existing` is "fail".
+            NotFound: There is no such dataset.
+            Aborted: Another fit or a removal of the model is under way.
+            ResourceExhausted: No core is free and `queue` is false, or the queue is full; see `retry_after`.
+
+        Example:
+            job = client.fit("iris", X, y, algorithm="random_forest", n_estimators=200, load=True)
+            job.wait(progress=print)
+        """
+        fit = _core.fit(
+            model,
+            X,
+            y,
+            algorithm=algorithm,
+            hyperparameters=hyperparameters,
+            target=target,
+            dataset=dataset,
+            task=task,
+            validation_fraction=validation_fraction,
+            seed=seed,
+            cores=cores,
+            time_limit=time_limit,
+            memory_limit_bytes=memory_limit_bytes,
+            queue=queue,
+            existing=existing,
+            load=load,
+            request_id=request_id,
+        )
+        if fit.upload:
+            fit.request.dataset = self._upload(_core.upload_messages([fit.upload], None, model), timeout).digest
+        reply = self._call(self._training.Fit, fit.request, timeout)
+        return Job(self, resources.read(TrainingJob, reply.job))
+
+    def upload_dataset(
+        self,
+        X: Rows | Iterator[Chunk],
+        y: npt.ArrayLike | None = None,
+        *,
+        chunk_rows: int | None = None,
+        display_name: str = "",
+        timeout: float | None = None,
+    ) -> Dataset:
+        """Stores training data for any number of fits; name it by its digest: `fit(dataset=dataset.digest)`.
+
+        Args:
+            X: The features, as in `fit`; or an iterator of pairs (X, y), for data that does not fit in memory. It is
+                read from another thread. All its chunks must have the same columns and types.
+            y: The values to learn, or None if X has a column for them.
+            chunk_rows: The number of rows of a message; None makes messages of about 3 MB.
+            display_name: A name for people.
+            timeout: How many seconds the upload may take; None for no limit.
+
+        Raises:
+            TypeError, ValueError: The data is of a wrong type or shape.
+            InvalidArgument: The chunks do not fit together.
+            ResourceExhausted: The disk is full.
+
+        Example:
+            files = ((np.load(path)["X"], np.load(path)["y"]) for path in paths)
+            client.upload_dataset(files, display_name="all of 2026")
+        """
+        return self._upload(_core.upload_messages(_core.upload_chunks(X, y), chunk_rows, display_name), timeout)
+
+    def datasets(self, *, timeout: float | None = None) -> list[Dataset]:
+        """Returns the uploaded datasets, the latest first."""
+        request = training_service_pb2.ListDatasetsRequest(page_size=1000)
+        found: list[Dataset] = []
+        while True:
+            reply = self._call(self._training.ListDatasets, request, timeout)
+            found += [resources.read(Dataset, one) for one in reply.datasets]
+            if not reply.next_page_token:
+                return found
+            request.page_token = reply.next_page_token
+
+    def delete_dataset(self, digest: str, *, timeout: float | None = None) -> None:
+        """Deletes an uploaded dataset. Models that were trained on it stay.
+
+        Raises:
+            NotFound: There is no such dataset.
+            FailedPrecondition: A job that has not ended uses it.
+        """
+        request = training_service_pb2.DeleteDatasetRequest(dataset=digest)
+        self._call(self._training.DeleteDataset, request, timeout)
+
+    def job(self, id: str, *, timeout: float | None = None) -> Job:
+        """Returns a handle on a job.
+
+        Raises:
+            NotFound: There is no such job.
+        """
+        return Job(self, self._get_job(id, timeout))
+
+    def jobs(
+        self, model: str | None = None, *, states: Sequence[str] = (), timeout: float | None = None
+    ) -> list[Job]:
+        """Returns handles on all jobs, the latest first.
+
+        Args:
+            model: The model whose jobs are wanted; None for all.
+            states: The states wanted, such as ["QUEUED", "RUNNING"]; none for all.
+            timeout: How many seconds each call may take.
+
+        Raises:
+            ValueError: There is no such state.
+        """
+        request = _core.list_jobs_request(model, states)
+        found: list[Job] = []
+        while True:
+            reply = self._call(self._training.ListTrainingJobs, request, timeout)
+            found += [Job(self, resources.read(TrainingJob, one)) for one in reply.jobs]
+            if not reply.next_page_token:
+                return found
+            request.page_token = reply.next_page_token
+
+    # Models
+
+    def models(self, *, timeout: float | None = None) -> list[Model]:
+        """Returns all models by name."""
+        request = model_service_pb2.ListModelsRequest(page_size=1000)
+        found: list[Model] = []
+        while True:
+            reply = self._call(self._models.ListModels, request, timeout)
+            found += [resources.read(Model, one) for one in reply.models]
+            if not reply.next_page_token:
+                return found
+            request.page_token = reply.next_page_token
+
+    def model(self, name: str, *, timeout: float | None = None) -> Model:
+        """Returns a model with its versions.
+
+        Raises:
+            NotFound: There is no such model; metadata["nearest"] names the nearest known one.
+        """
+        request = model_service_pb2.GetModelRequest(model=name)
+        return resources.read(Model, self._call(self._models.GetModel, request, timeout).model)
+
+    def load(
+        self, name: str, version: int | None = None, *, evict: bool = False, timeout: float | None = None
+    ) -> Model:
+        """Loads a version, the latest if None, in place of the loaded one, and returns when it answers predictions.
+
+        Args:
+            name: The name of the model.
+            version: The version.
+            evict: Whether the least recently used idle model may be unloaded to make room.
+            timeout: How many seconds the call may take.
+
+        Raises:
+            NotFound: There is no such model or version.
+            ResourceExhausted: As many models are loaded as may be, and `evict` is false.
+            FailedPrecondition: Triton refuses the version.
+            Aborted: Another operation on the model is under way.
+            DataLoss: The files on disk are damaged.
+
+        Example:
+            client.load("iris").serving_version
+        """
+        request = model_service_pb2.LoadRequest(model=name, version=version, evict=evict)
+        return resources.read(Model, self._call(self._models.Load, request, timeout).model)
+
+    def unload(self, name: str, *, timeout: float | None = None) -> Model:
+        """Unloads a model when its calls in flight are answered. An unloaded model stays as it is.
+
+        Raises:
+            NotFound: There is no such model.
+            Aborted: Another operation on the model is under way.
+        """
+        request = model_service_pb2.UnloadRequest(model=name)
+        return resources.read(Model, self._call(self._models.Unload, request, timeout).model)
+
+    def remove(
+        self, name: str, version: int | None = None, *, force: bool = False, timeout: float | None = None
+    ) -> list[int]:
+        """Deletes a model, or one version of it, from disk for ever, and returns the versions deleted.
+
+        Raises:
+            NotFound: There is no such model or version.
+            FailedPrecondition: It is loaded and `force` is false.
+            Aborted: Another operation on the model is under way.
+        """
+        request = model_service_pb2.RemoveRequest(model=name, version=version, force=force)
+        return list(self._call(self._models.Remove, request, timeout).removed_versions)
+
+    def remove_all(self, *, force: bool = False, timeout: float | None = None) -> list[str]:
+        """Deletes all models from disk for ever, and returns their names.
+
+        Raises:
+            FailedPrecondition: A model is loaded and `force` is false; nothing is deleted.
+        """
+        request = model_service_pb2.RemoveAllRequest(force=force)
+        return list(self._call(self._models.RemoveAll, request, timeout).removed_models)
+
+    # Prediction
+
+    def predict(
+        self,
+        model: str,
+        X: Rows | data_pb2.Inputs,
+        *,
+        version: int | None = None,
+        timeout: float | None = None,
+    ) -> Array:
+        """Predicts rows with a loaded model.
+
+        Args:
+            model: The name of the model.
+            X: The rows, in any form that `fit` takes: shape [rows, ...] with the shape of a row that the model was
+                trained on, or the columns that it was trained on.
+            version: The version; None for the one that serves.
+            timeout: How many seconds the call may take.
+
+        Returns:
+            Shape [rows]: labels of the type given in training, or float32 for regression.
+
+        Raises:
+            TypeError, ValueError: X is of a wrong type or shape.
+            InvalidArgument: X does not fit the model; `field_violations` says where.
+            NotFound: There is no such model or version.
+            FailedPrecondition: It is not loaded.
+            ResourceExhausted: Too many rows wait; see `retry_after`.
+            Unavailable: The model or Triton is on its way; see `retry_after`.
+
+        Example:
+            client.predict("iris", [[5.1, 3.5, 1.4, 0.2]])  # array(['setosa'], dtype='<U6')
+        """
+        return self._predict(model, X, version, False, timeout).predictions
+
+    def predict_proba(
+        self,
+        model: str,
+        X: Rows | data_pb2.Inputs,
+        *,
+        version: int | None = None,
+        timeout: float | None = None,
+    ) -> Prediction:
+        """Predicts rows with a loaded model, and returns the whole answer, with the probability of each class.
+
+        Takes and raises what `predict` does.
+
+        Returns:
+            The predictions of shape [rows], the probabilities of shape [rows, classes] and the classes in their order.
+
+        Example:
+            answer = client.predict_proba("iris", X)
+            answer.probabilities[0, list(answer.classes).index("setosa")]
+        """
+        return self._predict(model, X, version, True, timeout)
+
+    @overload
+    def predict_stream(
+        self,
+        model: str,
+        batches: Iterable[Rows | data_pb2.Inputs],
+        *,
+        version: int | None = None,
+        include_probabilities: bool = False,
+        max_in_flight: int = 8,
+        on_error: Literal["raise"] = "raise",
+        timeout: float | None = None,
+    ) -> Iterator[Prediction]: ...
+
+    @overload
+    def predict_stream(
+        self,
+        model: str,
+        batches: Iterable[Rows | data_pb2.Inputs],
+        *,
+        version: int | None = None,
+        include_probabilities: bool = False,
+        max_in_flight: int = 8,
+        on_error: Literal["yield"],
+        timeout: float | None = None,
+    ) -> Iterator[Prediction | errors.FitServeError]: ...
+
+    def predict_stream(
+        self,
+        model: str,
+        batches: Iterable[Rows | data_pb2.Inputs],
+        *,
+        version: int | None = None,
+        include_probabilities: bool = False,
+        max_in_flight: int = 8,
+        on_error: OnError = "raise",
+        timeout: float | None = None,
+    ) -> Iterator[Prediction | errors.FitServeError]:
+        """Predicts batch after batch over one stream, and yields one answer a batch, in their order.
+
+        Args:
+            model: The name of the model.
+            batches: The batches, each as in `predict`; they may be endless. They are read from another thread, never
+                more than `max_in_flight` ahead of the answers.
+            version: The version; None for the one that serves when the batch comes.
+            include_probabilities: Whether the probabilities of the classes come too.
+            max_in_flight: How many batches may be sent and not yet answered.
+            on_error: What a batch that the service refuses does: "raise" ends the stream with its error; "yield" gives
+                the error in the batch's place, and the stream goes on.
+            timeout: How many seconds the whole stream may take; None for no limit.
+
+        Raises:
+            ValueError: `max_in_flight` is below 1, or `on_error` is unknown.
+            FitServeError: As `predict` does, or because the stream broke. What `batches` raises is raised here too.
+
+        Example:
+            for answer in client.predict_stream("iris", np.array_split(X, 100)):
+                print(answer.predictions)
+        """
+        _core.known("on_error", on_error, ("raise", "yield"))
+        if max_in_flight < 1:
+            raise ValueError(f"max_in_flight must be at least 1, not {max_in_flight}")
+        config = _core.stream_config(model, version, include_probabilities)
+        return self._predict_stream(config, batches, max_in_flight, on_error, timeout)
+
+    # The service
+
+    def status(self, *, timeout: float | None = None) -> ServerStatus:
+        """Returns what the service runs, what is loaded and what is free."""
+        request = server_service_pb2.GetStatusRequest()
+        return resources.read(ServerStatus, self._call(self._server.GetStatus, request, timeout))
+
+    # Calls
+
+    def _call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_Request, _Reply],
+        request: _Request,
+        timeout: float | None,
+    ) -> _Reply:
+        limit = self._timeout if timeout is None else timeout
+        try:
+            return method(request, timeout=limit, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise errors.from_rpc_error(error) from error
+
+    def _predict(
+        self,
+        model: str,
+        rows: Rows | data_pb2.Inputs,
+        version: int | None,
+        include_probabilities: bool,
+        timeout: float | None,
+    ) -> Prediction:
+        request = _core.predict_request(model, rows, version, include_probabilities)
+        return _core.read_prediction(self._call(self._prediction.Predict, request, timeout))
+
+    def _predict_stream(
+        self,
+        config: prediction_service_pb2.PredictStreamRequest,
+        batches: Iterable[Rows | data_pb2.Inputs],
+        max_in_flight: int,
+        on_error: OnError,
+        timeout: float | None,
+    ) -> Iterator[Prediction | errors.FitServeError]:
+        window = threading.Semaphore(max_in_flight)
+        closed = threading.Event()
+
+        def messages() -> Iterator[prediction_service_pb2.PredictStreamRequest]:
+            yield config
+            source = iter(batches)
+            while window.acquire() and not closed.is_set():
+                try:
+                    batch = next(source)
+                except StopIteration:
+                    return
+                yield _core.stream_inputs(batch)
+
+        feed = _Feed(messages())
+        call = self._prediction.PredictStream(feed, timeout=timeout, metadata=self._metadata)
+        feed.call.set_result(call)
+        try:
+            for reply in call:
+                window.release()
+                yield _core.read_batch(reply, on_error)
+        except grpc.RpcError as error:
+            raise feed.error or errors.from_rpc_error(error) from error
+        finally:
+            closed.set()
+            window.release()
+            call.cancel()
+
+    def _upload(
+        self, messages: Iterator[training_service_pb2.UploadDatasetRequest], timeout: float | None
+    ) -> Dataset:
+        feed = _Feed(messages)
+        call = self._training.UploadDataset.future(feed, timeout=timeout, metadata=self._metadata)
+        feed.call.set_result(call)
+        try:
+            return resources.read(Dataset, call.result().dataset)
+        except (grpc.RpcError, grpc.FutureCancelledError) as error:
+            if feed.error is not None:
+                raise feed.error from None
+            if isinstance(error, grpc.RpcError):
+                raise errors.from_rpc_error(error) from error
+            raise
+        finally:
+            call.cancel()
+
+    def _get_job(self, id: str, timeout: float | None = None) -> TrainingJob:
+        request = training_service_pb2.GetTrainingJobRequest(job=id)
+        return resources.read(TrainingJob, self._call(self._training.GetTrainingJob, request, timeout).job)
+
+    def _cancel_job(self, id: str) -> TrainingJob:
+        request = training_service_pb2.CancelTrainingJobRequest(job=id)
+        return resources.read(TrainingJob, self._call(self._training.CancelTrainingJob, request, None).job)
+
+    def _watch_job(
+        self, id: str, timeout: float | None
+    ) -> Iterator[training_service_pb2.WatchTrainingJobResponse]:
+        request = training_service_pb2.WatchTrainingJobRequest(job=id)
+        call = self._training.WatchTrainingJob(request, timeout=timeout, metadata=self._metadata)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise errors.from_rpc_error(error) from error
+        finally:
+            call.cancel()
+
+
+class _Feed(Iterator[_Item]):
+    """Requests for gRPC's sending thread. What the caller's data raises there cancels the call and is kept.
+
+    Attributes:
+        call: The call to cancel, set when there is one.
+        error: What was raised.
+    """
+
+    def __init__(self, items: Iterator[_Item]) -> None:
+        self._items = items
+        self.call: Future[grpc.RpcContext] = Future()
+        self.error: Exception | None = None
+
+    def __next__(self) -> _Item:
+        try:
+            return next(self._items)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self.error = error
+            self.call.result().cancel()
+            raise StopIteration from None

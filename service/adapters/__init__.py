@@ -1,0 +1,1 @@
+"""Paths, sockets, processes and the database, behind the domain's ports."""

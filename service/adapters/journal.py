@@ -1,0 +1,374 @@
+"""Jobs and wanted loads in a database: SQLite, or PostgreSQL that several services may share."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    Float,
+    Index,
+    MetaData,
+    RowMapping,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    inspect,
+    make_url,
+    select,
+    text,
+    tuple_,
+    update,
+)
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from service.adapters.durable import disk_full
+from service.domain.entities import Job, JobError, JobState, Task, TrainingStep, WantedLoad
+from service.domain.errors import Reason, ServiceError
+
+REVISION = "0001"
+"""The newest migration. A database that says so is not touched, and alembic, 11 MB, is not imported."""
+
+_MIGRATIONS = Path(__file__).with_name("migrations")
+# Any number will do, as long as all releases use the same.
+_MIGRATION_LOCK = 4_071_903
+_SQLITE_SETTINGS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON")
+_POSTGRESQL_DISK_FULL = "53100"
+_UNFINISHED = [state.value for state in JobState if not state.final]
+
+_Result = TypeVar("_Result")
+
+
+class DatabaseNotUsable(Exception):
+    """The database cannot be opened; the message says why and how to mend it."""
+
+
+class _Utc(TypeDecorator[datetime]):
+    """A time with time zone. SQLite stores it without; it is UTC there."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"{value} has no time zone")
+        return value and value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value and (value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC))
+
+
+class _Json(TypeDecorator[object]):
+    """A JSON value as text: PostgreSQL's own type refuses NaN, which a metric may be."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: object | None, dialect: Dialect) -> str | None:
+        return None if value is None else json.dumps(value, ensure_ascii=False)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> object | None:
+        return None if value is None else json.loads(value)
+
+
+metadata = MetaData(
+    naming_convention={"pk": "pk_%(table_name)s", "uq": "uq_%(table_name)s_%(column_0_name)s"}
+)
+"""The tables as they are after the newest migration."""
+
+_jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("model", String, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("algorithm", String, nullable=False),
+    Column("task", String, nullable=False),
+    Column("state", String, nullable=False),
+    Column("dataset", String, nullable=False),
+    Column("cores", BigInteger, nullable=False),
+    Column("create_time", _Utc, nullable=False),
+    # NULL for none, so that the constraint holds for the others only.
+    Column("request_id", String, unique=True),
+    Column("request_hash", String, nullable=False),
+    Column("time_limit", Float(53)),
+    Column("progress", Float(53), nullable=False),
+    Column("step", _Json),
+    Column("metrics", _Json, nullable=False),
+    Column("error", _Json),
+    Column("load_error", _Json),
+    Column("train_rows", BigInteger, nullable=False),
+    Column("validation_rows", BigInteger, nullable=False),
+    Column("peak_memory_bytes", BigInteger, nullable=False),
+    Column("cpu_seconds", Float(53), nullable=False),
+    Column("start_time", _Utc),
+    Column("end_time", _Utc),
+    Index("ix_jobs_create_time", "create_time", "id"),
+    Index("ix_jobs_state", "state"),
+)
+
+_wanted_loads = Table(
+    "wanted_loads",
+    metadata,
+    Column("model", String, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("loaded_by", String, nullable=False),
+)
+
+
+class DatabaseJournal:
+    """Jobs and wanted loads in a database. Implements `Journal`.
+
+    One thread does all the work, so the event loop never waits for a disk, and changes keep their order. A method
+    that was cancelled may have made its change.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Describes the database; `open` opens it.
+
+        Args:
+            url: As SQLAlchemy writes it: `sqlite:////var/lib/fitserve.db`, `postgresql+psycopg://user@host/name`.
+
+        Raises:
+            DatabaseNotUsable: The URL is wrong, or the database's driver is not installed.
+        """
+        self._engine = _engine(url)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+
+    async def open(self) -> None:
+        """Opens the database and brings its tables up to date.
+
+        Raises:
+            DatabaseNotUsable: It cannot be opened, or a newer release made it.
+            ServiceError: DISK_FULL.
+        """
+        try:
+            await self._run(_migrate)
+        except DBAPIError as error:
+            raise DatabaseNotUsable(
+                f"the database {self._engine.url} cannot be opened ({error.orig}): see that it runs, or that its "
+                "directory exists, and that it may be written"
+            ) from error
+
+    async def add_job(self, job: Job) -> None:
+        """Stores a new job.
+
+        Raises:
+            ServiceError: OPERATION_IN_PROGRESS if another service has just stored a job with this request_id;
+                DISK_FULL.
+        """
+        try:
+            await self._run(lambda connection: connection.execute(insert(_jobs).values(_row(job))))
+        except IntegrityError as error:
+            if await self.job_of_request(job.request_id) is None:
+                raise
+            raise ServiceError(
+                Reason.OPERATION_IN_PROGRESS,
+                f"another call with the request_id '{job.request_id}' has just made a job; repeat the call to get it",
+                {"model": job.model, "operation": "fit"},
+            ) from error
+
+    async def update_job(self, job: Job) -> None:
+        """Stores the new state of a job.
+
+        Raises:
+            ServiceError: DISK_FULL.
+        """
+        statement = update(_jobs).where(_jobs.c.id == job.id).values(_row(job))
+        await self._run(lambda connection: connection.execute(statement))
+
+    async def job(self, job_id: str) -> Job | None:
+        """Returns a job, or None."""
+        found = await self._jobs_where(_jobs.c.id == job_id)
+        return found[0] if found else None
+
+    async def job_of_request(self, request_id: str) -> Job | None:
+        """Returns the job that a request_id made, or None."""
+        found = await self._jobs_where(_jobs.c.request_id == (request_id or None))
+        return found[0] if found and request_id else None
+
+    async def jobs(
+        self, model: str | None, states: Sequence[JobState], limit: int, before: tuple[datetime, str] | None
+    ) -> Sequence[Job]:
+        """Returns jobs, the latest first; `before` is the (create_time, id) of the last one of the page before.
+
+        Args:
+            model: Only jobs of this model; None for all.
+            states: Only jobs in one of these states; empty for all.
+        """
+        conditions = []
+        if model is not None:
+            conditions.append(_jobs.c.model == model)
+        if states:
+            conditions.append(_jobs.c.state.in_(states))
+        if before is not None:
+            conditions.append(tuple_(_jobs.c.create_time, _jobs.c.id) < tuple_(*before))
+        return await self._jobs_where(*conditions, limit=limit)
+
+    async def unfinished_jobs(self) -> Sequence[Job]:
+        """Returns the jobs that are queued or running, the latest first."""
+        return await self._jobs_where(_jobs.c.state.in_(_UNFINISHED))
+
+    async def want_loaded(self, load: WantedLoad) -> None:
+        """Notes that a version should be loaded, in place of other versions of its model."""
+
+        def work(connection: Connection) -> None:
+            connection.execute(delete(_wanted_loads).where(_wanted_loads.c.model == load.model))
+            connection.execute(insert(_wanted_loads).values(asdict(load)))
+
+        await self._run(work)
+
+    async def want_unloaded(self, model: str) -> None:
+        """Notes that no version of a model should be loaded."""
+        statement = delete(_wanted_loads).where(_wanted_loads.c.model == model)
+        await self._run(lambda connection: connection.execute(statement))
+
+    async def wanted_loads(self) -> Sequence[WantedLoad]:
+        """Returns the versions that should be loaded, by model."""
+        query = select(_wanted_loads).order_by(_wanted_loads.c.model)
+        rows = await self._run(lambda connection: connection.execute(query).mappings().all())
+        return [WantedLoad(**row) for row in rows]
+
+    async def close(self) -> None:
+        """Closes the database. What is under way ends first."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.dispose)
+        self._thread.shutdown()
+
+    async def _jobs_where(self, *conditions: ColumnElement[bool], limit: int | None = None) -> list[Job]:
+        query = select(_jobs).where(*conditions).order_by(_jobs.c.create_time.desc(), _jobs.c.id.desc())
+        rows = await self._run(lambda connection: connection.execute(query.limit(limit)).mappings().all())
+        return [_job(row) for row in rows]
+
+    async def _run(self, work: Callable[[Connection], _Result]) -> _Result:
+        """Runs work in one transaction, on the journal's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work)
+
+    def _transact(self, work: Callable[[Connection], _Result]) -> _Result:
+        try:
+            with self._engine.begin() as connection:
+                return work(connection)
+        except DBAPIError as error:
+            if _is_disk_full(error):
+                raise disk_full() from error
+            raise
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+            raise DatabaseNotUsable(
+                f"the database {parsed} is neither SQLite nor PostgreSQL; use one of these"
+            )
+        # A connection may have died since it was last used, when PostgreSQL was restarted.
+        engine = create_engine(parsed, pool_pre_ping=True)
+    except ArgumentError as error:
+        raise DatabaseNotUsable(
+            "the database's URL is none; write for example sqlite:////var/lib/fitserve.db"
+        ) from error
+    except ModuleNotFoundError as error:
+        package = "psycopg[binary]" if error.name == "psycopg" else error.name
+        message = f"the driver for {parsed} is not installed; install it with: pip install '{package}'"
+        raise DatabaseNotUsable(message) from error
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    """Makes a commit durable, and leaves transactions to SQLAlchemy, so that migrations are in one too."""
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for setting in _SQLITE_SETTINGS:
+        cursor.execute(f"PRAGMA {setting}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Takes the write lock at once: a transaction that reads first could not wait for it later."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _is_disk_full(error: DBAPIError) -> bool:
+    return (
+        getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+        or getattr(error.orig, "sqlstate", None) == _POSTGRESQL_DISK_FULL
+    )
+
+
+def _migrate(connection: Connection) -> None:
+    """Brings the tables up to date, in the connection's transaction.
+
+    Raises:
+        DatabaseNotUsable: A newer release made the tables.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+    revision = None
+    if inspect(connection).has_table("alembic_version"):
+        revision = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    if revision != REVISION:
+        _upgrade(connection, revision)
+
+
+def _upgrade(connection: Connection, revision: str | None) -> None:
+    # Imported here, because a start with an up-to-date database does without it.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if revision is not None and revision not in known:
+        raise DatabaseNotUsable(
+            f"a newer FitServe made the database {connection.engine.url} (its revision is {revision}, the newest "
+            f"known is {REVISION}): install that release, or choose another database"
+        )
+    command.upgrade(config, "head")
+
+
+def _row(job: Job) -> dict[str, object]:
+    """Returns the columns' values; a field's name is its column's name."""
+    return {**asdict(job), "request_id": job.request_id or None}
+
+
+def _job(row: RowMapping) -> Job:
+    # Any: the columns' types are only known at run time.
+    values: dict[str, Any] = dict(row)
+    step, error, load_error = values["step"], values["error"], values["load_error"]
+    return Job(
+        **values
+        | {
+            "task": Task(values["task"]),
+            "state": JobState(values["state"]),
+            "request_id": values["request_id"] or "",
+            "step": step and TrainingStep(**step),
+            "error": error and JobError(**error),
+            "load_error": load_error and JobError(**load_error),
+        }
+    )

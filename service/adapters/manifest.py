@@ -1,0 +1,233 @@
+"""Reads the manifest of a version's directory, and compares the directory's files with it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from service.adapters.layout import MANIFEST_FILE, MODEL_NAME
+from service.adapters.triton_config import MODEL_FILE
+from service.domain.entities import ColumnSpec, Label, Manifest, Parity, Signature, Task, ValueKind
+from service.domain.errors import Reason, ServiceError
+
+_Positive = Annotated[int, Field(ge=1)]
+_Count = Annotated[int, Field(ge=0)]
+_FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,254}$")]
+_LABEL_TYPES: Mapping[ValueKind, type] = {
+    ValueKind.CATEGORY: str,
+    ValueKind.INTEGER: int,
+    ValueKind.NUMBER: float,
+    ValueKind.BOOLEAN: bool,
+}
+
+
+class _Part(BaseModel):
+    """A part of the file: no value is converted, and no key is unknown."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class StoredFile(_Part):
+    """What the manifest says of a file."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size_bytes: _Count
+
+
+class _Column(_Part):
+    name: str
+    kind: ValueKind
+
+
+class _Signature(_Part):
+    shape: tuple[_Positive, ...] = Field(min_length=1)
+    columns: tuple[_Column, ...]
+    missing_values: bool
+    classes: tuple[Label, ...]
+    label_kind: ValueKind | Literal[""]
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> _Signature:
+        if self.columns and self.shape != (len(self.columns),):
+            raise ValueError(f"{len(self.columns)} columns do not make rows of shape {list(self.shape)}")
+        if len({column.name for column in self.columns}) < len(self.columns):
+            raise ValueError("two columns have the same name")
+        return self
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> _Signature:
+        if not self.label_kind:
+            return self
+        if any(type(label) is not _LABEL_TYPES[self.label_kind] for label in self.classes):
+            raise ValueError(f"not every class is of the kind {self.label_kind}")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("two classes are the same")
+        return self
+
+
+class _Parity(_Part):
+    max_difference: float
+    tolerance: float
+    row_count: _Count
+
+
+class _ManifestFile(_Part):
+    """The file `manifest.json`, as the training process writes it."""
+
+    format: Literal["fitserve-model-1"]
+    model: str = Field(pattern=f"^{MODEL_NAME.pattern}$")
+    version: _Positive
+    job: str
+    algorithm: str = Field(min_length=1)
+    task: Task
+    parameters: dict[str, object]
+    signature: _Signature
+    backend: str = Field(min_length=1)
+    metrics: dict[str, float]
+    parity: _Parity
+    dataset: str
+    train_row_count: _Count
+    validation_row_count: _Count
+    library_versions: dict[str, str]
+    create_time: AwareDatetime
+    files: dict[_FileName, StoredFile]
+
+    @model_validator(mode="after")
+    def _check_task(self) -> _ManifestFile:
+        labelled = bool(self.signature.classes) and bool(self.signature.label_kind)
+        unlabelled = not self.signature.classes and not self.signature.label_kind
+        if not (labelled if self.task is Task.CLASSIFICATION else unlabelled):
+            raise ValueError(f"the classes of the signature do not fit the task {self.task}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_files(self) -> _ManifestFile:
+        if MODEL_FILE not in self.files:
+            raise ValueError(f"files has no {MODEL_FILE}")
+        if MANIFEST_FILE in self.files:
+            raise ValueError(f"files cannot have {MANIFEST_FILE} itself")
+        return self
+
+    def manifest(self) -> Manifest:
+        """Returns the domain's form."""
+        return Manifest(
+            model=self.model,
+            version=self.version,
+            job=self.job,
+            algorithm=self.algorithm,
+            parameters=self.parameters,
+            signature=_signature(self.task, self.signature),
+            backend=self.backend,
+            metrics=self.metrics,
+            parity=Parity(self.parity.max_difference, self.parity.tolerance, self.parity.row_count),
+            dataset=self.dataset,
+            train_rows=self.train_row_count,
+            validation_rows=self.validation_row_count,
+            library_versions=self.library_versions,
+            create_time=self.create_time,
+            size_bytes=sum(file.size_bytes for file in self.files.values()),
+        )
+
+
+def _signature(task: Task, part: _Signature) -> Signature:
+    return Signature(
+        task=task,
+        shape=part.shape,
+        columns=tuple(ColumnSpec(column.name, column.kind) for column in part.columns),
+        missing_values=part.missing_values,
+        classes=part.classes,
+        label_kind=part.label_kind or None,
+    )
+
+
+@dataclass(frozen=True)
+class VersionDirectory:
+    """The directory of a version, whose manifest could be read.
+
+    Attributes:
+        path: The directory.
+        manifest: What its manifest says.
+        files: What the manifest says of each of the other files, by name.
+    """
+
+    path: Path
+    manifest: Manifest
+    files: Mapping[str, StoredFile]
+
+    @classmethod
+    def read(cls, path: Path, model: str, version: int) -> VersionDirectory:
+        """Reads the manifest in a directory and checks that it is complete and of this version.
+
+        Raises:
+            ServiceError: ARTIFACT_DAMAGED; its message says what is wrong.
+        """
+        try:
+            file = _ManifestFile.model_validate_json((path / MANIFEST_FILE).read_bytes())
+        except FileNotFoundError as error:
+            raise damaged(model, version, f"it has no {MANIFEST_FILE}") from error
+        except OSError as error:
+            raise damaged(model, version, f"its {MANIFEST_FILE} cannot be read ({error.strerror})") from error
+        except ValidationError as error:
+            raise damaged(model, version, _first_problem(error)) from error
+        if (file.model, file.version) != (model, version):
+            problem = f"its manifest is that of version {file.version} of model '{file.model}'"
+            raise damaged(model, version, problem)
+        return cls(path, file.manifest(), file.files)
+
+    def check_sizes(self) -> None:
+        """Compares names and sizes of the files with the manifest; reads no content.
+
+        Raises:
+            ServiceError: ARTIFACT_DAMAGED naming the file.
+        """
+        found = {entry.name: entry for entry in os.scandir(self.path) if entry.name != MANIFEST_FILE}
+        for name in found.keys() - self.files.keys():
+            raise self._damaged(f"its manifest does not know {name}")
+        for name, file in self.files.items():
+            if name not in found:
+                raise self._damaged(f"{name} is missing")
+            if not found[name].is_file(follow_symlinks=False):
+                raise self._damaged(f"{name} is no file")
+            size = found[name].stat(follow_symlinks=False).st_size
+            if size != file.size_bytes:
+                raise self._damaged(f"{name} has {size} bytes, but {file.size_bytes} in the manifest")
+
+    def check_contents(self) -> None:
+        """Compares the contents of all files with the manifest.
+
+        Raises:
+            ServiceError: ARTIFACT_DAMAGED naming the file.
+        """
+        self.check_sizes()
+        for name, expected in self.files.items():
+            try:
+                with open(self.path / name, "rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise self._damaged(f"{name} cannot be read ({error.strerror})") from error
+            if digest != expected.sha256:
+                raise self._damaged(f"{name} has another content than when it was trained")
+
+    def _damaged(self, problem: str) -> ServiceError:
+        return damaged(self.manifest.model, self.manifest.version, problem)
+
+
+def damaged(model: str, version: int, problem: str) -> ServiceError:
+    """Returns the error for a version's directory that is not what its manifest says."""
+    return ServiceError(
+        Reason.ARTIFACT_DAMAGED,
+        f"version {version} of model '{model}' is damaged: {problem}; train it again and remove this version",
+        {"model": model, "version": str(version)},
+    )
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(step) for step in first["loc"])
+    return f"{MANIFEST_FILE}: {place + ': ' if place else ''}{first['msg']}"

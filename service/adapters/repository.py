@@ -1,0 +1,233 @@
+"""The model repository on disk, in Triton's layout.
+
+A version becomes visible, and invisible, by one rename. What was there before or after a rename and is no version
+lies in a private directory, which the next start clears.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import uuid
+from pathlib import Path
+
+from service.adapters import durable
+from service.adapters.layout import (
+    CONFIG_FILE,
+    MODEL_NAME,
+    PRIVATE_DIRECTORY,
+    RepositoryLayout,
+    version_number,
+)
+from service.adapters.manifest import VersionDirectory, damaged
+from service.adapters.triton_config import TritonModelConfig
+from service.domain.entities import Manifest, StoredVersion
+from service.domain.errors import Reason, ServiceError
+
+_log = logging.getLogger("fitserve.repository")
+
+
+class RepositoryInUse(Exception):
+    """Another service uses the model directory; the message says which process and how to mend it."""
+
+
+class RepositoryArtifacts:
+    """The models below one directory, which no other service can use at the same time. Implements `Artifacts`.
+
+    The methods block; those for one model, or for one job, are called one after the other.
+    """
+
+    def __init__(self, model_dir: Path) -> None:
+        """Creates the directory if there is none, and locks it.
+
+        Raises:
+            RepositoryInUse: Another service has it locked.
+            ServiceError: DISK_FULL.
+        """
+        self._layout = RepositoryLayout(model_dir)
+        with durable.disk_errors():
+            self._layout.create()
+            self._lock = _locked(self._layout)
+
+    def close(self) -> None:
+        """Unlocks the directory."""
+        os.close(self._lock)
+
+    @durable.disk_errors()
+    def job_directory(self, job: str) -> Path:
+        """Returns the private directory of a job; created when it does not exist."""
+        directory = self._layout.job(job)
+        directory.mkdir(exist_ok=True)
+        return directory
+
+    def staging_directory(self, job: str) -> Path:
+        """Returns the path where the job's version is to be written; it does not exist yet, its parent does."""
+        return self._layout.staged(job)
+
+    def discard(self, job: str) -> None:
+        """Deletes what a job has left behind: its directory and its staging directory."""
+        _delete(self._layout.job(job))
+        _delete(self._layout.staged(job))
+
+    @durable.disk_errors()
+    def publish(self, job: str, model: str, version: int) -> Manifest:
+        """Checks a staged version against its manifest, then makes it visible in one step that survives a crash.
+
+        Raises:
+            ServiceError: ARTIFACT_DAMAGED or DISK_FULL, or MODEL_EXISTS if the version does; nothing is visible then.
+        """
+        staged = VersionDirectory.read(self._layout.staged(job), model, version)
+        if staged.manifest.job != job:
+            raise damaged(model, version, f"its manifest is that of job '{staged.manifest.job}'")
+        staged.check_contents()
+        durable.sync_tree(staged.path)
+        self._prepare_model(staged.manifest)
+        self._reveal(staged.path, model, version)
+        return staged.manifest
+
+    def stored_versions(self) -> list[StoredVersion]:
+        """Returns every version on disk, damaged ones with their error. File contents are not read."""
+        models = sorted(entry.name for entry in _directories(self._layout.model_dir) if _is_model(entry.name))
+        return [self._stored(model, version) for model in models for version in self._versions(model)]
+
+    def verify(self, model: str, version: int) -> Manifest:
+        """Reads all files of a version and compares them with its manifest.
+
+        Raises:
+            ServiceError: ARTIFACT_DAMAGED naming the file.
+        """
+        directory = VersionDirectory.read(self._layout.version(model, version), model, version)
+        directory.check_contents()
+        return directory.manifest
+
+    @durable.disk_errors()
+    def remove(self, model: str, version: int | None) -> None:
+        """Deletes a version, or the model with all versions; what is half deleted is never visible.
+
+        With its last version a model goes. Nothing happens if there is no such version. After an error the call
+        can be repeated.
+        """
+        if version is None or self._versions(model) == [version]:
+            self._throw_away(self._layout.model(model))
+        else:
+            self._throw_away(self._layout.version(model, version))
+
+    def clean(self) -> list[str]:
+        """Deletes leftovers of a crash; returns the names of the directories that FitServe does not know.
+
+        Nothing else may run: what jobs, uploads and removals have under way is such a leftover.
+        """
+        for place in (self._layout.staging, self._layout.jobs, self._layout.trash):
+            for leftover in list(place.iterdir()):
+                _delete(leftover)
+        unknown: list[str] = []
+        for entry in _directories(self._layout.model_dir):
+            if entry.name != PRIVATE_DIRECTORY:
+                unknown.extend(self._clean_model(Path(entry)))
+        return sorted(unknown)
+
+    def _clean_model(self, directory: Path) -> list[str]:
+        """Deletes a model's directory that never got a version; returns what is unknown in it, or itself."""
+        names = {path.name for path in directory.iterdir()}
+        written = {CONFIG_FILE, durable.temporary_name(directory / CONFIG_FILE).name}
+        if not _is_model(directory.name):
+            return [directory.name]
+        if names <= written:
+            _delete(directory)
+            return []
+        if not self._versions(directory.name):
+            return [directory.name]
+        inside = [entry.name for entry in _directories(directory) if version_number(entry.name) is None]
+        return [f"{directory.name}/{name}" for name in inside]
+
+    def _versions(self, model: str) -> list[int]:
+        """Returns the numbers of a model's versions in order, damaged ones too."""
+        directory = self._layout.model(model)
+        if not directory.is_dir():
+            return []
+        numbers = [version_number(entry.name) for entry in _directories(directory)]
+        return sorted(number for number in numbers if number is not None)
+
+    def _stored(self, model: str, version: int) -> StoredVersion:
+        try:
+            directory = VersionDirectory.read(self._layout.version(model, version), model, version)
+            directory.check_sizes()
+        except ServiceError as error:
+            return StoredVersion(model, version, None, error)
+        return StoredVersion(model, version, directory.manifest)
+
+    def _prepare_model(self, manifest: Manifest) -> None:
+        """Creates the model's directory and its configuration, which alone do not make a model."""
+        directory = self._layout.model(manifest.model)
+        directory.mkdir(exist_ok=True)
+        durable.sync_file(self._layout.model_dir)
+        config = TritonModelConfig.of(manifest.model, manifest.backend, manifest.signature)
+        file = directory / CONFIG_FILE
+        if not _holds(file, config):
+            durable.write_file(file, config.to_text().encode())
+
+    def _reveal(self, staged: Path, model: str, version: int) -> None:
+        target = self._layout.version(model, version)
+        if os.path.lexists(target):
+            raise ServiceError(
+                Reason.MODEL_EXISTS,
+                f"model '{model}' has a version {version} on disk already; it stays as it is: remove it, or fit again",
+                {"model": model, "version": str(version)},
+            )
+        os.rename(staged, target)
+        try:
+            durable.sync_file(target.parent)
+        except OSError:
+            os.rename(target, staged)
+            raise
+
+    def _throw_away(self, path: Path) -> None:
+        trashed = self._layout.trash / uuid.uuid4().hex
+        if os.path.lexists(path):
+            os.rename(path, trashed)
+        # Also when it is gone already: the call before may have failed here.
+        durable.sync_file(path.parent if path.parent.is_dir() else self._layout.model_dir)
+        _delete(trashed)
+
+
+def _locked(layout: RepositoryLayout) -> int:
+    """Returns a descriptor that holds the lock until it is closed, or until the process dies."""
+    descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise RepositoryInUse(
+            f"{layout.model_dir} is in use by another FitServe (process {owner}): stop it, or choose another "
+            "directory with MODEL_DIR"
+        ) from error
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+def _directories(directory: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(directory) as entries:
+        return [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+
+
+def _is_model(name: str) -> bool:
+    return MODEL_NAME.fullmatch(name) is not None
+
+
+def _holds(file: Path, config: TritonModelConfig) -> bool:
+    """Returns whether a config.pbtxt says what is wanted, however it is written."""
+    try:
+        return TritonModelConfig.from_text(file.read_text()) == config
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _delete(path: Path) -> None:
+    """Deletes what is no longer visible. If that fails it is left to the next start."""
+    try:
+        durable.remove(path)
+    except OSError:
+        _log.warning("cannot delete %s; the next start tries again", path, exc_info=True)

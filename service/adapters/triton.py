@@ -1,0 +1,293 @@
+"""Triton over its own stubs: load, unload, and one long-lived stream of batches a loaded version.
+
+The helper classes of tritonclient cost more than the call itself, so only its generated messages are used. The package
+`inference` is never compiled here: the descriptor pool takes one copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from importlib import resources
+
+import grpc
+import grpc.aio
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from service.adapters.embedded_triton import EmbeddedTriton, TritonStartError
+from service.adapters.triton_config import TritonModelConfig
+from service.domain.entities import Floats, Manifest, Signature
+from service.domain.errors import Reason, ServiceError
+
+log = logging.getLogger("fitserve.triton")
+
+CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+CONNECT_SECONDS = 60.0
+"""How long a Triton may take to be ready."""
+
+LOAD_SECONDS = 120.0
+"""How long a load may take."""
+
+PROBE_SECONDS = 2.0
+"""The time between two looks at Triton, and the time that it has to answer."""
+
+PROBES = 3
+"""So many looks in a row must fail before Triton counts as down."""
+
+SELF_TEST_MODEL = "fitserve_self_test"
+
+
+class TritonInference:
+    """Implements the port Inference.
+
+    Args:
+        embedded: The Triton that the service runs itself, or None.
+        url: The host:port of a Triton that runs already; used if `embedded` is None.
+    """
+
+    def __init__(self, embedded: EmbeddedTriton | None, url: str) -> None:
+        self._embedded = embedded
+        self._url = url
+        self._channel: grpc.aio.Channel | None = None
+        self._version = ""
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the service runs Triton itself."""
+        return self._embedded is not None
+
+    @property
+    def version(self) -> str:
+        """Triton's version, empty before it was first reached."""
+        return self._version
+
+    @property
+    def _stub(self) -> service_pb2_grpc.GRPCInferenceServiceStub:
+        if self._channel is None:
+            raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton is not running; try again")
+        return service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+
+    async def start(self) -> None:
+        """Starts or finds Triton and proves with a known row that it computes."""
+        await self._close_channel()
+        try:
+            address = await self._embedded.start() if self._embedded else self._url
+        except TritonStartError as error:
+            raise ServiceError(Reason.TRITON_UNAVAILABLE, str(error)) from error
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        try:
+            await asyncio.wait_for(self._channel.channel_ready(), CONNECT_SECONDS)
+            await self._wait_until_ready()
+            metadata = await self._stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=PROBE_SECONDS)
+            self._version = metadata.version
+            await self._self_test()
+        except (TimeoutError, grpc.aio.AioRpcError) as error:
+            raise ServiceError(
+                Reason.TRITON_UNAVAILABLE, f"Triton at {address} does not answer; check TRITON_URL and its log"
+            ) from error
+
+    async def _wait_until_ready(self) -> None:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            while not (await self._stub.ServerReady(service_pb2.ServerReadyRequest())).ready:
+                await asyncio.sleep(0.05)
+
+    async def wait_until_down(self) -> str:
+        """Returns, with the reason, when Triton has died or no longer answers."""
+        watchers = [asyncio.create_task(self._probe())]
+        if self._embedded is not None:
+            watchers.append(asyncio.create_task(self._exit(self._embedded)))
+        try:
+            done, _ = await asyncio.wait(watchers, return_when=asyncio.FIRST_COMPLETED)
+            return done.pop().result()
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
+
+    @staticmethod
+    async def _exit(embedded: EmbeddedTriton) -> str:
+        return f"its launcher ended with code {await embedded.wait()}"
+
+    async def _probe(self) -> str:
+        failed = 0
+        while failed < PROBES:
+            await asyncio.sleep(PROBE_SECONDS)
+            try:
+                live = await self._stub.ServerLive(service_pb2.ServerLiveRequest(), timeout=PROBE_SECONDS)
+                failed = 0 if live.live else failed + 1
+            except grpc.aio.AioRpcError:
+                failed += 1
+        if self._embedded is not None:
+            await self._embedded.stop()
+        return f"it did not answer {PROBES} times in a row"
+
+    async def stop(self) -> None:
+        """Closes the connection, and stops Triton if it is ours."""
+        await self._close_channel()
+        if self._embedded is not None:
+            await self._embedded.stop()
+
+    async def _close_channel(self) -> None:
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+
+    async def load(self, manifest: Manifest) -> None:
+        """Loads a version; other loaded versions of the model stay until the new one is ready, then go."""
+        request = service_pb2.RepositoryModelLoadRequest(model_name=manifest.model)
+        config = TritonModelConfig.for_manifest(manifest)
+        request.parameters["config"].string_param = config.to_json(version=manifest.version)
+        try:
+            await self._stub.RepositoryModelLoad(request, timeout=LOAD_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise self._load_error(error, manifest) from error
+
+    @staticmethod
+    def _load_error(error: grpc.aio.AioRpcError, manifest: Manifest) -> ServiceError:
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+            return ServiceError(Reason.TRITON_UNAVAILABLE, "Triton is being started again; try again")
+        log.error("Triton refuses version %s of model %s: %s", manifest.version, manifest.model, error.details())
+        return ServiceError(
+            Reason.LOAD_FAILED,
+            f"Triton refused version {manifest.version} of model {manifest.model!r}; the service's log says why",
+            {"model": manifest.model, "version": str(manifest.version)},
+        )
+
+    async def unload(self, model: str) -> None:
+        """Unloads all versions of a model and returns when Triton has let go of them."""
+        try:
+            await self._stub.RepositoryModelUnload(
+                service_pb2.RepositoryModelUnloadRequest(model_name=model), timeout=LOAD_SECONDS
+            )
+            async with asyncio.timeout(LOAD_SECONDS):
+                while model in await self._models_in_states("READY", "UNLOADING"):
+                    await asyncio.sleep(0.02)
+        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton did not unload the model; try again") from error
+
+    async def loaded_models(self) -> set[str]:
+        """Returns the names of the models that Triton has loaded."""
+        return await self._models_in_states("READY")
+
+    async def _models_in_states(self, *states: str) -> set[str]:
+        index = await self._stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=CONNECT_SECONDS)
+        return {model.name for model in index.models if model.state in states}
+
+    def open_stream(self, model: str, version: int, signature: Signature) -> TritonStream:
+        """Returns a new stream to a loaded version."""
+        return TritonStream(self._stub, model, str(version), signature.shape)
+
+    async def _self_test(self) -> None:
+        """Sends a known row through a known model: a Triton that computes nothing or nonsense must not serve.
+
+        Under numpy 2, for instance, the Python backend of Triton 2.51 returns empty outputs without any error.
+        """
+        model = resources.files("service.adapters").joinpath("self_test.onnx").read_bytes()
+        request = service_pb2.RepositoryModelLoadRequest(model_name=SELF_TEST_MODEL)
+        config = TritonModelConfig(name=SELF_TEST_MODEL, backend="onnxruntime", shape=(3,), max_batch_size=8)
+        request.parameters["config"].string_param = config.to_json(version=1)
+        request.parameters["file:1/model.onnx"].bytes_param = model
+        await self._stub.RepositoryModelLoad(request, timeout=LOAD_SECONDS)
+        stream = TritonStream(self._stub, SELF_TEST_MODEL, "1", (3,))
+        rows = np.array([[1, 10, 100], [0.5, 0, -1]], np.float32)
+        scores = await asyncio.wait_for(stream.infer(rows.tobytes(), 2), LOAD_SECONDS)
+        await stream.close()
+        expected = rows @ np.array([[1.0], [2.0], [3.0]], np.float32) + 0.5
+        if scores.shape != expected.shape or not np.allclose(scores, expected):
+            raise ServiceError(
+                Reason.TRITON_UNAVAILABLE,
+                f"Triton computes wrongly: the self-test gave {scores.tolist()} instead of {expected.tolist()}; "
+                "install its environment again with `make setup`, or check the Triton at TRITON_URL",
+            )
+        await self.unload(SELF_TEST_MODEL)
+
+
+class TritonStream:
+    """Implements the port InferenceStream: batches go out as `ModelStreamInfer` messages and come back in order."""
+
+    def __init__(
+        self,
+        stub: service_pb2_grpc.GRPCInferenceServiceStub,
+        model: str,
+        version: str,
+        shape: tuple[int, ...],
+    ) -> None:
+        self._stub = stub
+        self._request = service_pb2.ModelInferRequest(model_name=model, model_version=version)
+        self._request.inputs.add(name="features", datatype="FP32", shape=(0, *shape))
+        self._request.outputs.add(name="scores")
+        self._call: grpc.aio.StreamStreamCall | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._waiting: deque[tuple[int, asyncio.Future[Floats]]] = deque()
+        self._writing = asyncio.Lock()
+
+    async def infer(self, batch: bytes, rows: int) -> Floats:
+        """Sends rows of features [rows, *shape] and returns their scores [rows, outputs]."""
+        scores: asyncio.Future[Floats] = asyncio.get_running_loop().create_future()
+        async with self._writing:  # gRPC takes one write at a time, and the order of answers is that of the writes
+            call = self._call or self._open()
+            self._request.inputs[0].shape[0] = rows
+            self._request.raw_input_contents[:] = [batch]
+            self._waiting.append((rows, scores))
+            try:
+                await call.write(self._request)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                self._break()
+        return await scores
+
+    async def close(self) -> None:
+        """Ends the stream. Batches in flight fail."""
+        reader, call = self._reader, self._call
+        self._break()
+        if call is not None:
+            call.cancel()
+        if reader is not None:
+            await asyncio.wait([reader])
+
+    def _open(self) -> grpc.aio.StreamStreamCall:
+        self._call = self._stub.ModelStreamInfer()
+        self._reader = asyncio.get_running_loop().create_task(self._read(self._call))
+        return self._call
+
+    async def _read(self, call: grpc.aio.StreamStreamCall) -> None:
+        try:
+            async for response in call:
+                if call is not self._call:
+                    return
+                self._answer(response)
+        except (grpc.aio.AioRpcError, asyncio.CancelledError):
+            pass  # what waits is told below
+        if call is self._call:
+            self._break()
+
+    def _answer(self, response: service_pb2.ModelStreamInferResponse) -> None:
+        rows, scores = self._waiting.popleft()
+        if scores.done():
+            return
+        if response.error_message:
+            scores.set_exception(self._refused(response.error_message))
+            return
+        values = np.frombuffer(response.infer_response.raw_output_contents[0], np.float32)
+        if values.size == 0 or values.size % rows:
+            scores.set_exception(self._refused(f"{values.size} scores came back for {rows} rows"))
+            return
+        scores.set_result(values.reshape(rows, -1))
+
+    def _refused(self, why: str) -> ServiceError:
+        model = self._request.model_name
+        log.error("a batch of model %s failed in Triton: %s", model, why)
+        return ServiceError(
+            Reason.INTERNAL, f"Triton could not compute a batch of model {model!r}; the log says why", {"model": model}
+        )
+
+    def _break(self) -> None:
+        """Fails everything that waits; the next batch opens a new stream."""
+        self._call = self._reader = None
+        waiting, self._waiting = self._waiting, deque()
+        for _, scores in waiting:
+            if not scores.done():
+                scores.set_exception(
+                    ServiceError(Reason.TRITON_UNAVAILABLE, "the connection to Triton broke; try again")
+                )

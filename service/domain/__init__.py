@@ -1,0 +1,1 @@
+"""What FitServe does, without a wire, a path or a process."""

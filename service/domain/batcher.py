@@ -1,0 +1,165 @@
+"""One batcher per loaded version: the rows of all waiting requests become one batch on one stream to Triton.
+
+While a batch is in flight the next one fills, so there is no timer and a lone request waits for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+from service.domain.entities import Floats
+from service.domain.errors import Reason, ServiceError
+from service.domain.ports import Infer
+
+PIPELINE_REQUESTS = 64
+"""Below this many requests in flight a second batch may be sent, so that Triton computes while Python prepares.
+With more, larger batches win (measured; see DESIGN.md section 8)."""
+
+MAX_IN_FLIGHT = 2
+"""Batches in flight at the most."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Rows that wait for their scores."""
+
+    data: bytes
+    rows: int
+    scores: asyncio.Future[Floats]
+
+
+class Batcher:
+    """Collects rows into batches and splits their scores among the callers.
+
+    Args:
+        model: The model's name, for messages.
+        infer: Sends one batch.
+        row_bytes: The size of one row in bytes.
+        max_batch_rows: The largest batch that the model takes.
+        max_queued_rows: The most rows that may wait; more are refused at once.
+    """
+
+    def __init__(self, model: str, infer: Infer, row_bytes: int, max_batch_rows: int, max_queued_rows: int) -> None:
+        self._model = model
+        self._infer = infer
+        self._row_bytes = row_bytes
+        self._max_batch_rows = max_batch_rows
+        self._max_queued_rows = max_queued_rows
+        self._queue: deque[_Waiting] = deque()
+        self._queued_rows = 0
+        self._requests_in_flight = 0
+        self._batches: set[asyncio.Task[None]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._send_scheduled = False
+
+    @property
+    def pending_requests(self) -> int:
+        """The number of requests that wait or are in flight."""
+        return len(self._queue) + self._requests_in_flight
+
+    @property
+    def max_batch_rows(self) -> int:
+        """The largest number of rows that one call of `predict` may have."""
+        return self._max_batch_rows
+
+    async def predict(self, data: bytes, rows: int) -> Floats:
+        """Returns the scores [rows, outputs] of at most `max_batch_rows` rows of little-endian float32 features.
+
+        Raises:
+            ServiceError: PREDICTION_QUEUE_FULL, or what the stream says.
+        """
+        if self._queued_rows + rows > self._max_queued_rows and self._queue:
+            raise ServiceError(
+                Reason.PREDICTION_QUEUE_FULL,
+                f"{self._queued_rows} rows wait for model {self._model!r} and at most {self._max_queued_rows} may; "
+                "try again later, or raise PREDICTION_QUEUE_ROWS",
+                {"model": self._model, "limit": str(self._max_queued_rows)},
+            )
+        waiting = _Waiting(data, rows, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        self._queued_rows += rows
+        self._schedule_send()
+        return await waiting.scores
+
+    async def drained(self) -> None:
+        """Returns when nothing waits and nothing is in flight."""
+        await self._idle.wait()
+
+    def _schedule_send(self) -> None:
+        # One turn of the loop later, so that the requests which arrived in this turn share a batch.
+        self._idle.clear()
+        if not self._send_scheduled:
+            self._send_scheduled = True
+            asyncio.get_running_loop().call_soon(self._send)
+
+    def _send(self) -> None:
+        """Starts batches as long as there are rows and the number in flight allows it."""
+        self._send_scheduled = False
+        while len(self._batches) < MAX_IN_FLIGHT and self._requests_in_flight < PIPELINE_REQUESTS:
+            members = self._next_members()
+            if not members:
+                break
+            self._requests_in_flight += len(members)
+            task = asyncio.get_running_loop().create_task(self._run(members))
+            self._batches.add(task)
+            task.add_done_callback(self._batches.discard)
+        if not self._queue and not self._requests_in_flight:
+            self._idle.set()
+
+    def _next_members(self) -> list[_Waiting]:
+        """Takes requests off the queue for one batch; those whose caller has gone are dropped here."""
+        members: list[_Waiting] = []
+        rows = 0
+        while self._queue and rows + self._queue[0].rows <= self._max_batch_rows:
+            waiting = self._queue.popleft()
+            self._queued_rows -= waiting.rows
+            if not waiting.scores.done():
+                members.append(waiting)
+                rows += waiting.rows
+        return members
+
+    async def _run(self, members: list[_Waiting]) -> None:
+        """Sends one batch and answers its members."""
+        try:
+            await self._answer(members)
+        finally:
+            self._requests_in_flight -= len(members)
+            # This task counts as in flight until its callback has run, so the next batch starts one turn later.
+            self._schedule_send()
+
+    async def _answer(self, members: list[_Waiting]) -> None:
+        data = members[0].data if len(members) == 1 else b"".join(member.data for member in members)
+        try:
+            scores = await self._infer(data, len(data) // self._row_bytes)
+        except ServiceError as error:
+            await self._answer_rejected(members, error)
+            return
+        except asyncio.CancelledError:
+            self._fail(members, ServiceError(Reason.TRITON_UNAVAILABLE, f"model {self._model!r} was unloaded meanwhile"))
+            raise
+        except Exception as error:
+            self._fail(members, error)
+            return
+        start = 0
+        for member in members:
+            if not member.scores.done():
+                member.scores.set_result(scores[start : start + member.rows])
+            start += member.rows
+
+    async def _answer_rejected(self, members: list[_Waiting], error: ServiceError) -> None:
+        """Sends each member of a rejected batch alone, so that a bad one fails by itself."""
+        if len(members) == 1 or error.reason == Reason.TRITON_UNAVAILABLE:
+            self._fail(members, error)
+            return
+        for member in members:
+            if not member.scores.done():
+                await self._answer([member])
+
+    @staticmethod
+    def _fail(members: list[_Waiting], error: Exception) -> None:
+        for member in members:
+            if not member.scores.done():
+                member.scores.set_exception(error)

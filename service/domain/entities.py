@@ -1,0 +1,320 @@
+"""The nouns of the domain, as frozen dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.domain.errors import ServiceError
+
+Label = str | int | float | bool
+"""A class label, as the caller gave it."""
+
+Floats = NDArray[np.float32]
+"""A matrix of features [rows, ...] or of scores [rows, outputs]."""
+
+
+class Task(StrEnum):
+    """What a model learns."""
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+
+
+class ValueKind(StrEnum):
+    """The kind of values of a column."""
+
+    NUMBER = "number"
+    INTEGER = "integer"
+    BOOLEAN = "boolean"
+    CATEGORY = "category"
+
+
+class JobState(StrEnum):
+    """The state of a job. The last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether the job has ended."""
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class VersionState(StrEnum):
+    """The state of a version."""
+
+    STORED = "stored"
+    LOADING = "loading"
+    LOADED = "loaded"
+    UNLOADING = "unloading"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """A named column of a model's or a dataset's features."""
+
+    name: str
+    kind: ValueKind
+
+
+@dataclass(frozen=True)
+class ColumnData:
+    """The values of one column for some rows: float64, int64 or uint8 array [rows], or a list of texts."""
+
+    name: str
+    kind: ValueKind
+    values: NDArray[np.float64] | NDArray[np.int64] | NDArray[np.uint8] | list[str]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True)
+class DataBlock:
+    """Some rows of training data: a matrix or named columns, with or without targets. All parts have `rows` rows."""
+
+    rows: int
+    features: Floats | None
+    columns: tuple[ColumnData, ...]
+    targets: ColumnData | None
+
+
+@dataclass(frozen=True)
+class ColumnSummary:
+    """What is known of a column without reading it again.
+
+    Attributes:
+        distinct: The number of different values, counted up to `DISTINCT_LIMIT`.
+        missing: The number of missing values.
+        infinite: The number of infinite values.
+    """
+
+    name: str
+    kind: ValueKind
+    distinct: int
+    missing: int
+    infinite: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training data on disk.
+
+    Attributes:
+        digest: "sha256:" and the digest of the content.
+        shape: The shape of one row of `features`, or None for named columns.
+        features: The summary of the matrix, or None for named columns.
+    """
+
+    digest: str
+    rows: int
+    shape: tuple[int, ...] | None
+    features: ColumnSummary | None
+    columns: tuple[ColumnSummary, ...]
+    targets: ColumnSummary | None
+    size_bytes: int
+    create_time: datetime
+    display_name: str = ""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a version takes and gives.
+
+    Attributes:
+        shape: The shape of one row of features.
+        columns: The columns in order, empty if the training data had no names.
+        missing_values: Whether NaN is allowed.
+        classes: The labels in the order of the scores, empty for regression.
+        label_kind: The kind of the labels, None for regression.
+    """
+
+    task: Task
+    shape: tuple[int, ...]
+    columns: tuple[ColumnSpec, ...]
+    missing_values: bool
+    classes: tuple[Label, ...]
+    label_kind: ValueKind | None
+
+    @property
+    def row_bytes(self) -> int:
+        """The size of one row of features in bytes."""
+        return 4 * int(np.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The comparison of the exported file's predictions with the library's own."""
+
+    max_difference: float
+    tolerance: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a version's directory says of itself."""
+
+    model: str
+    version: int
+    job: str
+    algorithm: str
+    parameters: Mapping[str, object]
+    signature: Signature
+    backend: str
+    metrics: Mapping[str, float]
+    parity: Parity
+    dataset: str
+    train_rows: int
+    validation_rows: int
+    library_versions: Mapping[str, str]
+    create_time: datetime
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class StoredVersion:
+    """A version found on disk: its manifest, or what is wrong with it."""
+
+    model: str
+    version: int
+    manifest: Manifest | None
+    error: ServiceError | None = None
+
+
+@dataclass(frozen=True)
+class WantedLoad:
+    """A version that should be loaded, whatever happens to Triton or to the service."""
+
+    model: str
+    version: int
+    loaded_by: str
+
+
+@dataclass(frozen=True)
+class AlgorithmTraits:
+    """What an algorithm accepts, as its message in the contract says."""
+
+    name: str
+    classification: bool
+    regression: bool
+    missing_values: bool
+    images: bool
+
+
+@dataclass(frozen=True)
+class FitOrder:
+    """A request to train whose fields are well-formed.
+
+    Attributes:
+        request: The request as it came, serialized, without its data: the domain never opens it.
+        request_hash: A digest of the whole request, data included.
+        data: The rows themselves, or the digest of an uploaded dataset.
+        target: The name of the column to predict, or "".
+        time_limit: Seconds of wall time, or None.
+    """
+
+    model: str
+    algorithm: AlgorithmTraits
+    task: Task | None
+    request: bytes
+    request_id: str
+    request_hash: str
+    data: DataBlock | str
+    target: str
+    cores: int
+    time_limit: float | None
+    memory_limit_bytes: int | None
+    queue: bool
+    new_version: bool
+    load: bool
+
+
+@dataclass(frozen=True)
+class FitCommand:
+    """A request to train that fits to its data.
+
+    Attributes:
+        dataset: The data; for inline data it is already stored under the job's directory.
+        shape: The shape of one row of features.
+        columns: The named columns of the features.
+    """
+
+    order: FitOrder
+    task: Task
+    dataset: Dataset
+    shape: tuple[int, ...]
+    columns: tuple[ColumnSpec, ...]
+
+    @property
+    def inline(self) -> bool:
+        """Whether the data came with the request and goes with the job."""
+        return not isinstance(self.order.data, str)
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """One finished step of a training, such as an epoch."""
+
+    number: int
+    total: int
+    unit: str
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class JobError:
+    """Why a job did not succeed; the durable form of a ServiceError."""
+
+    reason: str
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One Fit, from its acceptance to its end."""
+
+    id: str
+    model: str
+    version: int
+    algorithm: str
+    task: Task
+    state: JobState
+    dataset: str
+    cores: int
+    create_time: datetime
+    request_id: str = ""
+    request_hash: str = ""
+    time_limit: float | None = None
+    progress: float = 0.0
+    step: TrainingStep | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    error: JobError | None = None
+    load_error: JobError | None = None
+    train_rows: int = 0
+    validation_rows: int = 0
+    peak_memory_bytes: int = 0
+    cpu_seconds: float = 0.0
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+
+
+@dataclass(frozen=True)
+class JobNews:
+    """What a watcher of a job is told: the job now, and what came since the last news."""
+
+    job: Job
+    steps: Sequence[TrainingStep]
+    log_lines: Sequence[str]

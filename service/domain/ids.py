@@ -1,0 +1,11 @@
+"""Identifiers that sort by the time of their making."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+
+
+def new_job_id(now: datetime) -> str:
+    """Returns a new job identifier, such as 20261121-034155-7f3a9c21."""
+    return f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"

@@ -1,0 +1,170 @@
+"""The way in for a Fit: its data is stored, and everything that training could stumble over is refused here."""
+
+from __future__ import annotations
+
+import asyncio
+
+from service.domain.entities import (
+    AlgorithmTraits,
+    ColumnSpec,
+    ColumnSummary,
+    DataBlock,
+    Dataset,
+    FitCommand,
+    FitOrder,
+    Job,
+    Task,
+    ValueKind,
+)
+from service.domain.errors import Reason, ServiceError, invalid
+from service.domain.ids import new_job_id
+from service.domain.jobs import Jobs
+from service.domain.nearest import hint
+from service.domain.ports import Artifacts, Clock, Datasets
+
+MAX_CLASSES = 1000
+"""The most labels that a classifier may have."""
+
+FEW_INTEGERS = 100
+"""Integer targets with at most so many different values are labels, unless the request says otherwise."""
+
+
+class Intake:
+    """Accepts Fits."""
+
+    def __init__(self, jobs: Jobs, datasets: Datasets, artifacts: Artifacts, clock: Clock) -> None:
+        self._jobs = jobs
+        self._datasets = datasets
+        self._artifacts = artifacts
+        self._clock = clock
+
+    async def accept(self, order: FitOrder) -> Job:
+        """Stores the data of a Fit, checks it, and starts the job. A request_id that was seen answers with its job.
+
+        Raises:
+            ServiceError: INVALID_FIELD, DATASET_NOT_FOUND, REQUEST_ID_REUSED, DISK_FULL, and what `Jobs.submit` raises.
+        """
+        if order.request_id:
+            earlier = await self._jobs.answer_of_request(order.request_id, order.request_hash)
+            if earlier is not None:
+                return earlier
+        job_id = new_job_id(self._clock.now())
+        try:
+            dataset = await self._dataset(order, job_id)
+            return await self._jobs.submit(job_id, check_fit(order, dataset))
+        except BaseException:
+            await asyncio.to_thread(self._artifacts.discard, job_id)
+            raise
+
+    async def _dataset(self, order: FitOrder, job_id: str) -> Dataset:
+        if isinstance(order.data, DataBlock):
+            return await asyncio.to_thread(self._store, order.data, job_id)
+        found = await asyncio.to_thread(self._datasets.get, order.data)
+        if found is None:
+            raise ServiceError(
+                Reason.DATASET_NOT_FOUND,
+                f"there is no dataset {order.data!r}; upload it with UploadDataset, or list what there is with ListDatasets",
+                {"dataset": order.data},
+            )
+        return found
+
+    def _store(self, block: DataBlock, job_id: str) -> Dataset:
+        writer = self._datasets.writer(job_id)
+        try:
+            writer.append(block)
+            return writer.finish("", self._clock.now())
+        finally:
+            writer.abort()
+
+
+def check_fit(order: FitOrder, dataset: Dataset) -> FitCommand:
+    """Returns the command for an order and its data, with task and features resolved.
+
+    Raises:
+        ServiceError: INVALID_FIELD naming the field and how to mend it.
+    """
+    inputs, targets = ("inline.inputs", "inline.targets") if isinstance(order.data, DataBlock) else ("dataset", "dataset")
+    target = _target(order.target, dataset, targets)
+    features = [column for column in dataset.columns if column is not target]
+    _check_features(features if dataset.features is None else [dataset.features], order.algorithm, inputs)
+    shape = dataset.shape or (len(features),)
+    _check_shape(shape, order.algorithm, inputs)
+    where = f"{targets} (column {target.name!r})" if target.name else targets
+    task = _task(order, target)
+    _check_target(target, task, dataset.rows, where)
+    return FitCommand(order, task, dataset, shape, tuple(ColumnSpec(c.name, c.kind) for c in features))
+
+
+def _target(name: str, dataset: Dataset, where: str) -> ColumnSummary:
+    if not name:
+        if dataset.targets is None:
+            raise invalid(where, "there is nothing to learn; give targets or labels, or name a column of the table in target")
+        return dataset.targets
+    if dataset.targets is not None:
+        raise invalid("target", "the data has targets of its own; give either them or target, not both")
+    for column in dataset.columns:
+        if column.name == name:
+            return column
+    known = [column.name for column in dataset.columns]
+    if not known:
+        raise invalid("target", "the data has no named columns; give targets or labels instead")
+    raise invalid("target", f"there is no column {name!r}{hint(name, known)}; the columns are {', '.join(known)}")
+
+
+def _check_features(columns: list[ColumnSummary], algorithm: AlgorithmTraits, where: str) -> None:
+    if not columns:
+        raise invalid(where, "there is no column to learn from besides the target")
+    for column in columns:
+        place = f"{where} (column {column.name!r})" if column.name else where
+        if column.kind == ValueKind.CATEGORY:
+            raise invalid(place, "text columns cannot be features in this release; encode them as numbers")
+        if column.infinite:
+            raise invalid(place, f"{column.infinite} values are infinite, or too large for 32-bit floats; replace them")
+        if column.missing and not algorithm.missing_values:
+            raise invalid(
+                place,
+                f"{column.missing} values are missing (NaN) and {algorithm.name} takes none; fill them in, or use "
+                "hist_gradient_boosting or xgboost",
+            )
+
+
+def _check_shape(shape: tuple[int, ...], algorithm: AlgorithmTraits, where: str) -> None:
+    if algorithm.images and len(shape) != 3:
+        raise invalid(where, f"{algorithm.name} takes images [rows, channels, height, width]; one row has the shape {list(shape)}")
+    if not algorithm.images and len(shape) != 1:
+        raise invalid(where, f"{algorithm.name} takes a matrix [rows, columns]; one row has the shape {list(shape)}")
+    if 0 in shape:
+        raise invalid(where, f"there are no features: one row has the shape {list(shape)}")
+
+
+def _task(order: FitOrder, target: ColumnSummary) -> Task:
+    """Returns the task that is asked for, or the one that the targets suggest."""
+    algorithm = order.algorithm
+    if order.task is None:
+        labels = target.kind in (ValueKind.CATEGORY, ValueKind.BOOLEAN) or (
+            target.kind == ValueKind.INTEGER and target.distinct <= FEW_INTEGERS
+        )
+        if algorithm.classification and (labels or not algorithm.regression):
+            return Task.CLASSIFICATION
+        return Task.REGRESSION
+    able = algorithm.classification if order.task == Task.CLASSIFICATION else algorithm.regression
+    if not able:
+        raise invalid("task", f"{algorithm.name} does no {order.task}")
+    return order.task
+
+
+def _check_target(target: ColumnSummary, task: Task, rows: int, where: str) -> None:
+    if target.missing or target.infinite:
+        raise invalid(where, f"{target.missing + target.infinite} values are missing or infinite; every row needs one")
+    if task == Task.REGRESSION:
+        if target.kind in (ValueKind.CATEGORY, ValueKind.BOOLEAN):
+            raise invalid(where, f"regression learns numbers and the values are of kind {target.kind}")
+        if rows < 2:
+            raise invalid(where, "there is one row; at least two are needed, one to train and one to hold out")
+        return
+    if target.distinct < 2:
+        raise invalid(where, "all values are the same; classification needs at least two different labels")
+    if target.distinct > MAX_CLASSES:
+        raise invalid(where, f"there are more than {MAX_CLASSES} different labels; is this a regression?")
+    if rows <= target.distinct:
+        raise invalid(where, f"there are {rows} rows for {target.distinct} labels; more rows than labels are needed")

@@ -1,0 +1,426 @@
+"""The jobs: accepted once, run in their own process, durable from the first answer to the final state."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from service.domain.entities import FitCommand, Job, JobError, JobNews, JobState, Manifest, StoredVersion, TrainingStep
+from service.domain.errors import Reason, ServiceError, invalid
+from service.domain.job_feed import JobFeed
+from service.domain.ports import (
+    Artifacts,
+    Clock,
+    Datasets,
+    Journal,
+    Trainer,
+    TrainingEnded,
+    TrainingEvent,
+    TrainingLog,
+    TrainingOrder,
+    TrainingProgress,
+    TrainingRun,
+    TrainingStarted,
+)
+from service.domain.registry import Registry
+from service.domain.scheduler import Scheduler
+
+log = logging.getLogger("fitserve.jobs")
+
+
+@dataclass(slots=True)
+class ActiveJob:
+    """A job that has not ended.
+
+    Attributes:
+        latest: The manifest of the model's latest version, or None.
+        granted: Done when the job has its cores.
+        stop: Why the job is to end before its time, or None.
+        run: Its process, or None while there is none.
+    """
+
+    job: Job
+    command: FitCommand
+    latest: Manifest | None
+    granted: asyncio.Future[None]
+    feed: JobFeed
+    stop: ServiceError | None = None
+    run: TrainingRun | None = None
+    task: asyncio.Task[None] | None = None
+
+    def change(self, job: Job) -> None:
+        """Takes over the job's new state and tells the watchers."""
+        self.job = job
+        self.feed.update(job)
+
+
+class Jobs:
+    """Runs the state machine of every job.
+
+    Args:
+        registry: Where names are reserved and versions announced.
+        scheduler: The core budget.
+        trainer: Starts the processes.
+        artifacts: The directories of jobs, and publication.
+        datasets: The data on disk.
+        journal: Where jobs are kept.
+        clock: The time of day.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        scheduler: Scheduler,
+        trainer: Trainer,
+        artifacts: Artifacts,
+        datasets: Datasets,
+        journal: Journal,
+        clock: Clock,
+    ) -> None:
+        self._registry = registry
+        self._scheduler = scheduler
+        self._trainer = trainer
+        self._artifacts = artifacts
+        self._datasets = datasets
+        self._journal = journal
+        self._clock = clock
+        self._active: dict[str, ActiveJob] = {}
+        self._draining = False
+
+    # -- what there is -------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> list[tuple[Job, int]]:
+        """The jobs that have a process, each with its process id."""
+        return [(active.job, active.run.pid) for active in self._active.values() if active.run and active.run.pid]
+
+    async def get(self, job_id: str) -> Job:
+        """Returns a job. Raises ServiceError JOB_NOT_FOUND."""
+        active = self._active.get(job_id)
+        job = active.job if active else await self._journal.job(job_id)
+        if job is None:
+            raise ServiceError(Reason.JOB_NOT_FOUND, f"there is no job {job_id!r}", {"job": job_id})
+        return job
+
+    async def page(
+        self, model: str | None, states: Sequence[JobState], limit: int, before: tuple[datetime, str] | None
+    ) -> list[Job]:
+        """Returns at most `limit` jobs, the latest first, after the job `before`."""
+        stored = await self._journal.jobs(model, states, limit, before)
+        return [self._active[job.id].job if job.id in self._active else job for job in stored]
+
+    def user_of_dataset(self, digest: str) -> str:
+        """Returns the id of a job that has not ended and uses a shared dataset, or ""."""
+        return next((a.job.id for a in self._active.values() if a.command.order.data == digest), "")
+
+    async def watch(self, job_id: str) -> AsyncIterator[JobNews]:
+        """Yields the job's news, starting with all that is known, ending with its final state.
+
+        Raises:
+            ServiceError: JOB_NOT_FOUND.
+        """
+        active = self._active.get(job_id)
+        if active is None:
+            yield JobNews(await self.get(job_id), (), ())
+            return
+        async for news in active.feed.follow():
+            yield news
+
+    # -- accept --------------------------------------------------------------------------------------------------
+
+    async def answer_of_request(self, request_id: str, request_hash: str) -> Job | None:
+        """Returns the job that the same request has made before, or None.
+
+        Raises:
+            ServiceError: REQUEST_ID_REUSED if it was another request.
+        """
+        job = await self._journal.job_of_request(request_id)
+        if job is None:
+            return None
+        if job.request_hash != request_hash:
+            raise ServiceError(
+                Reason.REQUEST_ID_REUSED,
+                f"request_id: {request_id!r} was used for another request (job {job.id}); use a new one",
+                {"field": "request_id", "request_id": request_id, "job": job.id},
+            )
+        return await self.get(job.id)
+
+    async def submit(self, job_id: str, command: FitCommand) -> Job:
+        """Accepts a Fit: reserves the name and cores, makes the job durable, starts it, and returns it.
+
+        Raises:
+            ServiceError: MODEL_EXISTS, OPERATION_IN_PROGRESS, NO_FREE_CORES, TRAINING_QUEUE_FULL, DRAINING; INVALID_FIELD
+                if the data does not fit to the versions before.
+        """
+        order = command.order
+        if self._draining:
+            raise ServiceError(Reason.DRAINING, "the service is stopping; try again when it is back")
+        latest = self._registry.begin_fit(order.model, job_id, order.new_version)
+        try:
+            check_same_inputs(command, latest)
+            granted = self._scheduler.request(order.cores, order.queue)
+        except ServiceError:
+            self._registry.end_fit(order.model, job_id)
+            raise
+        job = self._new_job(job_id, command, granted.done())
+        active = ActiveJob(job, command, latest, granted, JobFeed(job))
+        try:
+            await self._journal.add_job(job)
+        except BaseException:
+            self._give_back(active)
+            self._registry.end_fit(order.model, job_id)
+            raise
+        self._active[job_id] = active
+        active.task = asyncio.get_running_loop().create_task(self._run(active))
+        return job
+
+    def _new_job(self, job_id: str, command: FitCommand, granted: bool) -> Job:
+        order = command.order
+        return Job(
+            id=job_id,
+            model=order.model,
+            version=self._registry.next_version(order.model),
+            algorithm=order.algorithm.name,
+            task=command.task,
+            state=JobState.RUNNING if granted else JobState.QUEUED,
+            dataset=command.dataset.digest,
+            cores=order.cores,
+            create_time=self._clock.now(),
+            request_id=order.request_id,
+            request_hash=order.request_hash,
+            time_limit=order.time_limit,
+        )
+
+    # -- end before time -----------------------------------------------------------------------------------------
+
+    async def cancel(self, job_id: str) -> Job:
+        """Ends a job and returns it in its final state; one that has ended stays as it is.
+
+        Raises:
+            ServiceError: JOB_NOT_FOUND.
+        """
+        active = self._active.get(job_id)
+        if active is not None and active.task is not None:
+            self._stop(active, ServiceError(Reason.CANCELLED, "the job was cancelled by a caller", {"job": job_id}))
+            await asyncio.shield(active.task)
+            return active.job
+        return await self.get(job_id)
+
+    async def drain(self, grace: float) -> None:
+        """Accepts no more jobs, gives the running ones `grace` seconds, and ends what is left as interrupted."""
+        self._draining = True
+        interrupted = [active for active in self._active.values() if active.job.state == JobState.QUEUED]
+        for active in interrupted:
+            self._stop(active, _interrupted(active.job))
+        tasks = [active.task for active in self._active.values() if active.task is not None]
+        if not tasks:
+            return
+        await asyncio.wait(tasks, timeout=grace)
+        for active in list(self._active.values()):
+            self._stop(active, _interrupted(active.job))
+        await asyncio.wait(tasks)
+
+    def _stop(self, active: ActiveJob, why: ServiceError) -> None:
+        """Makes a job end: one that waits leaves the queue, one that runs loses its process."""
+        if active.stop is not None:
+            return
+        active.stop = why
+        active.granted.cancel()
+        if active.run is not None:
+            asyncio.get_running_loop().create_task(active.run.kill())
+
+    # -- run -----------------------------------------------------------------------------------------------------
+
+    async def _run(self, active: ActiveJob) -> None:
+        """Takes a job from acceptance to its final state."""
+        try:
+            final = await self._train_and_publish(active)
+        except ServiceError as error:
+            final = _ended_badly(active.job, error)
+        except Exception:
+            log.exception("job %s failed inside the service", active.job.id)
+            message = "the service failed while it ran the job; its log has the details under the job's id"
+            final = _ended_badly(active.job, ServiceError(Reason.INTERNAL, message, {"job": active.job.id}))
+        await asyncio.to_thread(self._artifacts.discard, active.job.id)
+        final = replace(final, end_time=self._clock.now())
+        try:
+            await self._journal.update_job(final)
+        except Exception:  # what is on disk decides at the next start
+            log.exception("the end of job %s could not be noted in the database", final.id)
+        # All at once, so that whoever sees the end can use the name.
+        self._registry.end_fit(final.model, final.id)
+        del self._active[final.id]
+        active.change(final)
+
+    async def _train_and_publish(self, active: ActiveJob) -> Job:
+        async with self._cores(active):
+            await self._train(active)
+            job = active.job
+            manifest = await asyncio.to_thread(self._artifacts.publish, job.id, job.model, job.version)
+            self._registry.add(StoredVersion(job.model, job.version, manifest))
+        job = replace(active.job, state=JobState.SUCCEEDED, progress=1.0, metrics=dict(manifest.metrics))
+        return await self._load(job) if active.command.order.load else job
+
+    @asynccontextmanager
+    async def _cores(self, active: ActiveJob) -> AsyncIterator[None]:
+        """Waits for the job's cores and gives them back afterwards."""
+        try:
+            await active.granted
+        except asyncio.CancelledError:
+            if active.stop is None:
+                raise
+            raise active.stop from None
+        try:
+            yield
+        finally:
+            self._give_back(active)
+
+    def _give_back(self, active: ActiveJob) -> None:
+        if not active.granted.cancel():  # it was granted
+            self._scheduler.release(active.command.order.cores)
+
+    async def _train(self, active: ActiveJob) -> None:
+        """Runs the training process. Raises ServiceError if it does not end well."""
+        active.change(replace(active.job, state=JobState.RUNNING, start_time=self._clock.now()))
+        await self._journal.update_job(active.job)
+        if active.stop is not None:
+            raise active.stop
+        run = active.run = await self._trainer.run(self._training_order(active))
+        timer = self._start_time_limit(active)
+        try:
+            if active.stop is not None:  # it came while the process was being started
+                await run.kill()
+            async for event in run.events():
+                self._take(active, event)
+        finally:
+            await run.kill()
+            active.run = None
+            if timer is not None:
+                timer.cancel()
+
+    def _start_time_limit(self, active: ActiveJob) -> asyncio.TimerHandle | None:
+        limit = active.command.order.time_limit
+        if limit is None:
+            return None
+        why = ServiceError(
+            Reason.TIME_LIMIT_EXCEEDED,
+            f"the training took longer than its time_limit of {limit:g} s; allow more, or train less",
+            {"job": active.job.id},
+        )
+        return asyncio.get_running_loop().call_later(limit, self._stop, active, why)
+
+    def _take(self, active: ActiveJob, event: TrainingEvent) -> None:
+        """Takes over what a training process reports."""
+        match event:
+            case TrainingStarted(train_rows, validation_rows):
+                active.change(replace(active.job, train_rows=train_rows, validation_rows=validation_rows))
+            case TrainingProgress(step, progress):
+                self._take_step(active, step, progress)
+            case TrainingLog(line):
+                log.info("job %s: %s", active.job.id, line)
+                active.feed.add_line(line)
+            case TrainingEnded() as ended:
+                active.change(
+                    replace(
+                        active.job, peak_memory_bytes=ended.peak_memory_bytes, cpu_seconds=ended.cpu_seconds
+                    )
+                )
+                if ended.exit_code != 0:
+                    raise active.stop or failure_of(active.job, ended)
+
+    @staticmethod
+    def _take_step(active: ActiveJob, step: TrainingStep, progress: float) -> None:
+        active.job = replace(active.job, step=step, progress=progress)
+        active.feed.add_step(active.job, step)
+
+    def _training_order(self, active: ActiveJob) -> TrainingOrder:
+        job, order = active.job, active.command.order
+        directory = self._artifacts.job_directory(job.id)
+        return TrainingOrder(
+            job=job.id,
+            model=job.model,
+            version=job.version,
+            request=order.request,
+            task=job.task,
+            target=order.target,
+            dataset=self._datasets.path(order.data) if isinstance(order.data, str) else self._datasets.inline_path(job.id),
+            dataset_digest=job.dataset,
+            cores=job.cores,
+            memory_limit_bytes=order.memory_limit_bytes,
+            spec=directory / "spec.pb",
+            output=self._artifacts.staging_directory(job.id),
+            signature=active.latest.signature if active.latest else None,
+        )
+
+    async def _load(self, job: Job) -> Job:
+        """Loads the job's version; a failure is noted in the job, whose version is good all the same."""
+        try:
+            await self._registry.load_when_free(job.model, job.version, f"job {job.id}")
+        except ServiceError as error:
+            return replace(job, load_error=_as_job_error(error))
+        return job
+
+
+def check_same_inputs(command: FitCommand, latest: Manifest | None) -> None:
+    """Checks that a new version takes what the versions before take.
+
+    Raises:
+        ServiceError: INVALID_FIELD naming `inline.inputs` or `dataset`.
+    """
+    if latest is None:
+        return
+    before = latest.signature
+    where = "inline.inputs" if command.inline else "dataset"
+    mend = "train it under another name, or remove the model first"
+    if command.shape != before.shape:
+        raise invalid(where, f"rows have the shape {list(command.shape)}, the model's versions take {list(before.shape)}; {mend}")
+    names, wanted = [c.name for c in command.columns], [c.name for c in before.columns]
+    if names != wanted:
+        raise invalid(where, f"the columns are {names}, the model's versions take {wanted} in this order; {mend}")
+    if command.task != before.task:
+        raise invalid("task", f"the task is {command.task}, that of the model's versions is {before.task}; {mend}")
+
+
+def failure_of(job: Job, ended: TrainingEnded) -> ServiceError:
+    """Returns the error of a training process that ended badly by itself."""
+    metadata = {"job": job.id}
+    if ended.reason == Reason.INVALID_FIELD:
+        return ServiceError(Reason.INVALID_FIELD, f"{ended.field}: {ended.message}", metadata | {"field": ended.field})
+    if ended.reason:
+        return ServiceError(Reason(ended.reason), ended.message, metadata)
+    if ended.exit_code < 0:
+        return ServiceError(
+            Reason.TRAINER_DIED,
+            f"the training process was ended by signal {-ended.exit_code}; fit again, and look at the machine's log if it "
+            "was not you (signal 9 without a sender usually means that the machine had no memory left)",
+            metadata | {"signal": str(-ended.exit_code)},
+        )
+    return ServiceError(
+        Reason.TRAINING_FAILED,
+        f"the training of {job.algorithm} failed with exit code {ended.exit_code}; the service's log has the details",
+        metadata,
+    )
+
+
+def _interrupted(job: Job) -> ServiceError:
+    return ServiceError(
+        Reason.JOB_INTERRUPTED, "the service stopped before the job had ended; fit again", {"job": job.id}
+    )
+
+
+def interrupted(job: Job) -> Job:
+    """Returns a job that the service's own end has interrupted."""
+    return _ended_badly(job, _interrupted(job))
+
+
+def _ended_badly(job: Job, error: ServiceError) -> Job:
+    state = JobState.CANCELLED if error.reason == Reason.CANCELLED else JobState.FAILED
+    return replace(job, state=state, error=_as_job_error(error))
+
+
+def _as_job_error(error: ServiceError) -> JobError:
+    return JobError(error.reason, error.message, error.metadata)

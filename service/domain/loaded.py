@@ -1,0 +1,65 @@
+"""A loaded version: its stream to Triton, its batcher, and when it was last used."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime
+
+from service.domain.batcher import Batcher
+from service.domain.entities import Manifest
+from service.domain.ports import Inference
+
+DRAIN_SECONDS = 30.0
+"""How long an unload waits for requests in flight."""
+
+BATCH_BYTES = 16 * 2**20
+"""The most bytes of features in one batch; keeps the memory of Triton's stub small for images."""
+
+BATCH_ROWS = 1024
+"""The most rows in one batch."""
+
+
+def max_batch_rows(row_bytes: int) -> int:
+    """Returns the largest batch for rows of this size: the `max_batch_size` of the model's configuration."""
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // row_bytes))
+
+
+class LoadedVersion:
+    """A version that answers.
+
+    Args:
+        manifest: The version.
+        inference: The server that has it loaded.
+        queue_rows: The most rows that may wait.
+        loaded_by: Who asked for it.
+        load_time: When it was loaded.
+    """
+
+    def __init__(
+        self, manifest: Manifest, inference: Inference, queue_rows: int, loaded_by: str, load_time: datetime
+    ) -> None:
+        self.manifest = manifest
+        self.loaded_by = loaded_by
+        self.load_time = load_time
+        self.last_used = time.monotonic()
+        row_bytes = manifest.signature.row_bytes
+        self._stream = inference.open_stream(manifest.model, manifest.version, manifest.signature)
+        self.batcher = Batcher(manifest.model, self._stream.infer, row_bytes, max_batch_rows(row_bytes), queue_rows)
+
+    def touch(self) -> None:
+        """Notes that the version is in use."""
+        self.last_used = time.monotonic()
+
+    async def drain(self) -> None:
+        """Lets the requests in flight finish, for `DRAIN_SECONDS` at most, and closes the stream."""
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await self.batcher.drained()
+        except TimeoutError:
+            pass  # closing fails what is left, with UNAVAILABLE
+        await self._stream.close()
+
+    async def close(self) -> None:
+        """Closes the stream at once; requests in flight fail with TRITON_UNAVAILABLE."""
+        await self._stream.close()

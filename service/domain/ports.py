@@ -1,0 +1,299 @@
+"""What the domain needs from the outside. Adapters implement these; tests have fakes of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from service.domain.entities import (
+    DataBlock,
+    Dataset,
+    Floats,
+    Job,
+    JobState,
+    Manifest,
+    Signature,
+    StoredVersion,
+    TrainingStep,
+    WantedLoad,
+)
+
+
+class Clock(Protocol):
+    """The time of day."""
+
+    def now(self) -> datetime:
+        """Returns the current time, with the time zone UTC."""
+
+
+class InferenceStream(Protocol):
+    """One long-lived stream of batches to one loaded version. Batches are answered in order."""
+
+    async def infer(self, batch: bytes, rows: int) -> Floats:
+        """Sends `rows` rows of little-endian float32 features and returns their scores [rows, outputs].
+
+        Raises:
+            ServiceError: INTERNAL if the server refused the batch; TRITON_UNAVAILABLE if the stream broke.
+        """
+
+    async def close(self) -> None:
+        """Ends the stream. Batches in flight fail with TRITON_UNAVAILABLE."""
+
+
+class Inference(Protocol):
+    """The inference server, Triton."""
+
+    embedded: bool
+
+    async def start(self) -> None:
+        """Starts or finds the server and proves with a known row that it computes. Can be called again after it was down.
+
+        Raises:
+            ServiceError: TRITON_UNAVAILABLE, saying what is missing, if it does not answer or answers wrongly.
+        """
+
+    async def wait_until_down(self) -> str:
+        """Returns, with the reason, when the server has died or no longer answers."""
+
+    async def stop(self) -> None:
+        """Stops the server if it is ours, and closes the connection."""
+
+    async def load(self, manifest: Manifest) -> None:
+        """Loads a version; other loaded versions of the model stay until the new one is ready, then go.
+
+        Raises:
+            ServiceError: LOAD_FAILED if the server refuses it; TRITON_UNAVAILABLE if the server is away.
+        """
+
+    async def unload(self, model: str) -> None:
+        """Unloads all versions of a model and returns when they are gone.
+
+        Raises:
+            ServiceError: TRITON_UNAVAILABLE if the server is away.
+        """
+
+    async def loaded_models(self) -> set[str]:
+        """Returns the names of the models that the server has loaded."""
+
+    def open_stream(self, model: str, version: int, signature: Signature) -> InferenceStream:
+        """Returns a new stream to a loaded version."""
+
+    @property
+    def version(self) -> str:
+        """The server's version, empty before it was first reached."""
+
+
+class Artifacts(Protocol):
+    """The model repository on disk, and the directories of jobs."""
+
+    def job_directory(self, job: str) -> Path:
+        """Returns the private directory of a job; created when it does not exist."""
+
+    def staging_directory(self, job: str) -> Path:
+        """Returns the path where the job's version is to be written; it does not exist yet, its parent does."""
+
+    def discard(self, job: str) -> None:
+        """Deletes what a job has left behind: its directory and its staging directory."""
+
+    def publish(self, job: str, model: str, version: int) -> Manifest:
+        """Checks a staged version against its manifest, then makes it visible in one step that survives a crash.
+
+        Raises:
+            ServiceError: ARTIFACT_DAMAGED or DISK_FULL; nothing is visible then.
+        """
+
+    def stored_versions(self) -> list[StoredVersion]:
+        """Returns every version on disk, damaged ones with their error. File contents are not read."""
+
+    def verify(self, model: str, version: int) -> Manifest:
+        """Reads all files of a version and compares them with its manifest.
+
+        Raises:
+            ServiceError: ARTIFACT_DAMAGED naming the file.
+        """
+
+    def remove(self, model: str, version: int | None) -> None:
+        """Deletes a version, or the model with all versions; what is half deleted is never visible."""
+
+    def clean(self) -> list[str]:
+        """Deletes leftovers of a crash; returns the names of the directories that FitServe does not know."""
+
+
+class DatasetWriter(Protocol):
+    """Data on its way to disk."""
+
+    def append(self, block: DataBlock) -> None:
+        """Writes the next rows.
+
+        Raises:
+            ServiceError: INVALID_FIELD if they do not fit to the rows before; DISK_FULL.
+        """
+
+    def finish(self, display_name: str, create_time: datetime) -> Dataset:
+        """Makes the data durable and returns its summary. Raises ServiceError INVALID_FIELD if there are no rows."""
+
+    def abort(self) -> None:
+        """Deletes what was written. Does nothing after `finish`."""
+
+
+class Datasets(Protocol):
+    """Training data on disk."""
+
+    def writer(self, job: str | None) -> DatasetWriter:
+        """Returns a writer into a job's directory, or into the shared place under the digest if `job` is None."""
+
+    def path(self, digest: str) -> Path:
+        """Returns the directory of a shared dataset."""
+
+    def inline_path(self, job: str) -> Path:
+        """Returns the directory of a job's own dataset."""
+
+    def get(self, digest: str) -> Dataset | None:
+        """Returns a shared dataset, or None."""
+
+    def list(self) -> Sequence[Dataset]:
+        """Returns the shared datasets, the latest first."""
+
+    def delete(self, digest: str) -> None:
+        """Deletes a shared dataset."""
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """What a training process is to do."""
+
+    job: str
+    model: str
+    version: int
+    request: bytes
+    task: str
+    target: str
+    dataset: Path
+    dataset_digest: str
+    cores: int
+    memory_limit_bytes: int | None
+    spec: Path
+    output: Path
+    signature: Signature | None
+
+
+@dataclass(frozen=True)
+class TrainingStarted:
+    """The process has read its data."""
+
+    train_rows: int
+    validation_rows: int
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """The process has finished a step; `progress` is the share of the whole, 0 to 1."""
+
+    step: TrainingStep
+    progress: float
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """The process has written a line."""
+
+    line: str
+
+
+@dataclass(frozen=True)
+class TrainingEnded:
+    """The process is gone; always the last event.
+
+    Attributes:
+        exit_code: 0 for success, -n for death by signal n.
+        reason: A Reason's name if the process could say why it failed, else empty.
+    """
+
+    exit_code: int
+    peak_memory_bytes: int
+    cpu_seconds: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+    message: str = ""
+    field: str = ""
+
+
+TrainingEvent = TrainingStarted | TrainingProgress | TrainingLog | TrainingEnded
+
+
+class TrainingRun(Protocol):
+    """One training process."""
+
+    @property
+    def pid(self) -> int:
+        """The process id, 0 until the process exists."""
+
+    def events(self) -> AsyncIterator[TrainingEvent]:
+        """Yields the events as they come, and TrainingEnded last, whatever happens to the process."""
+
+    async def kill(self) -> None:
+        """Ends the process and all its children at once. Returns when they are gone."""
+
+
+class Trainer(Protocol):
+    """Starts training processes."""
+
+    async def start(self) -> None:
+        """Starts the idle interpreter in the background."""
+
+    async def stop(self) -> None:
+        """Ends every process."""
+
+    async def run(self, order: TrainingOrder) -> TrainingRun:
+        """Starts a process for the order.
+
+        Raises:
+            ServiceError: TRAINING_FAILED if no process can be started; DISK_FULL.
+        """
+
+    @property
+    def idle_interpreters(self) -> int:
+        """The number of interpreters that stand ready."""
+
+
+class Journal(Protocol):
+    """The database: jobs and wanted loads. Every method returns when the change is durable."""
+
+    async def add_job(self, job: Job) -> None:
+        """Stores a new job."""
+
+    async def update_job(self, job: Job) -> None:
+        """Stores the new state of a job."""
+
+    async def job(self, job_id: str) -> Job | None:
+        """Returns a job, or None."""
+
+    async def job_of_request(self, request_id: str) -> Job | None:
+        """Returns the job that a request_id made, or None."""
+
+    async def jobs(
+        self, model: str | None, states: Sequence[JobState], limit: int, before: tuple[datetime, str] | None
+    ) -> Sequence[Job]:
+        """Returns jobs, the latest first; `before` is the (create_time, id) of the last one of the page before."""
+
+    async def unfinished_jobs(self) -> Sequence[Job]:
+        """Returns the jobs that are queued or running."""
+
+    async def want_loaded(self, load: WantedLoad) -> None:
+        """Notes that a version should be loaded, in place of other versions of its model."""
+
+    async def want_unloaded(self, model: str) -> None:
+        """Notes that no version of a model should be loaded."""
+
+    async def wanted_loads(self) -> Sequence[WantedLoad]:
+        """Returns the versions that should be loaded."""
+
+    async def close(self) -> None:
+        """Closes the database."""
+
+
+Infer = Callable[[bytes, int], Awaitable[Floats]]
+"""InferenceStream.infer as a plain function."""

@@ -1,0 +1,93 @@
+"""Predictions: find the loaded version, check the rows against its signature, batch them, give back the scores."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.domain.entities import Floats, Signature
+from service.domain.errors import invalid
+from service.domain.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The scores [rows, outputs] of some rows, and what they mean."""
+
+    model: str
+    version: int
+    signature: Signature
+    scores: Floats
+
+
+class Predictor:
+    """Answers prediction requests with loaded versions."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def signature(self, model: str, version: int | None) -> Signature:
+        """Returns the signature of the version that would answer, so that named columns can be put in order.
+
+        Raises:
+            ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_NOT_LOADED, MODEL_LOADING, TRITON_UNAVAILABLE.
+        """
+        return self._registry.serving(model, version).manifest.signature
+
+    async def predict(self, model: str, version: int | None, rows: Floats) -> Prediction:
+        """Returns the scores of float32 rows [rows, *signature.shape].
+
+        Raises:
+            ServiceError: INVALID_FIELD naming `inputs` if the rows do not fit the model, PREDICTION_QUEUE_FULL, and those
+                of `signature`.
+        """
+        loaded = self._registry.serving(model, version)
+        signature = loaded.manifest.signature
+        check_rows(rows, signature)
+        loaded.touch()
+        scores = await self._scores(loaded.batcher.predict, loaded.batcher.max_batch_rows, rows)
+        return Prediction(model, loaded.manifest.version, signature, scores)
+
+    @staticmethod
+    async def _scores(predict, limit: int, rows: Floats) -> Floats:  # type: ignore[no-untyped-def]
+        if len(rows) <= limit:
+            return await predict(rows.tobytes(), len(rows))
+        parts = [rows[start : start + limit] for start in range(0, len(rows), limit)]
+        return np.concatenate(await asyncio.gather(*(predict(part.tobytes(), len(part)) for part in parts)))
+
+
+def check_rows(rows: Floats, signature: Signature) -> None:
+    """Checks that rows fit a signature.
+
+    Raises:
+        ServiceError: INVALID_FIELD naming `inputs`, with the shape that was given and the one that is wanted.
+    """
+    if rows.shape[1:] != signature.shape:
+        wanted = ", ".join(map(str, signature.shape))
+        given = ", ".join(map(str, rows.shape))
+        raise invalid("inputs", f"the shape is [{given}] but the model takes [rows, {wanted}]")
+    if len(rows) == 0:
+        raise invalid("inputs", "there are no rows; send at least one")
+    if not np.isfinite(rows).all():
+        check_missing(rows, signature)
+
+
+def check_missing(rows: Floats, signature: Signature) -> None:
+    """Checks the not finite values of rows: infinity never fits, NaN only where the training data had some.
+
+    Raises:
+        ServiceError: INVALID_FIELD naming the first bad place.
+    """
+    bad = np.isinf(rows) if signature.missing_values else ~np.isfinite(rows)
+    if not bad.any():
+        return
+    place = np.unravel_index(int(np.argmax(bad)), rows.shape)
+    value = rows[place]
+    why = (
+        "the model's training data had no missing values, so it takes none"
+        if np.isnan(value)
+        else "infinity (or a number too large for 32-bit floats) is not allowed"
+    )
+    raise invalid(f"inputs[{', '.join(str(int(i)) for i in place)}]", f"the value is {value}; {why}")

@@ -1,0 +1,452 @@
+"""The models: which versions exist, which are loaded, and the operations that change it, one at a time for a name."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from service.domain.entities import Manifest, StoredVersion, VersionState, WantedLoad
+from service.domain.errors import Reason, ServiceError
+from service.domain.loaded import LoadedVersion
+from service.domain.nearest import hint, nearest
+from service.domain.ports import Artifacts, Clock, Inference, Journal
+
+log = logging.getLogger("fitserve.registry")
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class ModelEntry:
+    """A model as the registry knows it.
+
+    Attributes:
+        versions: Every version on disk.
+        loaded: The version that answers, or None.
+        moving: The version that is being loaded or unloaded, with its state.
+        operation: What holds the lock.
+        fitting: The job that trains a version of the model, or "".
+    """
+
+    name: str
+    versions: dict[int, StoredVersion] = field(default_factory=dict)
+    loaded: LoadedVersion | None = None
+    moving: tuple[int, VersionState] | None = None
+    operation: str = ""
+    fitting: str = ""
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def state(self, version: int) -> VersionState:
+        """Returns the state of a version."""
+        if self.moving is not None and self.moving[0] == version:
+            return self.moving[1]
+        if self.loaded is not None and self.loaded.manifest.version == version:
+            return VersionState.LOADED
+        return VersionState.FAILED if self.versions[version].error else VersionState.STORED
+
+    @property
+    def occupies_slot(self) -> bool:
+        """Whether the model counts against MAX_LOADED_MODELS."""
+        return self.loaded is not None or self.moving is not None
+
+
+class Registry:
+    """Knows the models and moves them in and out of Triton.
+
+    Args:
+        artifacts: The versions on disk.
+        journal: Where wanted loads are kept.
+        inference: Triton.
+        clock: The time of day.
+        max_loaded: The most models that may be loaded (MAX_LOADED_MODELS).
+        queue_rows: The most rows that may wait for one model.
+    """
+
+    def __init__(
+        self,
+        artifacts: Artifacts,
+        journal: Journal,
+        inference: Inference,
+        clock: Clock,
+        max_loaded: int,
+        queue_rows: int,
+    ) -> None:
+        self._artifacts = artifacts
+        self._journal = journal
+        self._inference = inference
+        self._clock = clock
+        self.max_loaded = max_loaded
+        self._queue_rows = queue_rows
+        self._models: dict[str, ModelEntry] = {}
+        self._available = False
+        self._generation = 0
+        self._running: set[asyncio.Task[Any]] = set()  # Any: operations return different things
+
+    # -- what is there -------------------------------------------------------------------------------------------
+
+    def models(self) -> list[ModelEntry]:
+        """Returns the models that have a version, by name."""
+        return [self._models[name] for name in sorted(self._models) if self._models[name].versions]
+
+    def model(self, name: str) -> ModelEntry:
+        """Returns a model. Raises ServiceError MODEL_NOT_FOUND naming the nearest known one."""
+        entry = self._models.get(name)
+        if entry is None or not entry.versions:
+            known = [entry.name for entry in self.models()]
+            raise ServiceError(
+                Reason.MODEL_NOT_FOUND,
+                f"there is no model {name!r}{hint(name, known)}",
+                {"model": name, "nearest": nearest(name, known)},
+            )
+        return entry
+
+    def exists(self, name: str) -> bool:
+        """Whether the model has a version."""
+        return name in self._models and bool(self._models[name].versions)
+
+    def stored(self, name: str, version: int | None) -> StoredVersion:
+        """Returns a version, the latest if None. Raises ServiceError MODEL_NOT_FOUND or VERSION_NOT_FOUND."""
+        entry = self.model(name)
+        wanted = max(entry.versions) if version is None else version
+        if wanted not in entry.versions:
+            have = ", ".join(map(str, sorted(entry.versions)))
+            raise ServiceError(
+                Reason.VERSION_NOT_FOUND,
+                f"model {name!r} has no version {wanted}; it has {have}",
+                {"model": name, "version": str(wanted)},
+            )
+        return entry.versions[wanted]
+
+    def serving(self, name: str, version: int | None) -> LoadedVersion:
+        """Returns the version that answers a prediction.
+
+        Raises:
+            ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_NOT_LOADED, MODEL_LOADING or TRITON_UNAVAILABLE.
+        """
+        entry = self._models.get(name)
+        if entry is not None and (loaded := entry.loaded) is not None:
+            if version is None or version == loaded.manifest.version:
+                return loaded
+        raise self._why_not_serving(name, version)
+
+    def _why_not_serving(self, name: str, version: int | None) -> ServiceError:
+        entry = self.model(name)
+        if version is not None:
+            self.stored(name, version)
+        if entry.moving is not None and version in (None, entry.moving[0]):
+            if not self._available:
+                return ServiceError(
+                    Reason.TRITON_UNAVAILABLE,
+                    f"Triton is being started again; model {name!r} will be loaded without further action, try again",
+                    {"model": name},
+                )
+            if entry.moving[1] == VersionState.LOADING:
+                return ServiceError(
+                    Reason.MODEL_LOADING, f"model {name!r} is being loaded; try again", {"model": name}
+                )
+        which = f"model {name!r}" if version is None else f"version {version} of model {name!r}"
+        loaded = f"; version {entry.loaded.manifest.version} is" if entry.loaded is not None else ""
+        return ServiceError(
+            Reason.MODEL_NOT_LOADED, f"{which} is not loaded{loaded}; call Load first", {"model": name}
+        )
+
+    # -- training makes versions ---------------------------------------------------------------------------------
+
+    def begin_fit(self, name: str, job: str, new_version: bool) -> Manifest | None:
+        """Reserves a name for a job; returns the latest version's manifest if there is one, else None.
+
+        Raises:
+            ServiceError: MODEL_EXISTS; OPERATION_IN_PROGRESS if another job or a removal has the name.
+        """
+        entry = self._entry(name)
+        if entry.fitting:
+            raise self._in_progress(name, f"fit of job {entry.fitting}")
+        if entry.operation.startswith("remove"):
+            raise self._in_progress(name, entry.operation)
+        if entry.versions and not new_version:
+            raise ServiceError(
+                Reason.MODEL_EXISTS,
+                f"model {name!r} exists; set existing to EXISTING_MODEL_NEW_VERSION, remove it first, or take another name",
+                {"model": name},
+            )
+        entry.fitting = job
+        whole = [stored.manifest for _, stored in sorted(entry.versions.items()) if stored.manifest]
+        return whole[-1] if whole else None
+
+    def next_version(self, name: str) -> int:
+        """Returns the number of the model's next version."""
+        return max(self._entry(name).versions, default=0) + 1
+
+    def end_fit(self, name: str, job: str) -> None:
+        """Gives the name back."""
+        entry = self._models.get(name)
+        if entry is not None and entry.fitting == job:
+            entry.fitting = ""
+            self._forget_empty(entry)
+
+    def add(self, stored: StoredVersion) -> None:
+        """Notes a version that is on disk."""
+        self._entry(stored.model).versions[stored.version] = stored
+
+    # -- load, unload, remove ------------------------------------------------------------------------------------
+
+    async def load(self, name: str, version: int | None, evict: bool, loaded_by: str) -> list[str]:
+        """Loads a version and returns the names of the models evicted for it. A loaded one stays as it is.
+
+        Raises:
+            ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, TOO_MANY_LOADED_MODELS, OPERATION_IN_PROGRESS, LOAD_FAILED,
+                ARTIFACT_DAMAGED, TRITON_UNAVAILABLE.
+        """
+        entry = self.model(name)
+        wanted = self.stored(name, version).version
+        if entry.loaded is not None and entry.loaded.manifest.version == wanted and not entry.lock.locked():
+            return []
+        return await self._operate(entry, "load", partial(self._load, entry, wanted, evict, loaded_by))
+
+    async def load_when_free(self, name: str, version: int, loaded_by: str) -> None:
+        """Loads a version when other operations on the model are done. Raises like `load`, but not OPERATION_IN_PROGRESS."""
+        entry = self.model(name)
+        async with self._holding(entry, "load"):
+            await self._load(entry, version, False, loaded_by)
+
+    async def unload(self, name: str) -> None:
+        """Unloads a model when its calls in flight are answered. An unloaded one stays as it is.
+
+        Raises:
+            ServiceError: MODEL_NOT_FOUND, OPERATION_IN_PROGRESS.
+        """
+        entry = self.model(name)
+        await self._operate(entry, "unload", partial(self._unload, entry))
+
+    async def remove(self, name: str, version: int | None, force: bool) -> list[int]:
+        """Deletes a version, or the model, and returns the versions deleted.
+
+        Raises:
+            ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_LOADED, OPERATION_IN_PROGRESS.
+        """
+        entry = self.model(name)
+        if version is not None:
+            self.stored(name, version)
+        self._check_removable(entry, version, force)
+        return await self._operate(entry, "remove", partial(self._remove, entry, version))
+
+    async def remove_all(self, force: bool) -> list[str]:
+        """Deletes all models and returns their names; nothing is deleted if one cannot be.
+
+        Raises:
+            ServiceError: MODEL_LOADED naming the loaded ones, OPERATION_IN_PROGRESS.
+        """
+        entries = self.models()
+        loaded = [entry.name for entry in entries if entry.occupies_slot]
+        if loaded and not force:
+            raise ServiceError(
+                Reason.MODEL_LOADED,
+                f"these models are loaded: {', '.join(loaded)}; unload them first, or set force",
+                {"models": ",".join(loaded)},
+            )
+        for entry in entries:
+            self._check_removable(entry, None, force)
+            if entry.lock.locked():
+                raise self._in_progress(entry.name, entry.operation)
+        for entry in entries:  # none of these waits, so all locks are taken before anything else runs
+            await self._begin(entry, "remove")
+        await asyncio.gather(*(self._finish(entry, partial(self._remove, entry, None)) for entry in entries))
+        return [entry.name for entry in entries]
+
+    def _check_removable(self, entry: ModelEntry, version: int | None, force: bool) -> None:
+        if entry.fitting and version is None:
+            raise self._in_progress(entry.name, f"fit of job {entry.fitting}")
+        if self._is_up(entry, version) and not force:
+            raise ServiceError(
+                Reason.MODEL_LOADED,
+                f"model {entry.name!r} is loaded; unload it first, or set force",
+                {"model": entry.name},
+            )
+
+    @staticmethod
+    def _is_up(entry: ModelEntry, version: int | None) -> bool:
+        up = {entry.moving[0]} if entry.moving else set()
+        if entry.loaded is not None:
+            up.add(entry.loaded.manifest.version)
+        return bool(up) if version is None else version in up
+
+    async def _load(self, entry: ModelEntry, version: int, evict: bool, loaded_by: str) -> list[str]:
+        if entry.loaded is not None and entry.loaded.manifest.version == version:
+            return []
+        if not self._available:
+            raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton is being started again; try again")
+        evicted = [] if entry.occupies_slot else await self._make_room(entry, evict)
+        old, generation = entry.loaded, self._generation
+        entry.moving = (version, VersionState.LOADING)
+        try:
+            manifest = await asyncio.to_thread(self._artifacts.verify, entry.name, version)
+            await self._inference.load(manifest)
+            await self._journal.want_loaded(WantedLoad(entry.name, version, loaded_by))
+            if generation != self._generation:
+                raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton died during the load; try again")
+        except ServiceError as error:
+            self._note_failed_load(entry, version, old, error)
+            raise
+        entry.moving = None
+        entry.versions[version] = StoredVersion(entry.name, version, manifest)
+        entry.loaded = LoadedVersion(manifest, self._inference, self._queue_rows, loaded_by, self._clock.now())
+        if old is not None:
+            await old.drain()
+        return evicted
+
+    @staticmethod
+    def _note_failed_load(entry: ModelEntry, version: int, old: LoadedVersion | None, error: ServiceError) -> None:
+        if error.reason in (Reason.LOAD_FAILED, Reason.ARTIFACT_DAMAGED):
+            entry.versions[version] = replace(entry.versions[version], error=error)
+        died = old is not None and entry.loaded is None  # Triton went down meanwhile; the old version comes back with it
+        entry.moving = (old.manifest.version, VersionState.LOADING) if old is not None and died else None
+
+    async def _make_room(self, entry: ModelEntry, evict: bool) -> list[str]:
+        """Returns the names of the models unloaded so that one more may be loaded."""
+        evicted: list[str] = []
+        while len(loaded := [other for other in self.models() if other.occupies_slot]) >= self.max_loaded:
+            idle = [o for o in loaded if o.loaded and not o.lock.locked() and not o.loaded.batcher.pending_requests]
+            if not evict or not idle:
+                raise self._too_many_loaded(entry.name, [other.name for other in loaded], evict)
+            victim = min(idle, key=lambda other: other.loaded.last_used if other.loaded else 0.0)
+            async with self._holding(victim, "unload"):
+                await self._unload(victim)
+            evicted.append(victim.name)
+        return evicted
+
+    def _too_many_loaded(self, name: str, loaded: list[str], evict: bool) -> ServiceError:
+        mend = "none of them is idle" if evict else "unload one, or set evict"
+        return ServiceError(
+            Reason.TOO_MANY_LOADED_MODELS,
+            f"model {name!r} cannot be loaded: {len(loaded)} of {self.max_loaded} models (MAX_LOADED_MODELS) are loaded, "
+            f"{', '.join(loaded)}; {mend}",
+            {"limit": str(self.max_loaded), "loaded": ",".join(loaded)},
+        )
+
+    async def _unload(self, entry: ModelEntry) -> None:
+        # Noted first: if the service dies half way, the model is not loaded again.
+        await self._journal.want_unloaded(entry.name)
+        if (loaded := entry.loaded) is not None:
+            entry.moving = (loaded.manifest.version, VersionState.UNLOADING)
+            entry.loaded = None
+            await loaded.drain()
+        if entry.moving is not None:
+            await self._unload_from_triton(entry.name)
+        entry.moving = None
+
+    async def _unload_from_triton(self, name: str) -> None:
+        try:
+            await self._inference.unload(name)
+        except ServiceError as error:
+            if error.reason != Reason.TRITON_UNAVAILABLE:
+                raise
+            log.info("model %s needs no unloading: Triton is away", name)  # what starts next has nothing loaded
+
+    async def _remove(self, entry: ModelEntry, version: int | None) -> list[int]:
+        removed = sorted(entry.versions) if version is None else [version]
+        if self._is_up(entry, version):
+            await self._unload(entry)
+        await asyncio.to_thread(self._artifacts.remove, entry.name, version)
+        for number in removed:
+            entry.versions.pop(number, None)
+        self._forget_empty(entry)
+        return removed
+
+    # -- Triton goes and comes -----------------------------------------------------------------------------------
+
+    async def triton_is_down(self) -> None:
+        """Notes that Triton has died: loaded versions will be loaded again, until then calls get UNAVAILABLE."""
+        self._available = False
+        self._generation += 1
+        for entry in self.models():
+            if (loaded := entry.loaded) is not None:
+                entry.moving = (loaded.manifest.version, VersionState.LOADING)
+                entry.loaded = None
+                await loaded.close()
+
+    async def triton_is_up(self) -> None:
+        """Makes Triton hold what should be loaded, and nothing else of ours. Failures are noted at the version."""
+        wanted = {load.model: load for load in await self._journal.wanted_loads()}
+        for name in await self._inference.loaded_models():
+            if name not in wanted and name in self._models:
+                await self._unload_from_triton(name)
+        self._available = True
+        await asyncio.gather(*(self._restore(load) for load in wanted.values()))
+
+    async def _restore(self, wanted: WantedLoad) -> None:
+        entry = self._models.get(wanted.model)
+        if entry is None or wanted.version not in entry.versions:
+            log.error("version %s of model %s should be loaded but is not on disk", wanted.version, wanted.model)
+            await self._journal.want_unloaded(wanted.model)
+            return
+        async with self._holding(entry, "load"):
+            try:
+                await self._load(entry, wanted.version, False, wanted.loaded_by)
+            except ServiceError as error:
+                log.error("version %s of model %s is not loaded again: %s", wanted.version, wanted.model, error)
+                if error.reason != Reason.TRITON_UNAVAILABLE:
+                    entry.moving = None
+
+    async def close(self) -> None:
+        """Lets operations under way finish, then closes all streams. What is loaded stays wanted."""
+        if self._running:
+            await asyncio.wait(self._running)
+        await asyncio.gather(*(entry.loaded.drain() for entry in self.models() if entry.loaded is not None))
+
+    # -- one operation a name ------------------------------------------------------------------------------------
+
+    def _entry(self, name: str) -> ModelEntry:
+        return self._models.setdefault(name, ModelEntry(name))
+
+    def _forget_empty(self, entry: ModelEntry) -> None:
+        if not entry.versions and not entry.fitting and not entry.occupies_slot:
+            self._models.pop(entry.name, None)
+
+    async def _operate(self, entry: ModelEntry, operation: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Runs an operation, or refuses it if another one on the model is under way."""
+        await self._begin(entry, operation)
+        return await self._finish(entry, work)
+
+    async def _begin(self, entry: ModelEntry, operation: str) -> None:
+        """Takes the model's lock without waiting. Raises ServiceError OPERATION_IN_PROGRESS."""
+        if entry.lock.locked():
+            raise self._in_progress(entry.name, entry.operation)
+        await entry.lock.acquire()
+        entry.operation = operation
+
+    async def _finish(self, entry: ModelEntry, work: Callable[[], Awaitable[T]]) -> T:
+        """Does the work and gives the lock back, to the end even if the caller goes away half way."""
+
+        async def run() -> T:
+            try:
+                return await work()
+            finally:
+                entry.operation = ""
+                entry.lock.release()
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    @asynccontextmanager
+    async def _holding(self, entry: ModelEntry, operation: str) -> AsyncIterator[None]:
+        async with entry.lock:
+            entry.operation = operation
+            try:
+                yield
+            finally:
+                entry.operation = ""
+
+    @staticmethod
+    def _in_progress(name: str, operation: str) -> ServiceError:
+        return ServiceError(
+            Reason.OPERATION_IN_PROGRESS,
+            f"another operation on model {name!r} is under way ({operation}); try again when it is done",
+            {"model": name, "operation": operation},
+        )

@@ -1,0 +1,1 @@
+"""The transport: gRPC in, domain calls, gRPC out."""

@@ -1,0 +1,105 @@
+"""Field bounds: what no request may contain. The bounds themselves stand in the contract, as options of the fields."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from fitserve.v1 import options_pb2
+from service.domain.errors import invalid
+
+MODEL_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+"""What a model may be called; also our defence against names in Triton's control API."""
+
+DATASET_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+MAX_TEXT = 256
+"""The longest free text, such as a display name or a column's name."""
+
+DEFAULT_PAGE = 100
+MAX_PAGE = 1000
+
+
+def model_name(name: str, field: str = "model") -> str:
+    """Returns a model name that is well-formed. Raises ServiceError INVALID_FIELD."""
+    if not MODEL_NAME.fullmatch(name):
+        shown = repr(name if len(name) <= 80 else name[:80] + "...")
+        raise invalid(
+            field, f"{shown} is no model name; it takes 1 to 63 of a-z, 0-9, _ and -, and starts with a letter"
+        )
+    return name
+
+
+def dataset_digest(digest: str, field: str = "dataset") -> str:
+    """Returns a dataset's digest that is well-formed. Raises ServiceError INVALID_FIELD."""
+    if not DATASET_DIGEST.fullmatch(digest):
+        raise invalid(field, "a dataset is named by its digest: 'sha256:' and 64 hexadecimal digits")
+    return digest
+
+
+def text(value: str, field: str, limit: int = MAX_TEXT) -> str:
+    """Returns a text that is not too long. Raises ServiceError INVALID_FIELD."""
+    if len(value) > limit:
+        raise invalid(field, f"it has {len(value)} characters and {limit} are allowed")
+    return value
+
+
+def page_size(asked: int) -> int:
+    """Returns the page size to use for the one asked for."""
+    return min(asked or DEFAULT_PAGE, MAX_PAGE)
+
+
+def version(request: Message) -> int | None:
+    """Returns the request's version, or None if it names none. Raises ServiceError INVALID_FIELD."""
+    bounds(request)
+    value: int = getattr(request, "version")
+    return value if request.HasField("version") else None
+
+
+def bounds(message: Message, path: str = "") -> None:
+    """Checks every set field of a message that has bounds, and that enum values are known.
+
+    Args:
+        path: Where the message stands in the request, such as "random_forest".
+
+    Raises:
+        ServiceError: INVALID_FIELD naming the field, its value and what is allowed.
+    """
+    for field, value in message.ListFields():
+        place = f"{path}.{field.name}" if path else field.name
+        for item in value if field.is_repeated else (value,):
+            if field.type == FieldDescriptor.TYPE_ENUM and item not in field.enum_type.values_by_number:
+                raise invalid(place, f"{item} is none of {', '.join(field.enum_type.values_by_name)}")
+        if field.GetOptions().HasExtension(options_pb2.bounds):
+            _check(field, value, field.GetOptions().Extensions[options_pb2.bounds], place)
+
+
+def _check(field: FieldDescriptor, value: Any, limits: options_pb2.Bounds, place: str) -> None:
+    """Any: the value of a protobuf field of whatever type."""
+    if not field.is_repeated:
+        _check_item(value, limits, place)
+        return
+    if limits.HasField("max_items") and len(value) > limits.max_items:
+        raise invalid(place, f"there are {len(value)} entries and at most {limits.max_items} are allowed")
+    for index, item in enumerate(value):
+        _check_item(item, limits, f"{place}[{index}]")
+
+
+def _check_item(value: str | float, limits: options_pb2.Bounds, place: str) -> None:
+    if isinstance(value, str):
+        if limits.one_of and value not in limits.one_of:
+            raise invalid(place, f"{value[:80]!r} is none of {', '.join(limits.one_of)}")
+        return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise invalid(place, f"{value} is not a finite number")
+    if limits.HasField("min") and value < limits.min:
+        raise invalid(place, f"{value} is too small; the smallest value is {limits.min:g}")
+    if limits.HasField("max") and value > limits.max:
+        raise invalid(place, f"{value} is too large; the largest value is {limits.max:g}")
+    if limits.HasField("above") and value <= limits.above:
+        raise invalid(place, f"{value} is too small; it must be above {limits.above:g}")
+    if limits.HasField("below") and value >= limits.below:
+        raise invalid(place, f"{value} is too large; it must be below {limits.below:g}")

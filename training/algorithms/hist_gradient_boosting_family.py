@@ -1,0 +1,166 @@
+"""Histogram-based gradient boosting of scikit-learn."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import onnx
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+from onnx import helper
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+from training.algorithms.base import Problem
+from training.data import Floats, Rows
+from training.errors import invalid_field
+from training.export import graph, trees
+from training.progress import Progress
+from training.spec import Json, effective_parameters
+
+_LOG_LINK_LOSSES = ("gamma", "poisson")
+
+
+class Family:
+    """Boosted trees; features and thresholds are compared in double precision, as scikit-learn does."""
+
+    DEFAULTS: ClassVar[Mapping[str, Json]] = {
+        "max_iter": 100,
+        "learning_rate": 0.1,
+        "max_leaf_nodes": 31,
+        "max_depth": None,
+        "min_samples_leaf": 20,
+        "l2_regularization": 0.0,
+        "max_bins": 255,
+        "early_stopping": False,
+        "loss": None,
+        "class_weight": None,
+    }
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("scikit-learn",)
+
+    def __init__(self, hyper_parameters: Message, problem: Problem) -> None:
+        """Builds the untrained model."""
+        parameters = effective_parameters(hyper_parameters, self.DEFAULTS)
+        _check(parameters, problem)
+        arguments: dict[str, object] = {**parameters, "random_state": problem.seed, "verbose": 1}
+        if problem.task == "classification":
+            del arguments["loss"]
+            self._booster = HistGradientBoostingClassifier(**arguments)
+        else:
+            arguments["loss"] = parameters["loss"] = parameters["loss"] or "squared_error"
+            del arguments["class_weight"]
+            self._booster = HistGradientBoostingRegressor(**arguments)
+        self.parameters = parameters
+        self._problem = problem
+
+    def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
+        """Trains the model; the progress is read from the lines that scikit-learn prints after each round."""
+        self._check_targets(train.targets)
+        with contextlib.redirect_stdout(_RoundLines(progress)):
+            self._booster.fit(_matrix(train.features), train.targets)
+
+    def predict(self, features: Floats) -> NDArray[np.float64]:
+        """Returns the class probabilities or the values."""
+        matrix = _matrix(features)
+        if self._problem.task == "regression":
+            return np.asarray(self._booster.predict(matrix), np.float64).reshape(-1, 1)
+        return np.asarray(self._booster.predict_proba(matrix), np.float64)
+
+    def export(self) -> onnx.ModelProto:
+        """Returns the trees as one ensemble, followed by the inverse of the loss's link."""
+        # scikit-learn has no public way to its trees.
+        base = np.asarray(self._booster._baseline_prediction, np.float64).ravel()
+        grown = [
+            _tree(predictor.nodes, target)
+            for boosting_round in self._booster._predictors
+            for target, predictor in enumerate(boosting_round)
+        ]
+        classes = self._problem.class_count
+        link = self._link()
+        nodes = trees.sum_nodes(grown, "BRANCH_LEQ", base, "raw" if link else graph.SCORES)
+        return graph.model(
+            nodes + link, {"one": graph.ONE} if classes == 2 else {}, self._problem.feature_shape, max(classes, 1)
+        )
+
+    def _link(self) -> list[onnx.NodeProto]:
+        """Returns the operations from the sum of the trees to the scores."""
+        if self._problem.class_count == 2:
+            return [helper.make_node("Sigmoid", ["raw"], ["second_class"]), *graph.two_classes("second_class")]
+        if self._problem.class_count:
+            return [helper.make_node("Softmax", ["raw"], [graph.SCORES], axis=1)]
+        if self.parameters["loss"] in _LOG_LINK_LOSSES:
+            return [helper.make_node("Exp", ["raw"], [graph.SCORES])]
+        return []
+
+    def _check_targets(self, targets: NDArray[np.int64] | NDArray[np.float64]) -> None:
+        """Raises INVALID_FIELD if the loss or early stopping cannot work with these targets."""
+        loss = self.parameters["loss"]
+        if loss == "gamma" and targets.min() <= 0:
+            raise _invalid("loss", "gamma needs targets above zero; use squared_error for others")
+        if loss == "poisson" and (targets.min() < 0 or targets.sum() <= 0):
+            raise _invalid("loss", "poisson needs targets of zero or more, some above zero; use squared_error for others")
+        if not self.parameters["early_stopping"]:
+            return
+        # A tenth is set aside, by class for classification.
+        aside = -(-len(targets) // 10)
+        classes = self._problem.class_count
+        rarest = np.bincount(targets.astype(np.int64)).min() if classes else 2
+        if rarest < 2 or min(aside, len(targets) - aside) < max(classes, 1):
+            raise _invalid("early_stopping", "there are too few rows to set a tenth of each label aside; leave it unset")
+
+
+class _RoundLines(io.TextIOBase):
+    """Takes the lines that scikit-learn prints and reports the rounds in them."""
+
+    _ROUND = re.compile(r"\[(\d+)/(\d+)\] .* in [\d.]+s")
+    _LOSS = re.compile(r"(train|val) loss: ([\d.e+-]+)")
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._line = ""
+
+    def write(self, text: str) -> int:
+        self._line += text
+        *lines, self._line = self._line.split("\n")
+        for line in lines:
+            if match := self._ROUND.match(line):
+                losses = {_LOSS_NAMES[name]: float(value) for name, value in self._LOSS.findall(line)}
+                self._progress.step(int(match[1]), int(match[2]), "round", losses)
+        return len(text)
+
+
+_LOSS_NAMES = {"train": "loss", "val": "early_stopping_loss"}
+
+
+# Any: the nodes are a structured array, whose fields numpy cannot type.
+def _tree(nodes, target: int) -> trees.Tree:  # type: ignore[no-untyped-def]
+    return trees.Tree(
+        leaf=nodes["is_leaf"] != 0,
+        feature=nodes["feature_idx"],
+        threshold=nodes["num_threshold"],
+        left=nodes["left"],
+        right=nodes["right"],
+        missing_left=nodes["missing_go_to_left"] != 0,
+        values=nodes["value"].reshape(-1, 1),
+        target=target,
+    )
+
+
+def _check(parameters: Mapping[str, Json], problem: Problem) -> None:
+    if problem.task == "classification" and parameters["loss"] is not None:
+        raise _invalid("loss", "classification always uses the log loss; leave it unset, or set task to regression")
+    if problem.task == "regression" and parameters["class_weight"] is not None:
+        raise _invalid("class_weight", "regression has no classes to weigh; leave it unset")
+
+
+def _invalid(field: str, message: str) -> Exception:
+    return invalid_field(f"hist_gradient_boosting.{field}", message)
+
+
+def _matrix(features: Floats) -> NDArray[np.float64]:
+    """Returns the features as [rows, columns] in double precision."""
+    return features.reshape(len(features), -1).astype(np.float64)

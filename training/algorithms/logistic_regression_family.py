@@ -1,0 +1,83 @@
+"""Logistic regression of scikit-learn, over standardized features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import onnx
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+from training.algorithms.base import Problem
+from training.data import Floats, Rows
+from training.export import graph
+from training.progress import Progress
+from training.spec import Json, effective_parameters
+
+
+class Family:
+    """A linear classifier, computed in double precision in training and in serving."""
+
+    DEFAULTS: ClassVar[Mapping[str, Json]] = {
+        "c": 1.0,
+        "max_iter": 1000,
+        "tol": 1e-4,
+        "fit_intercept": True,
+        "solver": "lbfgs",
+        "class_weight": None,
+    }
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("scikit-learn",)
+
+    def __init__(self, hyper_parameters: Message, problem: Problem) -> None:
+        """Builds the untrained model."""
+        self.parameters = effective_parameters(hyper_parameters, self.DEFAULTS)
+        self._problem = problem
+        names = {"c": "C"}
+        self._classifier = LogisticRegression(
+            **{names.get(name, name): value for name, value in self.parameters.items()}, random_state=problem.seed
+        )
+        self._pipeline = Pipeline([("scale", StandardScaler()), ("classify", self._classifier)])
+
+    def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
+        """Trains the model; the solver shows nothing until it ends, so there is one step."""
+        self._pipeline.fit(_matrix(train.features), train.targets)
+        iterations = int(self._classifier.n_iter_.max())
+        progress.step(iterations, iterations, "iteration")
+
+    def predict(self, features: Floats) -> NDArray[np.float64]:
+        """Returns the class probabilities."""
+        probabilities: NDArray[np.float64] = self._pipeline.predict_proba(_matrix(features))
+        return probabilities
+
+    def export(self) -> onnx.ModelProto:
+        """Returns the model as one matrix product: the scaling is part of the weights."""
+        scaler = self._pipeline["scale"]
+        coefficients, intercept = self._classifier.coef_, self._classifier.intercept_
+        if self._problem.class_count == 2:
+            # scikit-learn keeps one decision value; the softmax over zero and it is its logistic function.
+            coefficients = np.vstack([np.zeros_like(coefficients), coefficients])
+            intercept = np.array([0.0, float(np.ravel(intercept)[0])])
+        weights = coefficients / scaler.scale_
+        bias = intercept - weights @ scaler.mean_
+        shape = self._problem.feature_shape
+        nodes = [
+            helper.make_node("Flatten", [graph.FEATURES], ["flat"]),
+            helper.make_node("Cast", ["flat"], ["doubles"], to=TensorProto.DOUBLE),
+            helper.make_node("MatMul", ["doubles", "weights"], ["products"]),
+            helper.make_node("Add", ["products", "bias"], ["decisions"]),
+            helper.make_node("Softmax", ["decisions"], ["probabilities"], axis=1),
+            helper.make_node("Cast", ["probabilities"], [graph.SCORES], to=TensorProto.FLOAT),
+        ]
+        constants = {"weights": np.ascontiguousarray(weights.T), "bias": bias}
+        return graph.model(nodes, constants, shape, self._problem.class_count)
+
+
+def _matrix(features: Floats) -> NDArray[np.float64]:
+    """Returns the features as [rows, columns] in double precision."""
+    return features.reshape(len(features), -1).astype(np.float64)

@@ -1,0 +1,63 @@
+"""Multi-layer perceptrons in PyTorch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import onnx
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+from torch import nn
+
+from fitserve.v1 import algorithm_pb2
+from training.algorithms.base import Problem
+from training.algorithms.networks import Network, Schedule
+from training.data import Floats, Rows
+from training.progress import Progress
+from training.spec import Json, effective_parameters
+
+
+class Family:
+    """Fully connected layers over standardized features."""
+
+    DEFAULTS: ClassVar[Mapping[str, Json]] = {
+        "hidden_sizes": [64],
+        "epochs": 50,
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+        "dropout": 0.0,
+        "weight_decay": 0.0,
+    }
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch",)
+
+    def __init__(self, hyper_parameters: Message, problem: Problem) -> None:
+        """Builds the untrained network."""
+        self.parameters = effective_parameters(hyper_parameters, self.DEFAULTS)
+        chosen = json_format.ParseDict(self.parameters, algorithm_pb2.TorchMlp())
+
+        def layers() -> list[nn.Module]:
+            made: list[nn.Module] = [nn.Flatten()]
+            width = math.prod(problem.feature_shape)
+            for hidden_size in chosen.hidden_sizes:
+                made += [nn.Linear(width, hidden_size), nn.ReLU(), nn.Dropout(chosen.dropout)]
+                width = hidden_size
+            return [*made, nn.Linear(width, max(problem.class_count, 1))]
+
+        self._network = Network(layers, (0,), problem, "torch_mlp", "hidden_sizes")
+        self._schedule = Schedule(chosen.epochs, chosen.batch_size, chosen.learning_rate, chosen.weight_decay)
+
+    def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
+        """Trains the network."""
+        self._network.fit(train, validation, self._schedule, progress)
+
+    def predict(self, features: Floats) -> NDArray[np.float64]:
+        """Returns the class probabilities or the values."""
+        return self._network.predict(features)
+
+    def export(self) -> onnx.ModelProto:
+        """Returns the network as ONNX."""
+        return self._network.export()

@@ -1,0 +1,167 @@
+"""Gradient boosted trees of XGBoost."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import onnx
+import xgboost
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+from onnx import helper
+
+from training.algorithms.base import Problem
+from training.data import Floats, Rows
+from training.export import graph, trees
+from training.progress import Progress
+from training.spec import Json, effective_parameters
+
+
+class Family:
+    """Boosted trees, grown on histograms."""
+
+    DEFAULTS: ClassVar[Mapping[str, Json]] = {
+        "n_estimators": 100,
+        "max_depth": 6,
+        "learning_rate": 0.3,
+        "min_child_weight": 1.0,
+        "gamma": 0.0,
+        "subsample": 1.0,
+        "colsample_bytree": 1.0,
+        "reg_alpha": 0.0,
+        "reg_lambda": 1.0,
+        "max_bin": 256,
+    }
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("xgboost",)
+
+    def __init__(self, hyper_parameters: Message, problem: Problem) -> None:
+        """Builds the untrained model."""
+        self.parameters = effective_parameters(hyper_parameters, self.DEFAULTS)
+        self._problem = problem
+        self._booster = xgboost.Booster()
+
+    def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
+        """Trains the model and reports the loss on both sets of rows after each round."""
+        arguments = dict(self.parameters)
+        rounds = arguments.pop("n_estimators")
+        assert isinstance(rounds, int)
+        arguments |= {"tree_method": "hist", "seed": self._problem.seed, "nthread": self._problem.cores}
+        arguments |= self._objective()
+        max_bin = arguments["max_bin"]
+        train_matrix = xgboost.QuantileDMatrix(
+            _matrix(train.features), train.targets, nthread=self._problem.cores, max_bin=max_bin
+        )
+        validation_matrix = xgboost.QuantileDMatrix(
+            _matrix(validation.features),
+            validation.targets,
+            nthread=self._problem.cores,
+            max_bin=max_bin,
+            ref=train_matrix,
+        )
+        self._booster = xgboost.train(
+            arguments,
+            train_matrix,
+            rounds,
+            evals=[(train_matrix, "train"), (validation_matrix, "validation")],
+            verbose_eval=False,
+            callbacks=[_Rounds(progress, rounds)],
+        )
+
+    def predict(self, features: Floats) -> NDArray[np.float64]:
+        """Returns the class probabilities or the values."""
+        predictions = np.asarray(self._booster.inplace_predict(_matrix(features)), np.float64)
+        if self._problem.class_count == 2:
+            return np.stack([1.0 - predictions, predictions], axis=1)
+        return predictions.reshape(len(features), -1)
+
+    def export(self) -> onnx.ModelProto:
+        """Returns the trees as one ensemble, followed by the inverse of the objective's link."""
+        learner = json.loads(self._booster.save_raw("json"))["learner"]
+        booster = learner["gradient_booster"]["model"]
+        base = np.array(json.loads(learner["learner_model_param"]["base_score"]), np.float64)
+        classes = self._problem.class_count
+        if classes == 2:
+            base = np.array([math.log(base[0] / (1.0 - base[0]))])
+        grown = [
+            _tree(tree, target) for tree, target in zip(booster["trees"], booster["tree_info"], strict=True)
+        ]
+        link = self._link()
+        nodes = trees.sum_nodes(grown, "BRANCH_LT", base, "raw" if link else graph.SCORES)
+        return graph.model(
+            nodes + link, {"one": graph.ONE} if classes == 2 else {}, self._problem.feature_shape, max(classes, 1)
+        )
+
+    def _objective(self) -> dict[str, Json]:
+        classes = self._problem.class_count
+        if not classes:
+            return {"objective": "reg:squarederror"}
+        if classes == 2:
+            return {"objective": "binary:logistic"}
+        return {"objective": "multi:softprob", "num_class": classes}
+
+    def _link(self) -> list[onnx.NodeProto]:
+        """Returns the operations from the sum of the trees to the scores."""
+        if self._problem.class_count == 2:
+            return [helper.make_node("Sigmoid", ["raw"], ["second_class"]), *graph.two_classes("second_class")]
+        if self._problem.class_count:
+            return [helper.make_node("Softmax", ["raw"], [graph.SCORES], axis=1)]
+        return []
+
+
+class _Rounds(xgboost.callback.TrainingCallback):
+    """Reports each round of `total`."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        super().__init__()
+        self._progress = progress
+        self._total = total
+
+    def after_iteration(self, model: object, epoch: int, evals_log: Mapping[str, Mapping[str, list[float]]]) -> bool:
+        """Reports a round; the names of its metrics are like validation_logloss."""
+        measured = {
+            f"{rows}_{metric}": float(values[-1])
+            for rows, metrics in evals_log.items()
+            for metric, values in metrics.items()
+        }
+        self._progress.step(epoch + 1, self._total, "round", measured)
+        return False
+
+
+def _tree(tree: Mapping[str, list[float]], target: int) -> trees.Tree:
+    """Returns a tree of the booster's JSON, without the nodes that pruning cut off."""
+    left = np.array(tree["left_children"], np.int64)
+    right = np.array(tree["right_children"], np.int64)
+    kept = _reachable(left, right)
+    number = np.cumsum(kept) - 1
+    # The JSON has the digits of 32-bit floats. It is a leaf's value, or what the feature must be smaller than.
+    conditions = np.array(tree["split_conditions"], np.float32).astype(np.float64)[kept]
+    return trees.Tree(
+        leaf=left[kept] < 0,
+        feature=np.array(tree["split_indices"], np.int64)[kept],
+        threshold=conditions,
+        left=number[left[kept]],
+        right=number[right[kept]],
+        missing_left=np.array(tree["default_left"], np.int64)[kept] != 0,
+        values=conditions.reshape(-1, 1),
+        target=target,
+    )
+
+
+def _reachable(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Returns which nodes can be reached from the root."""
+    reached = np.zeros(len(left), np.bool_)
+    level = np.array([0])
+    while len(level):
+        reached[level] = True
+        inner = level[left[level] >= 0]
+        level = np.concatenate([left[inner], right[inner]])
+    return reached
+
+
+def _matrix(features: Floats) -> Floats:
+    """Returns the features as [rows, columns]."""
+    return features.reshape(len(features), -1)

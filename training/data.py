@@ -1,0 +1,181 @@
+"""Reads a dataset and splits it into rows to train on and rows held out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.errors import invalid_field
+from training.spec import Spec, Task
+
+Label: TypeAlias = str | int | float | bool
+Floats: TypeAlias = NDArray[np.float32]
+Integers: TypeAlias = NDArray[np.int64]
+
+
+class Column(TypedDict):
+    """A column as dataset.json describes it."""
+
+    name: str
+    kind: str
+    file: str
+    dtype: str
+    vocabulary: list[str]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows with their targets.
+
+    Attributes:
+        features: float32 [rows, ...].
+        targets: int64 class indexes or float64 values, [rows].
+    """
+
+    features: Floats
+    targets: NDArray[np.int64] | NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+        return len(self.features)
+
+    def take(self, rows: Integers) -> Rows:
+        """Returns a copy of some rows."""
+        return Rows(self.features[rows], self.targets[rows])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset in memory.
+
+    Attributes:
+        rows: All rows.
+        classes: The labels in the order of the class indexes, sorted; empty for regression.
+        label_kind: The kind of the labels; empty for regression.
+        columns: Name and kind of each feature column; empty for tensors.
+        missing_values: Whether some feature is NaN.
+    """
+
+    rows: Rows
+    classes: list[Label]
+    label_kind: str
+    columns: list[dict[str, str]]
+    missing_values: bool
+
+
+def load(spec: Spec) -> Dataset:
+    """Returns the dataset of `spec`.
+
+    Raises:
+        FitError: INVALID_FIELD; the data cannot be learned from.
+    """
+    description = json.loads((spec.dataset / "dataset.json").read_text())
+    columns: list[Column] = description["columns"]
+    target: Column | None = description["targets"]
+    if target is None:
+        target = next(column for column in columns if column["name"] == spec.target)
+        columns = [column for column in columns if column["name"] != spec.target]
+    field = "target" if spec.target else "inline.targets"
+    row_count: int = description["row_count"]
+    if row_count < 2:
+        raise invalid_field("inline.inputs", "training needs at least 2 rows")
+    features = _features(spec.dataset, description["features"], columns, row_count)
+    targets, classes = _targets(spec.dataset, target, spec.task, field)
+    return Dataset(
+        rows=Rows(features, targets),
+        classes=classes,
+        label_kind=target["kind"] if spec.task == "classification" else "",
+        columns=[{"name": column["name"], "kind": column["kind"]} for column in columns],
+        missing_values=bool(np.isnan(features).any()),
+    )
+
+
+def _features(directory: Path, tensor: dict[str, object] | None, columns: list[Column], row_count: int) -> Floats:
+    if tensor is not None:
+        shape = tensor["shape"]
+        assert isinstance(shape, list)
+        features: Floats = np.fromfile(directory / str(tensor["file"]), "<f4").reshape(row_count, *shape)
+    else:
+        features = np.empty((row_count, len(columns)), np.float32)
+        with np.errstate(over="ignore"):
+            for index, column in enumerate(columns):
+                features[:, index] = np.fromfile(directory / column["file"], column["dtype"])
+    if np.isinf(features).any():
+        raise invalid_field(
+            "inline.inputs", "some features are infinite, or too large for 32-bit floats; remove or scale them"
+        )
+    return features
+
+
+def _targets(
+    directory: Path, column: Column, task: Task, field: str
+) -> tuple[NDArray[np.int64] | NDArray[np.float64], list[Label]]:
+    values = np.fromfile(directory / column["file"], column["dtype"])
+    missing = values < 0 if column["kind"] == "category" else np.isnan(values)
+    if missing.any():
+        row = int(np.flatnonzero(missing)[0])
+        raise invalid_field(field, f"the target of row {row} is missing; give one or remove the row")
+    if task == "regression":
+        if not np.isfinite(values).all():
+            raise invalid_field(field, "some targets are infinite; remove these rows")
+        return values.astype(np.float64), []
+    indexes, classes = encode_labels(values, column)
+    if len(classes) < 2:
+        raise invalid_field(field, f"all rows have the label {classes[0]!r}; a classifier needs at least two labels")
+    return indexes, classes
+
+
+def encode_labels(values: NDArray[np.generic], column: Column) -> tuple[Integers, list[Label]]:
+    """Returns the class index of each value and the classes, which are the distinct labels in sorted order."""
+    distinct, indexes = np.unique(values, return_inverse=True)
+    indexes = indexes.astype(np.int64)
+    if column["kind"] == "boolean":
+        return indexes, [bool(value) for value in distinct]
+    if column["kind"] != "category":
+        return indexes, distinct.tolist()
+    labels = [column["vocabulary"][code] for code in distinct.tolist()]
+    order = np.array(sorted(range(len(labels)), key=labels.__getitem__))
+    position = np.empty(len(labels), np.int64)
+    position[order] = np.arange(len(labels))
+    return position[indexes], [labels[index] for index in order]
+
+
+def split(dataset: Dataset, validation_fraction: float, seed: int) -> tuple[Rows, Rows]:
+    """Returns the rows to train on and the rows held out, both in random order and never empty.
+
+    Classes are held out in proportion, and each keeps at least one row to train on.
+
+    Raises:
+        FitError: INVALID_FIELD; no label occurs twice, so that no row can be held out.
+    """
+    generator = np.random.default_rng(seed)
+    order: Integers = generator.permutation(len(dataset.rows))
+    count = min(max(1, round(len(order) * validation_fraction)), len(order) - 1)
+    if dataset.classes:
+        held_out = _hold_out_by_class(dataset.rows.targets[order].astype(np.int64), count)
+    else:
+        held_out = np.arange(len(order)) < count
+    return dataset.rows.take(order[~held_out]), dataset.rows.take(order[held_out])
+
+
+def _hold_out_by_class(targets: Integers, count: int) -> NDArray[np.bool_]:
+    """Returns which rows to hold out: of each class its first ones, `count` together if the classes allow it."""
+    sizes = np.bincount(targets)
+    if sizes.max() < 2:
+        raise invalid_field("inline.targets", "each label occurs only once; give at least two rows of some label")
+    shares = sizes * (count / len(targets))
+    quotas = np.minimum(np.floor(shares).astype(np.int64), sizes - 1)
+    # What rounding down left over goes to the classes that lost most by it and still can spare a row.
+    while quotas.sum() < count and (quotas < sizes - 1).any():
+        spare = np.where(quotas < sizes - 1, shares - quotas, -np.inf)
+        quotas[np.argmax(spare)] += 1
+    by_class = np.argsort(targets, kind="stable")
+    rank = np.arange(len(targets)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    held_out = np.zeros(len(targets), np.bool_)
+    held_out[by_class] = rank < np.repeat(quotas, sizes)
+    return held_out

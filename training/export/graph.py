@@ -1,0 +1,76 @@
+"""ONNX models with the one input and the one output that every model of FitServe has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from training.errors import invalid_field
+
+FEATURES = "features"
+SCORES = "scores"
+TREE_DOMAIN = "ai.onnx.ml"
+
+# What the onnxruntime of Triton 24.01 can read.
+_IR_VERSION = 8
+_OPSET = 17
+_TREE_OPSET = 3
+_MOST_BYTES = 2**31 - 1
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto],
+    constants: Mapping[str, NDArray[np.generic]],
+    feature_shape: Sequence[int],
+    score_count: int,
+) -> onnx.ModelProto:
+    """Returns the model of `nodes`, which lead from `features` to `scores`.
+
+    Args:
+        nodes: The operations in order.
+        constants: The arrays that they use, by name.
+        feature_shape: The shape of one row.
+        score_count: The number of scores of one row.
+    """
+    graph = helper.make_graph(
+        nodes,
+        "fitserve",
+        [helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["batch", *feature_shape])],
+        [helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, ["batch", score_count])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", _OPSET)]
+    if any(node.domain == TREE_DOMAIN for node in nodes):
+        opsets.append(helper.make_opsetid(TREE_DOMAIN, _TREE_OPSET))
+    return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="fitserve")
+
+
+def serialize(exported: onnx.ModelProto, algorithm: str) -> bytes:
+    """Returns the bytes of the model file.
+
+    Raises:
+        FitError: INVALID_FIELD; the model is larger than a protobuf message can be.
+    """
+    if exported.ByteSize() > _MOST_BYTES:
+        raise invalid_field(
+            algorithm, "the trained model is larger than 2 GiB; ask for fewer or smaller trees, or narrower layers"
+        )
+    return exported.SerializeToString()
+
+
+def two_classes(second: str) -> list[onnx.NodeProto]:
+    """Returns the operations from the probability of the second of two classes, [rows, 1], to `scores`.
+
+    They use the constant `one`, which is `ONE`.
+    """
+    return [
+        helper.make_node("Sub", ["one", second], ["first_class"]),
+        helper.make_node("Concat", ["first_class", second], [SCORES], axis=1),
+    ]
+
+
+ONE = np.ones((1, 1), np.float32)

@@ -1,0 +1,84 @@
+"""The recipe of a training."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+from training import algorithms, data, limits, manifest, metrics, parity
+from training.algorithms.base import Problem
+from training.errors import EXIT_CODES, as_fit_error, invalid_field
+from training.export import graph
+from training.progress import Progress
+from training.spec import Spec, read
+
+
+def run(spec: Spec, progress: Progress) -> None:
+    """Trains the model of `spec` and writes it.
+
+    Raises:
+        FitError: The caller can mend it, or the export is not equal to the trained model.
+    """
+    dataset = data.load(spec)
+    _check_signature(spec, dataset)
+    train, validation = data.split(dataset, spec.validation_fraction, spec.seed)
+    problem = Problem(
+        task=spec.task,
+        feature_shape=train.features.shape[1:],
+        class_count=len(dataset.classes),
+        seed=spec.seed,
+        cores=spec.cores,
+    )
+    progress.started(len(train), len(validation))
+    algorithm = algorithms.build(spec.algorithm, spec.hyper_parameters, problem)
+    algorithm.fit(train, validation, progress)
+    measured = metrics.score(spec.task, validation, algorithm.predict(validation.features))
+    model = graph.serialize(algorithm.export(), spec.algorithm)
+    proof = parity.prove(model, algorithm, spec.task, validation.features, dataset.missing_values, spec.seed)
+    description = manifest.describe(
+        spec, dataset, train, validation, algorithm.parameters, algorithm.LIBRARIES, measured, proof
+    )
+    manifest.write(spec.output, model, description)
+    progress.done(measured)
+
+
+def execute(spec_path: Path, events: int) -> int:
+    """Runs the training of a spec file under its limits and returns the exit code.
+
+    Args:
+        spec_path: The spec file.
+        events: The file descriptor for the events. Everything else goes to standard output and standard error.
+    """
+    progress = Progress(events)
+    algorithm = "the model"
+    try:
+        spec = read(spec_path)
+        algorithm = spec.algorithm
+        limits.set_process_name(f"fit:{spec.model}")
+        limits.set_threads(spec.cores)
+        limits.set_memory_limit(spec.memory_limit_bytes)
+        with progress:
+            run(spec, progress)
+    except Exception as error:
+        limits.lift_memory_limit()
+        traceback.print_exc()
+        failure = as_fit_error(error, algorithm)
+        progress.failed(failure)
+        return EXIT_CODES[failure.reason]
+    return 0
+
+
+def _check_signature(spec: Spec, dataset: data.Dataset) -> None:
+    """Raises INVALID_FIELD if the data does not have the shape and columns that the model must keep."""
+    wanted = list(spec.signature.shape)
+    if not wanted:
+        return
+    shape = list(dataset.rows.features.shape[1:])
+    columns = [column["name"] for column in dataset.columns]
+    names = [column.name for column in spec.signature.columns]
+    if shape != wanted or columns != names:
+        raise invalid_field(
+            "inline.inputs",
+            f"rows have the shape {shape} and the columns {columns}, but the versions before have {wanted} and {names}; "
+            "a new version must keep them; train under another name instead",
+        )

@@ -1,0 +1,112 @@
+"""Reads the spec of one training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from google.protobuf.message import Message
+
+from fitserve.v1 import model_pb2, training_job_pb2, training_spec_pb2
+
+Task: TypeAlias = Literal["classification", "regression"]
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+
+_TASKS: dict[int, Task] = {
+    training_job_pb2.TASK_CLASSIFICATION: "classification",
+    training_job_pb2.TASK_REGRESSION: "regression",
+}
+_DEFAULT_VALIDATION_FRACTION = 0.2
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One training, as the service asks for it.
+
+    Attributes:
+        job: The identifier of the job.
+        model: The name of the model.
+        version: The version to make.
+        algorithm: The name of the request's algorithm field, such as random_forest.
+        hyper_parameters: The message in that field.
+        task: What the model learns.
+        target: The column to predict, or empty if the dataset has targets of its own.
+        validation_fraction: The share of the rows to hold out.
+        seed: The seed of everything random.
+        cores: The number of threads to use.
+        memory_limit_bytes: The memory that the training may use, or None.
+        dataset: The directory of the dataset.
+        dataset_digest: Its digest.
+        output: The directory to make.
+        signature: The signature that the model must have; without a shape if any will do.
+    """
+
+    job: str
+    model: str
+    version: int
+    algorithm: str
+    hyper_parameters: Message
+    task: Task
+    target: str
+    validation_fraction: float
+    seed: int
+    cores: int
+    memory_limit_bytes: int | None
+    dataset: Path
+    dataset_digest: str
+    output: Path
+    signature: model_pb2.Signature
+
+
+def read(path: Path) -> Spec:
+    """Returns the spec in the file `path`, a serialized `TrainingSpec`.
+
+    Raises:
+        ValueError: The spec names no algorithm or no task; the service always sets both.
+    """
+    message = training_spec_pb2.TrainingSpec.FromString(path.read_bytes())
+    request = message.request
+    algorithm = request.WhichOneof("algorithm")
+    if algorithm is None or request.task not in _TASKS:
+        raise ValueError("the spec must have an algorithm and a task")
+    return Spec(
+        job=message.job,
+        model=request.model,
+        version=message.version,
+        algorithm=algorithm,
+        hyper_parameters=getattr(request, algorithm),
+        task=_TASKS[request.task],
+        target=request.target,
+        validation_fraction=(
+            request.validation_fraction
+            if request.HasField("validation_fraction")
+            else _DEFAULT_VALIDATION_FRACTION
+        ),
+        seed=request.seed,
+        cores=max(1, message.cores),
+        memory_limit_bytes=request.memory_limit_bytes if request.HasField("memory_limit_bytes") else None,
+        dataset=Path(message.dataset_uri),
+        dataset_digest=message.dataset_digest,
+        output=Path(message.output_uri),
+        signature=message.signature,
+    )
+
+
+def effective_parameters(message: Message, defaults: Mapping[str, Json]) -> dict[str, Json]:
+    """Returns all hyper-parameters: what `message` sets, and `defaults` for the rest.
+
+    Args:
+        message: The algorithm's message.
+        defaults: A value for each of its fields.
+    """
+    given = {field.name: value for field, value in message.ListFields()}
+    return {name: _json(given[name]) if name in given else default for name, default in defaults.items()}
+
+
+def _json(value: object) -> Json:
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    assert hasattr(value, "__iter__"), "a hyper-parameter is a scalar or a list"
+    return [_json(item) for item in value]
