@@ -50,26 +50,24 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """A dataset in memory.
+class Schema:
+    """What the rows of a dataset mean.
 
     Attributes:
-        rows: All rows.
         classes: The labels in the order of the class indexes, sorted; empty for regression.
         label_kind: The kind of the labels; empty for regression.
         columns: Name and kind of each feature column; empty for tensors.
         missing_values: Whether some feature is NaN.
     """
 
-    rows: Rows
     classes: list[Label]
     label_kind: str
     columns: list[dict[str, str]]
     missing_values: bool
 
 
-def load(spec: Spec) -> Dataset:
-    """Returns the dataset of `spec`.
+def load(spec: Spec) -> tuple[Rows, Schema]:
+    """Returns the rows of the dataset of `spec`, and what they mean.
 
     Raises:
         FitError: INVALID_FIELD; the data cannot be learned from.
@@ -80,19 +78,23 @@ def load(spec: Spec) -> Dataset:
     if target is None:
         target = next(column for column in columns if column["name"] == spec.target)
         columns = [column for column in columns if column["name"] != spec.target]
-    field = "target" if spec.target else "inline.targets"
     row_count: int = description["row_count"]
     if row_count < 2:
-        raise invalid_field("inline.inputs", "training needs at least 2 rows")
+        raise invalid_field(spec.inputs_field, "training needs at least 2 rows")
     features = _features(spec.dataset, description["features"], columns, row_count)
-    targets, classes = _targets(spec.dataset, target, spec.task, field)
-    return Dataset(
-        rows=Rows(features, targets),
+    if np.isinf(features).any():
+        raise invalid_field(
+            spec.inputs_field,
+            "some features are infinite, or too large for 32-bit floats; remove or scale them",
+        )
+    targets, classes = _targets(spec.dataset, target, spec.task, spec.targets_field)
+    schema = Schema(
         classes=classes,
         label_kind=target["kind"] if spec.task == "classification" else "",
         columns=[{"name": column["name"], "kind": column["kind"]} for column in columns],
         missing_values=bool(np.isnan(features).any()),
     )
+    return Rows(features, targets), schema
 
 
 def _features(directory: Path, tensor: dict[str, object] | None, columns: list[Column], row_count: int) -> Floats:
@@ -105,10 +107,6 @@ def _features(directory: Path, tensor: dict[str, object] | None, columns: list[C
         with np.errstate(over="ignore"):
             for index, column in enumerate(columns):
                 features[:, index] = np.fromfile(directory / column["file"], column["dtype"])
-    if np.isinf(features).any():
-        raise invalid_field(
-            "inline.inputs", "some features are infinite, or too large for 32-bit floats; remove or scale them"
-        )
     return features
 
 
@@ -125,6 +123,8 @@ def _targets(
             raise invalid_field(field, "some targets are infinite; remove these rows")
         return values.astype(np.float64), []
     indexes, classes = encode_labels(values, column)
+    if len(classes) == len(values):
+        raise invalid_field(field, "each label occurs only once; give at least two rows of some label")
     if len(classes) < 2:
         raise invalid_field(field, f"all rows have the label {classes[0]!r}; a classifier needs at least two labels")
     return indexes, classes
@@ -145,29 +145,28 @@ def encode_labels(values: NDArray[np.generic], column: Column) -> tuple[Integers
     return position[indexes], [labels[index] for index in order]
 
 
-def split(dataset: Dataset, validation_fraction: float, seed: int) -> tuple[Rows, Rows]:
+def split(rows: Rows, by_class: bool, validation_fraction: float, seed: int) -> tuple[Rows, Rows]:
     """Returns the rows to train on and the rows held out, both in random order and never empty.
 
-    Classes are held out in proportion, and each keeps at least one row to train on.
-
-    Raises:
-        FitError: INVALID_FIELD; no label occurs twice, so that no row can be held out.
+    Args:
+        rows: All rows.
+        by_class: Whether the targets are classes; each is held out in proportion and keeps a row to train on.
+        validation_fraction: The share to hold out.
+        seed: Chooses the rows.
     """
     generator = np.random.default_rng(seed)
-    order: Integers = generator.permutation(len(dataset.rows))
+    order: Integers = generator.permutation(len(rows))
     count = min(max(1, round(len(order) * validation_fraction)), len(order) - 1)
-    if dataset.classes:
-        held_out = _hold_out_by_class(dataset.rows.targets[order].astype(np.int64), count)
+    if by_class:
+        held_out = _hold_out_by_class(rows.targets[order].astype(np.int64), count)
     else:
         held_out = np.arange(len(order)) < count
-    return dataset.rows.take(order[~held_out]), dataset.rows.take(order[held_out])
+    return rows.take(order[~held_out]), rows.take(order[held_out])
 
 
 def _hold_out_by_class(targets: Integers, count: int) -> NDArray[np.bool_]:
     """Returns which rows to hold out: of each class its first ones, `count` together if the classes allow it."""
     sizes = np.bincount(targets)
-    if sizes.max() < 2:
-        raise invalid_field("inline.targets", "each label occurs only once; give at least two rows of some label")
     shares = sizes * (count / len(targets))
     quotas = np.minimum(np.floor(shares).astype(np.int64), sizes - 1)
     # What rounding down left over goes to the classes that lost most by it and still can spare a row.

@@ -27,12 +27,11 @@ EXIT_CODES = {
 # What libraries say when an allocation fails and they raise something else than MemoryError.
 _OUT_OF_MEMORY_TEXTS = (
     "std::bad_alloc",
-    "bad allocation",
     "can't allocate memory",
     "cannot allocate memory",
     "not enough memory",
     "out of memory",
-    "failed to allocate memory",
+    "failed to allocate",
     "can't start new thread",
 )
 

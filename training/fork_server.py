@@ -161,9 +161,7 @@ class _ForkServer:
         cpu_seconds = usage.ru_utime + usage.ru_stime
         self._send_exited(child.job, child.pid, exit_code, usage.ru_maxrss * 1024, cpu_seconds)
 
-    def _send_exited(
-        self, job: str, pid: int, exit_code: int, peak_memory_bytes: int, cpu_seconds: float
-    ) -> None:
+    def _send_exited(self, job: str, pid: int, exit_code: int, peak_memory_bytes: int, cpu_seconds: float) -> None:
         self.send(
             {
                 "event": "exited",

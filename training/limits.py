@@ -9,6 +9,8 @@ import resource
 import signal
 import sys
 
+from threadpoolctl import ThreadpoolController
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -50,10 +52,8 @@ def set_threads(cores: int) -> None:
 
 
 @functools.cache
-def native_thread_pools():  # type: ignore[no-untyped-def]
+def native_thread_pools() -> ThreadpoolController:
     """Returns the thread pools of the native libraries loaded so far; finding them takes some milliseconds."""
-    from threadpoolctl import ThreadpoolController
-
     return ThreadpoolController()
 
 

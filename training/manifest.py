@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from training.data import Dataset, Rows
+from training.data import Rows, Schema
 from training.parity import Proof
 from training.spec import Json, Spec
 
@@ -21,7 +21,7 @@ MANIFEST_FILE = "manifest.json"
 
 def describe(
     spec: Spec,
-    dataset: Dataset,
+    schema: Schema,
     train: Rows,
     validation: Rows,
     parameters: Mapping[str, Json],
@@ -33,7 +33,7 @@ def describe(
 
     Args:
         spec: The training.
-        dataset: What it learned from.
+        schema: What the rows mean.
         train: The rows trained on.
         validation: The rows held out.
         parameters: The effective hyper-parameters.
@@ -51,10 +51,10 @@ def describe(
         "parameters": dict(parameters),
         "signature": {
             "shape": list(train.features.shape[1:]),
-            "columns": dataset.columns,
-            "missing_values": dataset.missing_values,
-            "classes": dataset.classes,
-            "label_kind": dataset.label_kind,
+            "columns": schema.columns,
+            "missing_values": schema.missing_values,
+            "classes": schema.classes,
+            "label_kind": schema.label_kind,
         },
         "backend": "onnxruntime",
         "metrics": dict(metrics),

@@ -33,9 +33,7 @@ class Proof:
     row_count: int
 
 
-def prove(
-    model: bytes, algorithm: Algorithm, task: Task, features: Floats, missing_values: bool, seed: int
-) -> Proof:
+def prove(model: bytes, algorithm: Algorithm, task: Task, features: Floats, missing_values: bool, seed: int) -> Proof:
     """Returns the comparison of `model` with `algorithm`.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 import time
@@ -52,7 +53,7 @@ class Progress:
             "number": number,
             "total": total,
             "unit": unit,
-            "metrics": dict(metrics or {}),
+            "metrics": {name: value for name, value in (metrics or {}).items() if math.isfinite(value)},
             "progress": round(number / total, 6),
         }
         now = time.monotonic()
@@ -74,9 +75,7 @@ class Progress:
     def failed(self, error: FitError) -> None:
         """Reports the end without a version."""
         self.flush()
-        self._write(
-            {"event": "failed", "reason": error.reason, "message": error.message, "field": error.field}
-        )
+        self._write({"event": "failed", "reason": error.reason, "message": error.message, "field": error.field})
 
     def __enter__(self) -> Progress:
         """Starts the heartbeat."""

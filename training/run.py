@@ -19,13 +19,14 @@ def run(spec: Spec, progress: Progress) -> None:
     Raises:
         FitError: The caller can mend it, or the export is not equal to the trained model.
     """
-    dataset = data.load(spec)
-    _check_signature(spec, dataset)
-    train, validation = data.split(dataset, spec.validation_fraction, spec.seed)
+    rows, schema = data.load(spec)
+    _check_signature(spec, rows, schema)
+    train, validation = data.split(rows, bool(schema.classes), spec.validation_fraction, spec.seed)
+    del rows
     problem = Problem(
         task=spec.task,
         feature_shape=train.features.shape[1:],
-        class_count=len(dataset.classes),
+        class_count=len(schema.classes),
         seed=spec.seed,
         cores=spec.cores,
     )
@@ -34,9 +35,9 @@ def run(spec: Spec, progress: Progress) -> None:
     algorithm.fit(train, validation, progress)
     measured = metrics.score(spec.task, validation, algorithm.predict(validation.features))
     model = graph.serialize(algorithm.export(), spec.algorithm)
-    proof = parity.prove(model, algorithm, spec.task, validation.features, dataset.missing_values, spec.seed)
+    proof = parity.prove(model, algorithm, spec.task, validation.features, schema.missing_values, spec.seed)
     description = manifest.describe(
-        spec, dataset, train, validation, algorithm.parameters, algorithm.LIBRARIES, measured, proof
+        spec, schema, train, validation, algorithm.parameters, algorithm.LIBRARIES, measured, proof
     )
     manifest.write(spec.output, model, description)
     progress.done(measured)
@@ -68,17 +69,17 @@ def execute(spec_path: Path, events: int) -> int:
     return 0
 
 
-def _check_signature(spec: Spec, dataset: data.Dataset) -> None:
+def _check_signature(spec: Spec, rows: data.Rows, schema: data.Schema) -> None:
     """Raises INVALID_FIELD if the data does not have the shape and columns that the model must keep."""
     wanted = list(spec.signature.shape)
     if not wanted:
         return
-    shape = list(dataset.rows.features.shape[1:])
-    columns = [column["name"] for column in dataset.columns]
+    shape = list(rows.features.shape[1:])
+    columns = [column["name"] for column in schema.columns]
     names = [column.name for column in spec.signature.columns]
     if shape != wanted or columns != names:
         raise invalid_field(
-            "inline.inputs",
-            f"rows have the shape {shape} and the columns {columns}, but the versions before have {wanted} and {names}; "
-            "a new version must keep them; train under another name instead",
+            spec.inputs_field,
+            f"rows have the shape {shape} and the columns {columns}, but those of the model have {wanted} and {names}; "
+            "a new version must keep them, so train under another name instead",
         )

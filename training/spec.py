@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from fitserve.v1 import model_pb2, training_job_pb2, training_spec_pb2
 from google.protobuf.message import Message
 
-from fitserve.v1 import model_pb2, training_job_pb2, training_spec_pb2
-
 Task: TypeAlias = Literal["classification", "regression"]
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 _TASKS: dict[int, Task] = {
     training_job_pb2.TASK_CLASSIFICATION: "classification",
@@ -33,6 +32,8 @@ class Spec:
         hyper_parameters: The message in that field.
         task: What the model learns.
         target: The column to predict, or empty if the dataset has targets of its own.
+        inputs_field: The path of the request's field that the features came in, for messages.
+        targets_field: The path of the field that says what to predict.
         validation_fraction: The share of the rows to hold out.
         seed: The seed of everything random.
         cores: The number of threads to use.
@@ -50,6 +51,8 @@ class Spec:
     hyper_parameters: Message
     task: Task
     target: str
+    inputs_field: str
+    targets_field: str
     validation_fraction: float
     seed: int
     cores: int
@@ -79,10 +82,10 @@ def read(path: Path) -> Spec:
         hyper_parameters=getattr(request, algorithm),
         task=_TASKS[request.task],
         target=request.target,
+        inputs_field="dataset" if request.dataset else "inline.inputs",
+        targets_field="target" if request.target else "dataset" if request.dataset else "inline.targets",
         validation_fraction=(
-            request.validation_fraction
-            if request.HasField("validation_fraction")
-            else _DEFAULT_VALIDATION_FRACTION
+            request.validation_fraction if request.HasField("validation_fraction") else _DEFAULT_VALIDATION_FRACTION
         ),
         seed=request.seed,
         cores=max(1, message.cores),
@@ -108,5 +111,5 @@ def effective_parameters(message: Message, defaults: Mapping[str, Json]) -> dict
 def _json(value: object) -> Json:
     if isinstance(value, (bool, int, float, str)):
         return value
-    assert hasattr(value, "__iter__"), "a hyper-parameter is a scalar or a list"
+    assert isinstance(value, Sequence), "a hyper-parameter is a scalar or a list"
     return [_json(item) for item in value]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import warnings
 
 import numpy as np
+from fitserve.v1 import options_pb2, training_service_pb2
 from google.protobuf import message_factory
 
-from fitserve.v1 import training_service_pb2
 from training import algorithms, limits, metrics, parity
 from training.algorithms.base import Problem
 from training.data import Rows
 from training.export import graph
 from training.progress import Progress
+from training.spec import Task
 
 _LIBRARIES = (
     "sklearn.ensemble",
@@ -48,15 +48,16 @@ def run_families() -> None:
         for option in options:
             assert option.message_type is not None
             message = message_factory.GetMessageClass(option.message_type)()
-            images = option.name == "torch_cnn"
-            rows = _tiny_rows((1, 8, 8) if images else (4,))
-            problem = Problem("classification", rows.features.shape[1:], 2, seed=0, cores=1)
+            traits = option.message_type.GetOptions().Extensions[options_pb2.traits]
+            task: Task = "classification" if traits.classification else "regression"
+            rows = _tiny_rows((1, 8, 8) if traits.images else (4,))
+            class_count = 2 if traits.classification else 0
+            problem = Problem(task, rows.features.shape[1:], class_count, seed=0, cores=1)
             algorithm = algorithms.build(option.name, message, problem)
-            with contextlib.redirect_stdout(nowhere):
-                algorithm.fit(rows, rows, progress)
-            metrics.score("classification", rows, algorithm.predict(rows.features))
+            algorithm.fit(rows, rows, progress)
+            metrics.score(task, rows, algorithm.predict(rows.features))
             model = graph.serialize(algorithm.export(), option.name)
-            parity.prove(model, algorithm, "classification", rows.features, missing_values=False, seed=0)
+            parity.prove(model, algorithm, task, rows.features, missing_values=False, seed=0)
 
 
 def _tiny_rows(shape: tuple[int, ...]) -> Rows:

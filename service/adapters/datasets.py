@@ -76,6 +76,13 @@ class DatasetDirectoryWriter:
             form.flush()
 
     @durable.disk_errors()
+    def digest(self) -> str:
+        """Returns the digest of what was written so far. Raises ServiceError INVALID_FIELD if there are no rows."""
+        form = self._whole()
+        form.flush()
+        return form.digest(self._rows)
+
+    @durable.disk_errors()
     def finish(self, display_name: str, create_time: datetime) -> Dataset:
         """Makes the data durable and returns its summary.
 
@@ -84,14 +91,18 @@ class DatasetDirectoryWriter:
         Raises:
             ServiceError: INVALID_FIELD if there are no rows; DISK_FULL.
         """
-        if self._form is None or not self._rows:
-            raise invalid("inputs", "there are no rows; send at least one")
-        self._form.flush()
-        description = self._form.describe(self._rows, display_name, create_time)
+        form = self._whole()
+        form.flush()
+        description = form.describe(self._rows, display_name, create_time)
         (self._directory / DESCRIPTION_FILE).write_text(description.model_dump_json())
         dataset = self._keep(description)
         self._finished = True
         return dataset
+
+    def _whole(self) -> _Form:
+        if self._form is None or not self._rows:
+            raise invalid("inputs", "there are no rows; send at least one")
+        return self._form
 
     def abort(self) -> None:
         """Deletes what was written. Does nothing after `finish`."""
@@ -154,7 +165,7 @@ class _Form:
             features=self._matrix.describe() if self._matrix else None,
             columns=tuple(column.describe() for column in self._columns),
             targets=self._targets.describe() if self._targets else None,
-            digest=self._digest(rows),
+            digest=self.digest(rows),
             display_name=display_name,
             create_time=create_time,
             size_bytes=sum(file.size_bytes for file in self.files()),
@@ -165,7 +176,7 @@ class _Form:
             ),
         )
 
-    def _digest(self, rows: int) -> str:
+    def digest(self, rows: int) -> str:
         """Returns the digest of the content: not of the display name, the time, or how the rows came in blocks."""
         content: Fingerprint = {
             "rows": rows,

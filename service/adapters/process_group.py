@@ -1,4 +1,4 @@
-"""Process groups by the id of their leader: whether one is alive, what memory it has, and how it ends."""
+"""Processes and their groups: whether one is alive, what memory it has, and how it ends."""
 
 from __future__ import annotations
 
@@ -45,24 +45,43 @@ async def wait_for_group_end(leader: int, seconds: float) -> bool:
     """Waits at most `seconds` until no process of the group runs; returns whether that is so."""
     try:
         async with asyncio.timeout(seconds):
-            while group_is_alive(leader):
+            while group_is_alive(leader):  # noqa: ASYNC110 - the kernel tells nobody of a group's end
                 await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
         return False
     return True
 
 
-def resident_bytes(pid: int) -> int:
-    """Returns the resident memory of a process, 0 if it has ended."""
-    try:
-        return int((_PROC / str(pid) / "statm").read_text().split()[1]) * _PAGE
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
+class ProcProcesses:
+    """Implements the port Processes."""
+
+    def memory_bytes(self, pid: int) -> int:
+        """Returns the resident memory of a process in bytes, 0 if there is no such process."""
+        resident, _ = _resident_bytes(pid)
+        return resident
+
+
+def own_bytes(pid: int) -> int:
+    """Returns the resident memory of a process that no file backs, 0 if there is no such process.
+
+    What a forked process has not written to is still its parent's, and counts all the same.
+    """
+    resident, file_backed = _resident_bytes(pid)
+    return resident - file_backed
 
 
 def family_bytes(leader: int) -> int:
-    """Returns the resident memory of a process, and the memory that its descendants share with nobody."""
-    return resident_bytes(leader) + sum(_private_bytes(pid) for pid in _descendants(leader))
+    """Returns the memory of a process as `own_bytes`, and what its descendants have written to besides."""
+    return own_bytes(leader) + sum(_written_bytes(pid) for pid in _descendants(leader))
+
+
+def _resident_bytes(pid: int) -> tuple[int, int]:
+    """Returns the resident memory of a process, and how much of it files back."""
+    try:
+        _, resident, file_backed, *_ = (_PROC / str(pid) / "statm").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0, 0
+    return int(resident) * _PAGE, int(file_backed) * _PAGE
 
 
 def _runs_in_group(process: Path, leader: int) -> bool:
@@ -84,9 +103,9 @@ def _descendants(pid: int) -> list[int]:
     return found
 
 
-def _private_bytes(pid: int) -> int:
+def _written_bytes(pid: int) -> int:
     try:
         lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
     except OSError:  # it has ended, or has become somebody else's
         return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Private_", "Swap:")))
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Private_Dirty:", "Swap:")))

@@ -7,13 +7,12 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import fitserve
 
 from service.adapters.fork_server_link import Exited, ForkServerLink, Message, Ready, Started
-from service.adapters.process_group import kill_with_group, resident_bytes
+from service.adapters.process_group import kill_with_group, own_bytes
 from service.adapters.training_run import ForkedRun
 from service.adapters.training_spec import write_spec
 from service.domain.errors import Reason, ServiceError
@@ -30,6 +29,9 @@ _IMPORT_PATHS = (
 )
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
+# Training has a budget of cores; a GPU would also start threads before the fork.
+_NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+
 
 class ForkServerTrainer:
     """Implements the port Trainer: one process an order, forked from an interpreter that has the libraries.
@@ -37,7 +39,7 @@ class ForkServerTrainer:
     Args:
         python: The interpreter of the training environment.
         heartbeat_timeout: Seconds without a sign of life after which a training process is killed.
-        command: The fork server's command line in place of `python -m training serve`; `--socket-fd=N` is added.
+        command: A command in place of `python -m training serve`; `--socket-fd=N` is added to it.
     """
 
     def __init__(
@@ -78,8 +80,7 @@ class ForkServerTrainer:
             supervising.cancel()
         else:
             self._server.kill()
-        with suppress(asyncio.CancelledError):
-            await supervising
+        await asyncio.wait([supervising])
         await asyncio.gather(*(run.ended() for run in runs))
 
     async def run(self, order: TrainingOrder) -> ForkedRun:
@@ -153,7 +154,7 @@ class ForkServerTrainer:
                 self._send_waiting()
             case Started(job, pid):
                 if job in self._runs and self._server is not None:
-                    self._runs[job].started(pid, resident_bytes(self._server.pid))
+                    self._runs[job].started(pid, own_bytes(self._server.pid))
                 else:
                     kill_with_group(pid)
             case Exited(job):
@@ -190,7 +191,7 @@ class ForkServerTrainer:
 def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
     """Returns the environment of the fork server: one thread a library, the import paths of this process."""
     paths = (*_IMPORT_PATHS, *filter(None, [inherited.get("PYTHONPATH")]))
-    return {**inherited, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(paths)}
+    return {**inherited, **_ONE_THREAD, **_NO_GPU, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _cannot_start() -> ServiceError:

@@ -155,7 +155,7 @@ class ForkedRun:
 
         Args:
             pid: The process id.
-            libraries_bytes: The resident memory with which it begins, which does not count as its own.
+            libraries_bytes: The memory with which it begins, which does not count as its own.
         """
         self._pid = pid
         self._libraries_bytes = libraries_bytes
@@ -222,15 +222,15 @@ class ForkedRun:
                     return
                 self._fail(
                     Reason.TRAINING_FAILED,
-                    f"the training process gave no sign of life for {self._heartbeat_timeout:g} s and was ended; fit "
-                    "again, with fewer rows or a smaller model if it happens again",
+                    f"the training process gave no sign of life for {self._heartbeat_timeout:g} s and was "
+                    "ended; fit again, with fewer rows or a smaller model if it happens again",
                 )
                 await self.kill()
             elif limit is not None and self._pid and await self._memory_bytes() > limit:
                 self._fail(
                     Reason.TRAINER_OOM,
-                    f"the training needed more memory than the {limit} bytes of memory_limit_bytes; raise it, train "
-                    " on fewer rows or make the model smaller",
+                    f"the training needed more memory than the {limit} bytes of memory_limit_bytes; "
+                    "raise it, train on fewer rows or make the model smaller",
                 )
                 await self.kill()
 
@@ -240,9 +240,8 @@ class ForkedRun:
         return self._loop.time() - self._last_sign > self._heartbeat_timeout
 
     async def _memory_bytes(self) -> int:
-        resident = await asyncio.to_thread(family_bytes, self._pid)
-        self._peak_bytes = max(self._peak_bytes, resident)
-        return resident - self._libraries_bytes
+        """Returns the memory that the process and its children have taken since the fork."""
+        return await asyncio.to_thread(family_bytes, self._pid) - self._libraries_bytes
 
     def _fail(self, reason: Reason, message: str) -> None:
         self._failure = self._failure or _Failure(reason, message)

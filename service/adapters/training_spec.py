@@ -73,8 +73,7 @@ def _signature_message(signature: Signature) -> model_pb2.Signature:
         task=_TASKS[signature.task],
         shape=signature.shape,
         columns=[
-            model_pb2.ColumnSpec(name=column.name, kind=_COLUMN_KINDS[column.kind])
-            for column in signature.columns
+            model_pb2.ColumnSpec(name=column.name, kind=_COLUMN_KINDS[column.kind]) for column in signature.columns
         ],
         missing_values=signature.missing_values,
         classes=[_label_value(label) for label in signature.classes],

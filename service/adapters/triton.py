@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable, Sequence
 from importlib import resources
 
 import grpc
@@ -37,6 +38,8 @@ PROBE_SECONDS = 2.0
 PROBES = 3
 """So many looks in a row must fail before Triton counts as down."""
 
+Call = grpc.aio.StreamStreamCall[service_pb2.ModelInferRequest, service_pb2.ModelStreamInferResponse]
+
 SELF_TEST_MODEL = "fitserve_self_test"
 
 
@@ -44,12 +47,13 @@ class TritonInference:
     """Implements the port Inference.
 
     Args:
-        embedded: The Triton that the service runs itself, or None.
-        url: The host:port of a Triton that runs already; used if `embedded` is None.
+        new_embedded: Makes one run of a Triton of our own; None if there is a `url`.
+        url: The host:port of a Triton that runs already.
     """
 
-    def __init__(self, embedded: EmbeddedTriton | None, url: str) -> None:
-        self._embedded = embedded
+    def __init__(self, new_embedded: Callable[[], EmbeddedTriton] | None, url: str) -> None:
+        self._new_embedded = new_embedded
+        self._embedded: EmbeddedTriton | None = None
         self._url = url
         self._channel: grpc.aio.Channel | None = None
         self._version = ""
@@ -57,7 +61,7 @@ class TritonInference:
     @property
     def embedded(self) -> bool:
         """Whether the service runs Triton itself."""
-        return self._embedded is not None
+        return self._new_embedded is not None
 
     @property
     def version(self) -> str:
@@ -72,11 +76,8 @@ class TritonInference:
 
     async def start(self) -> None:
         """Starts or finds Triton and proves with a known row that it computes."""
-        await self._close_channel()
-        try:
-            address = await self._embedded.start() if self._embedded else self._url
-        except TritonStartError as error:
-            raise ServiceError(Reason.TRITON_UNAVAILABLE, str(error)) from error
+        await self.stop()
+        address = await self._start_embedded() if self._new_embedded else self._url
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         try:
             await asyncio.wait_for(self._channel.channel_ready(), CONNECT_SECONDS)
@@ -88,6 +89,14 @@ class TritonInference:
             raise ServiceError(
                 Reason.TRITON_UNAVAILABLE, f"Triton at {address} does not answer; check TRITON_URL and its log"
             ) from error
+
+    async def _start_embedded(self) -> str:
+        assert self._new_embedded is not None
+        self._embedded = self._new_embedded()
+        try:
+            return await self._embedded.start()
+        except TritonStartError as error:
+            raise ServiceError(Reason.TRITON_UNAVAILABLE, str(error)) from error
 
     async def _wait_until_ready(self) -> None:
         async with asyncio.timeout(CONNECT_SECONDS):
@@ -125,22 +134,23 @@ class TritonInference:
 
     async def stop(self) -> None:
         """Closes the connection, and stops Triton if it is ours."""
-        await self._close_channel()
-        if self._embedded is not None:
-            await self._embedded.stop()
-
-    async def _close_channel(self) -> None:
         if self._channel is not None:
             await self._channel.close()
             self._channel = None
+        if self._embedded is not None:
+            await self._embedded.stop()
+            self._embedded = None
 
-    async def load(self, manifest: Manifest) -> None:
-        """Loads a version; other loaded versions of the model stay until the new one is ready, then go."""
+    async def serve(self, manifest: Manifest, versions: Sequence[int]) -> None:
+        """Makes Triton hold exactly `versions` of the manifest's model, and returns when the manifest's one is ready."""
         request = service_pb2.RepositoryModelLoadRequest(model_name=manifest.model)
-        config = TritonModelConfig.for_manifest(manifest)
-        request.parameters["config"].string_param = config.to_json(version=manifest.version)
+        config = TritonModelConfig.of(manifest.model, manifest.backend, manifest.signature)
+        request.parameters["config"].string_param = config.to_json(versions)
+        ready = service_pb2.ModelReadyRequest(name=manifest.model, version=str(manifest.version))
         try:
             await self._stub.RepositoryModelLoad(request, timeout=LOAD_SECONDS)
+            if not (await self._stub.ModelReady(ready, timeout=LOAD_SECONDS)).ready:  # a missing version is no error to it
+                raise self._refused(manifest, "it is not ready after its load")
         except grpc.aio.AioRpcError as error:
             raise self._load_error(error, manifest) from error
 
@@ -148,7 +158,11 @@ class TritonInference:
     def _load_error(error: grpc.aio.AioRpcError, manifest: Manifest) -> ServiceError:
         if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return ServiceError(Reason.TRITON_UNAVAILABLE, "Triton is being started again; try again")
-        log.error("Triton refuses version %s of model %s: %s", manifest.version, manifest.model, error.details())
+        return TritonInference._refused(manifest, error.details() or "")
+
+    @staticmethod
+    def _refused(manifest: Manifest, why: str) -> ServiceError:
+        log.error("Triton refuses version %s of model %s: %s", manifest.version, manifest.model, why)
         return ServiceError(
             Reason.LOAD_FAILED,
             f"Triton refused version {manifest.version} of model {manifest.model!r}; the service's log says why",
@@ -156,24 +170,17 @@ class TritonInference:
         )
 
     async def unload(self, model: str) -> None:
-        """Unloads all versions of a model and returns when Triton has let go of them."""
+        """Unloads all versions of a model. Triton takes no calls for it from then on; its memory is free a second later."""
+        request = service_pb2.RepositoryModelUnloadRequest(model_name=model)
         try:
-            await self._stub.RepositoryModelUnload(
-                service_pb2.RepositoryModelUnloadRequest(model_name=model), timeout=LOAD_SECONDS
-            )
-            async with asyncio.timeout(LOAD_SECONDS):
-                while model in await self._models_in_states("READY", "UNLOADING"):
-                    await asyncio.sleep(0.02)
-        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            await self._stub.RepositoryModelUnload(request, timeout=LOAD_SECONDS)
+        except grpc.aio.AioRpcError as error:
             raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton did not unload the model; try again") from error
 
     async def loaded_models(self) -> set[str]:
         """Returns the names of the models that Triton has loaded."""
-        return await self._models_in_states("READY")
-
-    async def _models_in_states(self, *states: str) -> set[str]:
         index = await self._stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=CONNECT_SECONDS)
-        return {model.name for model in index.models if model.state in states}
+        return {model.name for model in index.models if model.state == "READY"}
 
     def open_stream(self, model: str, version: int, signature: Signature) -> TritonStream:
         """Returns a new stream to a loaded version."""
@@ -187,7 +194,7 @@ class TritonInference:
         model = resources.files("service.adapters").joinpath("self_test.onnx").read_bytes()
         request = service_pb2.RepositoryModelLoadRequest(model_name=SELF_TEST_MODEL)
         config = TritonModelConfig(name=SELF_TEST_MODEL, backend="onnxruntime", shape=(3,), max_batch_size=8)
-        request.parameters["config"].string_param = config.to_json(version=1)
+        request.parameters["config"].string_param = config.to_json([1])
         request.parameters["file:1/model.onnx"].bytes_param = model
         await self._stub.RepositoryModelLoad(request, timeout=LOAD_SECONDS)
         stream = TritonStream(self._stub, SELF_TEST_MODEL, "1", (3,))
@@ -218,7 +225,7 @@ class TritonStream:
         self._request = service_pb2.ModelInferRequest(model_name=model, model_version=version)
         self._request.inputs.add(name="features", datatype="FP32", shape=(0, *shape))
         self._request.outputs.add(name="scores")
-        self._call: grpc.aio.StreamStreamCall | None = None
+        self._call: Call | None = None
         self._reader: asyncio.Task[None] | None = None
         self._waiting: deque[tuple[int, asyncio.Future[Floats]]] = deque()
         self._writing = asyncio.Lock()
@@ -246,12 +253,12 @@ class TritonStream:
         if reader is not None:
             await asyncio.wait([reader])
 
-    def _open(self) -> grpc.aio.StreamStreamCall:
+    def _open(self) -> Call:
         self._call = self._stub.ModelStreamInfer()
         self._reader = asyncio.get_running_loop().create_task(self._read(self._call))
         return self._call
 
-    async def _read(self, call: grpc.aio.StreamStreamCall) -> None:
+    async def _read(self, call: Call) -> None:
         try:
             async for response in call:
                 if call is not self._call:

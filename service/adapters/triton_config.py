@@ -5,10 +5,11 @@ Both forms are made through Triton's own message, so a wrong field or type fails
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from google.protobuf import json_format, text_format
-from tritonclient.grpc.model_config_pb2 import (  # type: ignore[import-untyped]
+from tritonclient.grpc.model_config_pb2 import (
     TYPE_FP32,
     ModelConfig,
     ModelDynamicBatching,
@@ -20,21 +21,14 @@ from tritonclient.grpc.model_config_pb2 import (  # type: ignore[import-untyped]
 )
 
 from service.domain.entities import Signature
+from service.domain.loaded import max_batch_rows
 
 INPUT = "features"
 OUTPUT = "scores"
 MODEL_FILE = "model.onnx"
 
-LARGEST_BATCH_ROWS = 1024
-LARGEST_BATCH_BYTES = 16 << 20
-
 # NVIDIA's backend would start a thread for each core and model, and the models share the cores.
 _PARAMETERS = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
-
-
-def max_batch_size(row_bytes: int) -> int:
-    """Returns how many rows of `row_bytes` bytes a batch may have: at least one."""
-    return max(1, min(LARGEST_BATCH_ROWS, LARGEST_BATCH_BYTES // max(1, row_bytes)))
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ class TritonModelConfig:
     @classmethod
     def of(cls, name: str, backend: str, signature: Signature) -> TritonModelConfig:
         """Returns the configuration of a model with a signature."""
-        return cls(name, backend, signature.shape, max_batch_size(signature.row_bytes))
+        return cls(name, backend, signature.shape, max_batch_rows(signature.row_bytes))
 
     @classmethod
     def from_text(cls, text: str) -> TritonModelConfig:
@@ -84,11 +78,11 @@ class TritonModelConfig:
         text: str = text_format.MessageToString(self._message())
         return text
 
-    def to_json(self, version: int) -> str:
-        """Returns the configuration as JSON that serves one version only: the `config` override of a load."""
+    def to_json(self, versions: Sequence[int]) -> str:
+        """Returns the configuration as JSON that serves exactly these versions: the `config` override of a load."""
         message = self._message()
         message.version_policy.CopyFrom(
-            ModelVersionPolicy(specific=ModelVersionPolicy.Specific(versions=[version]))
+            ModelVersionPolicy(specific=ModelVersionPolicy.Specific(versions=versions))
         )
         return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
 

@@ -29,6 +29,13 @@ class Clock(Protocol):
         """Returns the current time, with the time zone UTC."""
 
 
+class Processes(Protocol):
+    """What the operating system says of processes."""
+
+    def memory_bytes(self, pid: int) -> int:
+        """Returns the resident memory of a process in bytes, 0 if there is no such process."""
+
+
 class InferenceStream(Protocol):
     """One long-lived stream of batches to one loaded version. Batches are answered in order."""
 
@@ -46,7 +53,9 @@ class InferenceStream(Protocol):
 class Inference(Protocol):
     """The inference server, Triton."""
 
-    embedded: bool
+    @property
+    def embedded(self) -> bool:
+        """Whether the service runs the server itself."""
 
     async def start(self) -> None:
         """Starts or finds the server and proves with a known row that it computes. Can be called again after it was down.
@@ -61,15 +70,15 @@ class Inference(Protocol):
     async def stop(self) -> None:
         """Stops the server if it is ours, and closes the connection."""
 
-    async def load(self, manifest: Manifest) -> None:
-        """Loads a version; other loaded versions of the model stay until the new one is ready, then go.
+    async def serve(self, manifest: Manifest, versions: Sequence[int]) -> None:
+        """Makes the server hold exactly `versions` of the manifest's model, and returns when the manifest's one is ready.
 
         Raises:
             ServiceError: LOAD_FAILED if the server refuses it; TRITON_UNAVAILABLE if the server is away.
         """
 
     async def unload(self, model: str) -> None:
-        """Unloads all versions of a model and returns when they are gone.
+        """Makes the server hold no version of a model.
 
         Raises:
             ServiceError: TRITON_UNAVAILABLE if the server is away.
@@ -131,6 +140,9 @@ class DatasetWriter(Protocol):
         Raises:
             ServiceError: INVALID_FIELD if they do not fit to the rows before; DISK_FULL.
         """
+
+    def digest(self) -> str:
+        """Returns the digest of what was written so far. Raises ServiceError INVALID_FIELD if there are no rows."""
 
     def finish(self, display_name: str, create_time: datetime) -> Dataset:
         """Makes the data durable and returns its summary. Raises ServiceError INVALID_FIELD if there are no rows."""

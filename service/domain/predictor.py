@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from service.domain.batcher import Batcher
 from service.domain.entities import Floats, Signature
 from service.domain.errors import invalid
 from service.domain.registry import Registry
@@ -47,15 +48,17 @@ class Predictor:
         signature = loaded.manifest.signature
         check_rows(rows, signature)
         loaded.touch()
-        scores = await self._scores(loaded.batcher.predict, loaded.batcher.max_batch_rows, rows)
+        scores = await self._scores(loaded.batcher, rows)
         return Prediction(model, loaded.manifest.version, signature, scores)
 
     @staticmethod
-    async def _scores(predict, limit: int, rows: Floats) -> Floats:  # type: ignore[no-untyped-def]
+    async def _scores(batcher: Batcher, rows: Floats) -> Floats:
+        """Returns the scores of rows, in parts if they are more than one batch may hold."""
+        limit = batcher.max_batch_rows
         if len(rows) <= limit:
-            return await predict(rows.tobytes(), len(rows))
+            return await batcher.predict(rows.tobytes(), len(rows))
         parts = [rows[start : start + limit] for start in range(0, len(rows), limit)]
-        return np.concatenate(await asyncio.gather(*(predict(part.tobytes(), len(part)) for part in parts)))
+        return np.concatenate(await asyncio.gather(*(batcher.predict(part.tobytes(), len(part)) for part in parts)))
 
 
 def check_rows(rows: Floats, signature: Signature) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from service.domain.entities import Job, JobState, StoredVersion
@@ -22,16 +23,27 @@ LONGEST_DELAY = 10.0
 
 
 class Recovery:
-    """Repairs what a crash of the service or of Triton leaves behind."""
+    """Repairs what a crash of the service or of Triton leaves behind.
+
+    Args:
+        tell_readiness: Is told whether predictions can be answered, at each change after the start.
+    """
 
     def __init__(
-        self, artifacts: Artifacts, journal: Journal, registry: Registry, inference: Inference, clock: Clock
+        self,
+        artifacts: Artifacts,
+        journal: Journal,
+        registry: Registry,
+        inference: Inference,
+        clock: Clock,
+        tell_readiness: Callable[[bool], Awaitable[None]],
     ) -> None:
         self._artifacts = artifacts
         self._journal = journal
         self._registry = registry
         self._inference = inference
         self._clock = clock
+        self._tell_readiness = tell_readiness
         self.triton_ready = False
         self.triton_restarts = 0
 
@@ -74,6 +86,7 @@ class Recovery:
             why = await self._inference.wait_until_down()
             log.error("Triton is down (%s); it is started again", why)
             self.triton_ready = False
+            await self._tell_readiness(False)
             await self._registry.triton_is_down()
             await self._start_again()
 
@@ -90,5 +103,6 @@ class Recovery:
             else:
                 self.triton_restarts += 1
                 self.triton_ready = True
+                await self._tell_readiness(True)
                 log.warning("Triton answers again")
                 return

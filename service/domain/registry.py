@@ -285,7 +285,7 @@ class Registry:
         entry.moving = (version, VersionState.LOADING)
         try:
             manifest = await asyncio.to_thread(self._artifacts.verify, entry.name, version)
-            await self._inference.load(manifest)
+            await self._inference.serve(manifest, [version] if old is None else [old.manifest.version, version])
             await self._journal.want_loaded(WantedLoad(entry.name, version, loaded_by))
             if generation != self._generation:
                 raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton died during the load; try again")
@@ -296,8 +296,16 @@ class Registry:
         entry.versions[version] = StoredVersion(entry.name, version, manifest)
         entry.loaded = LoadedVersion(manifest, self._inference, self._queue_rows, loaded_by, self._clock.now())
         if old is not None:
-            await old.drain()
+            await self._retire(old, manifest)
         return evicted
+
+    async def _retire(self, old: LoadedVersion, new: Manifest) -> None:
+        """Lets the calls on the old version finish, then takes it out of Triton."""
+        await old.drain()
+        try:
+            await self._inference.serve(new, [new.version])
+        except ServiceError as error:  # it only costs memory
+            log.warning("version %s of model %s stays in Triton: %s", old.manifest.version, new.model, error)
 
     @staticmethod
     def _note_failed_load(entry: ModelEntry, version: int, old: LoadedVersion | None, error: ServiceError) -> None:

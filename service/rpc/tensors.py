@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from fitserve.v1 import data_pb2
 from google.protobuf import struct_pb2
 from numpy.typing import NDArray
 
-from fitserve.v1 import data_pb2
 from service.domain.entities import ColumnData, Floats, ValueKind
 from service.domain.errors import invalid
 

@@ -6,10 +6,10 @@ import math
 import re
 from typing import Any
 
+from fitserve.v1 import options_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-from fitserve.v1 import options_pb2
 from service.domain.errors import invalid
 
 MODEL_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -55,7 +55,7 @@ def page_size(asked: int) -> int:
 def version(request: Message) -> int | None:
     """Returns the request's version, or None if it names none. Raises ServiceError INVALID_FIELD."""
     bounds(request)
-    value: int = getattr(request, "version")
+    value: int = request.version  # type: ignore[attr-defined]  # of the messages that have one
     return value if request.HasField("version") else None
 
 
@@ -71,7 +71,7 @@ def bounds(message: Message, path: str = "") -> None:
     for field, value in message.ListFields():
         place = f"{path}.{field.name}" if path else field.name
         for item in value if field.is_repeated else (value,):
-            if field.type == FieldDescriptor.TYPE_ENUM and item not in field.enum_type.values_by_number:
+            if field.enum_type is not None and item not in field.enum_type.values_by_number:
                 raise invalid(place, f"{item} is none of {', '.join(field.enum_type.values_by_name)}")
         if field.GetOptions().HasExtension(options_pb2.bounds):
             _check(field, value, field.GetOptions().Extensions[options_pb2.bounds], place)

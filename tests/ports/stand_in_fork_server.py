@@ -1,6 +1,6 @@
-"""A fork server that speaks the real one's protocol and trains nothing: the model's name says what to do instead.
+"""A fork server that speaks the real one's protocol; the model's name says what to do in place of a training.
 
-Options beside `--socket-fd=N`: `--import-seconds=S` before it is ready, `--deaf` to take orders and do nothing.
+Options beside `--socket-fd=N`: `--import-seconds=S` before it is ready, `--deaf` to do nothing with orders.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     connection = socket.socket(fileno=options.socket_fd)
     time.sleep(options.import_seconds)
-    print("imported")
+    print("imported", flush=True)
     send(connection, event="ready", seconds=options.import_seconds)
     with selectors.DefaultSelector() as selector:
         selector.register(connection, selectors.EVENT_READ)
@@ -173,7 +173,13 @@ def crash(report: Report) -> int:
 def garbage(report: Report) -> int:
     """Writes what is no event, and then goes on."""
     stream = report.stream
-    for text in ("no json", "[1, 2]", '{"event": "step"}', '{"event": "later"}', '{"event": "failed", "reason": "X"}'):
+    for text in (
+        "no json",
+        "[1, 2]",
+        '{"event": "step"}',
+        '{"event": "later"}',
+        '{"event": "failed", "reason": "X"}',
+    ):
         print(text, file=stream, flush=True)  # type: ignore[call-overload]
     return good(report)
 

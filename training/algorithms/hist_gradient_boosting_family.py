@@ -22,6 +22,7 @@ from training.export import graph, trees
 from training.progress import Progress
 from training.spec import Json, effective_parameters
 
+_VERBOSE = 2  # A line a round.
 _LOG_LINK_LOSSES = ("gamma", "poisson")
 
 
@@ -46,7 +47,7 @@ class Family:
         """Builds the untrained model."""
         parameters = effective_parameters(hyper_parameters, self.DEFAULTS)
         _check(parameters, problem)
-        arguments: dict[str, object] = {**parameters, "random_state": problem.seed, "verbose": 1}
+        arguments: dict[str, object] = {**parameters, "random_state": problem.seed, "verbose": _VERBOSE}
         if problem.task == "classification":
             del arguments["loss"]
             self._booster = HistGradientBoostingClassifier(**arguments)
@@ -83,13 +84,19 @@ class Family:
         link = self._link()
         nodes = trees.sum_nodes(grown, "BRANCH_LEQ", base, "raw" if link else graph.SCORES)
         return graph.model(
-            nodes + link, {"one": graph.ONE} if classes == 2 else {}, self._problem.feature_shape, max(classes, 1)
+            nodes + link,
+            {"one": graph.ONE} if classes == 2 else {},
+            self._problem.feature_shape,
+            max(classes, 1),
         )
 
     def _link(self) -> list[onnx.NodeProto]:
         """Returns the operations from the sum of the trees to the scores."""
         if self._problem.class_count == 2:
-            return [helper.make_node("Sigmoid", ["raw"], ["second_class"]), *graph.two_classes("second_class")]
+            return [
+                helper.make_node("Sigmoid", ["raw"], ["second_class"]),
+                *graph.two_classes("second_class"),
+            ]
         if self._problem.class_count:
             return [helper.make_node("Softmax", ["raw"], [graph.SCORES], axis=1)]
         if self.parameters["loss"] in _LOG_LINK_LOSSES:
@@ -102,7 +109,9 @@ class Family:
         if loss == "gamma" and targets.min() <= 0:
             raise _invalid("loss", "gamma needs targets above zero; use squared_error for others")
         if loss == "poisson" and (targets.min() < 0 or targets.sum() <= 0):
-            raise _invalid("loss", "poisson needs targets of zero or more, some above zero; use squared_error for others")
+            raise _invalid(
+                "loss", "poisson needs targets of zero or more, some above zero; use squared_error for others"
+            )
         if not self.parameters["early_stopping"]:
             return
         # A tenth is set aside, by class for classification.
@@ -110,7 +119,9 @@ class Family:
         classes = self._problem.class_count
         rarest = np.bincount(targets.astype(np.int64)).min() if classes else 2
         if rarest < 2 or min(aside, len(targets) - aside) < max(classes, 1):
-            raise _invalid("early_stopping", "there are too few rows to set a tenth of each label aside; leave it unset")
+            raise _invalid(
+                "early_stopping", "there are too few rows to set a tenth of each label aside; leave it unset"
+            )
 
 
 class _RoundLines(io.TextIOBase):

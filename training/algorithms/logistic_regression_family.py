@@ -40,7 +40,8 @@ class Family:
         self._problem = problem
         names = {"c": "C"}
         self._classifier = LogisticRegression(
-            **{names.get(name, name): value for name, value in self.parameters.items()}, random_state=problem.seed
+            **{names.get(name, name): value for name, value in self.parameters.items()},
+            random_state=problem.seed,
         )
         self._pipeline = Pipeline([("scale", StandardScaler()), ("classify", self._classifier)])
 

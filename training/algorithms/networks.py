@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from training.algorithms.base import Problem
 from training.data import Floats, Rows
@@ -38,6 +39,44 @@ class Schedule:
     batch_size: int
     learning_rate: float
     weight_decay: float
+
+
+class _Adam:
+    """Adam through torch's functional form.
+
+    The class torch.optim.Adam imports torch's compiler, which takes seconds and 160 MB and is not used here.
+
+    Args:
+        weights: The weights to train.
+        schedule: The step size and the weight decay.
+    """
+
+    def __init__(self, weights: list[nn.Parameter], schedule: Schedule) -> None:
+        self._weights = weights
+        self._schedule = schedule
+        self._means = [torch.zeros_like(weight) for weight in weights]
+        self._squares = [torch.zeros_like(weight) for weight in weights]
+        self._steps = [torch.zeros(()) for _ in weights]
+
+    @torch.no_grad()
+    def step(self, loss: Tensor) -> None:
+        """Moves the weights against the gradient of `loss`."""
+        adam(
+            list(self._weights),
+            list(torch.autograd.grad(loss, self._weights)),
+            self._means,
+            self._squares,
+            [],
+            self._steps,
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self._schedule.learning_rate,
+            weight_decay=self._schedule.weight_decay,
+            eps=1e-8,
+            maximize=False,
+        )
 
 
 class Scale(nn.Module):
@@ -71,6 +110,7 @@ class Network:
     """A network with the scaling of its features and targets.
 
     Args:
+        weight_count: The number of weights of the layers, but for the biases.
         layers: Makes the layers, from scaled features to one logit a class or to one scaled value.
         scale_axes: The axes of the features over which they are scaled together.
         problem: What to learn.
@@ -83,21 +123,21 @@ class Network:
 
     def __init__(
         self,
+        weight_count: int,
         layers: Callable[[], list[nn.Module]],
         scale_axes: tuple[int, ...],
         problem: Problem,
         name: str,
         size_field: str,
     ) -> None:
-        with torch.device("meta"):
-            count = sum(weight.numel() for weight in nn.Sequential(*layers()).parameters())
-        if count > _MOST_WEIGHTS:
+        if weight_count > _MOST_WEIGHTS:
             raise invalid_field(
                 f"{name}.{size_field}",
-                f"the network would have {count} weights; at most {_MOST_WEIGHTS} fit into a model, so make it smaller",
+                f"the network would have {weight_count} weights, and {_MOST_WEIGHTS} fit into a model; make it smaller",
             )
         torch.manual_seed(problem.seed)
-        self._body = nn.Sequential(*layers())
+        # Convolutions are faster with the channels last in memory; other layers are not touched.
+        self._body = nn.Sequential(*layers()).to(memory_format=torch.channels_last)
         self._scale_axes = scale_axes
         self._problem = problem
         self._name = name
@@ -115,9 +155,7 @@ class Network:
             self._target_deviation = float(train.targets.std()) or 1.0
         features, targets = torch.from_numpy(train.features), self._targets(train)
         loss_of = nn.CrossEntropyLoss() if self._problem.class_count else nn.MSELoss()
-        optimizer = torch.optim.Adam(
-            self._body.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay
-        )
+        optimizer = _Adam(list(self._body.parameters()), schedule)
         validation_targets = self._targets(validation)
         for epoch in range(1, schedule.epochs + 1):
             loss = self._run_epoch(features, targets, schedule.batch_size, loss_of, optimizer)
@@ -165,16 +203,14 @@ class Network:
         targets: Tensor,
         batch_size: int,
         loss_of: Callable[[Tensor, Tensor], Tensor],
-        optimizer: torch.optim.Optimizer,
+        optimizer: _Adam,
     ) -> float:
         """Trains on all rows once, in random order; returns the mean loss."""
         self._body.train()
         total = torch.zeros(())
-        for rows in torch.randperm(len(features)).split(batch_size):
+        for rows in torch.split(torch.randperm(len(features)), batch_size):
             loss = loss_of(self._body(features[rows]), targets[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            optimizer.step(loss)
             total += loss.detach() * len(rows)
         return float(total) / len(features)
 
@@ -182,7 +218,7 @@ class Network:
         """Returns what the body computes for the features, some rows at a time."""
         self._body.eval()
         with torch.inference_mode():
-            return torch.cat([self._body(rows) for rows in torch.from_numpy(features).split(_PREDICT_ROWS)])
+            return torch.cat([self._body(rows) for rows in torch.split(torch.from_numpy(features), _PREDICT_ROWS)])
 
 
 def _onnx_nodes(body: nn.Sequential, constants: dict[str, NDArray[np.generic]]) -> Iterator[onnx.NodeProto]:
@@ -209,7 +245,11 @@ def _onnx_nodes(body: nn.Sequential, constants: dict[str, NDArray[np.generic]]) 
                 yield helper.make_node("Relu", [value], [result])
             case nn.Conv2d():
                 yield helper.make_node(
-                    "Conv", [value, names["weight"], names["bias"]], [result], kernel_shape=[3, 3], pads=[1, 1, 1, 1]
+                    "Conv",
+                    [value, names["weight"], names["bias"]],
+                    [result],
+                    kernel_shape=[3, 3],
+                    pads=[1, 1, 1, 1],
                 )
             case nn.MaxPool2d():
                 yield helper.make_node("MaxPool", [value], [result], kernel_shape=[2, 2], strides=[2, 2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -24,7 +25,7 @@ _CRITERIA = {
     "regression": ("squared_error", "absolute_error", "friedman_mse", "poisson"),
 }
 _MAX_FEATURES = {"classification": "sqrt", "regression": "all"}
-_REPORT_SECONDS = 0.1
+_REPORT_SECONDS = 0.2
 
 
 class Family:
@@ -71,7 +72,10 @@ class Family:
             start = time.monotonic()
             grown = min(grown + step, total)
             self._forest.n_estimators = grown
-            self._forest.fit(features, train.targets)
+            with warnings.catch_warnings():
+                # It warns of other rows in a later part; they are always the same here.
+                warnings.filterwarnings("ignore", "class_weight presets", UserWarning)
+                self._forest.fit(features, train.targets)
             progress.step(grown, total, "tree")
             if time.monotonic() - start < _REPORT_SECONDS:
                 step *= 2

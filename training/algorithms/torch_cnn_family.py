@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 import onnx
+from fitserve.v1 import algorithm_pb2
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 from torch import nn
 
-from fitserve.v1 import algorithm_pb2
 from training.algorithms.base import Problem
 from training.algorithms.networks import Network, Schedule
 from training.data import Floats, Rows
@@ -41,18 +42,19 @@ class Family:
         chosen = json_format.ParseDict(self.parameters, algorithm_pb2.TorchCnn())
         depth, height, width = _image_shape(problem, len(chosen.channels))
 
+        blocks = list(itertools.pairwise([depth, *chosen.channels]))
+        flat = chosen.channels[-1] * (height >> len(blocks)) * (width >> len(blocks))
+
         def layers() -> list[nn.Module]:
             made: list[nn.Module] = []
-            before = depth
-            for filters in chosen.channels:
+            for before, after in blocks:
                 # Pooling before ReLU gives the same values with a quarter of the work.
-                made += [nn.Conv2d(before, filters, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
-                before = filters
-            flat = before * (height >> len(chosen.channels)) * (width >> len(chosen.channels))
+                made += [nn.Conv2d(before, after, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
             made += [nn.Flatten(), nn.Linear(flat, chosen.hidden_size), nn.ReLU(), nn.Dropout(chosen.dropout)]
             return [*made, nn.Linear(chosen.hidden_size, max(problem.class_count, 1))]
 
-        self._network = Network(layers, (0, 2, 3), problem, "torch_cnn", "channels")
+        weight_count = sum(9 * before * after for before, after in blocks) + flat * chosen.hidden_size
+        self._network = Network(weight_count, layers, (0, 2, 3), problem, "torch_cnn", "channels")
         self._schedule = Schedule(chosen.epochs, chosen.batch_size, chosen.learning_rate, chosen.weight_decay)
 
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
@@ -71,12 +73,12 @@ class Family:
 def _image_shape(problem: Problem, blocks: int) -> tuple[int, int, int]:
     """Returns channels, height and width of an image, which `blocks` must be able to halve."""
     if len(problem.feature_shape) != 3:
-        raise invalid_field("inline.inputs", "torch_cnn needs images: features of shape [rows, channels, height, width]")
+        raise invalid_field("torch_cnn", "torch_cnn needs images: features of shape [rows, channels, height, width]")
     depth, height, width = problem.feature_shape
     if min(height, width) >> blocks < 1:
         most = min(height, width).bit_length() - 1
         raise invalid_field(
             "torch_cnn.channels",
-            f"images of {height} x {width} can be halved {most} times, but there are {blocks} blocks; give fewer channels",
+            f"images of {height} x {width} can be halved {most} times, not {blocks} times; give fewer channels",
         )
     return depth, height, width

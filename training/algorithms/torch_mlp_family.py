@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 import onnx
+from fitserve.v1 import algorithm_pb2
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 from torch import nn
 
-from fitserve.v1 import algorithm_pb2
 from training.algorithms.base import Problem
 from training.algorithms.networks import Network, Schedule
 from training.data import Floats, Rows
@@ -39,15 +40,16 @@ class Family:
         self.parameters = effective_parameters(hyper_parameters, self.DEFAULTS)
         chosen = json_format.ParseDict(self.parameters, algorithm_pb2.TorchMlp())
 
+        widths = [math.prod(problem.feature_shape), *chosen.hidden_sizes, max(problem.class_count, 1)]
+
         def layers() -> list[nn.Module]:
             made: list[nn.Module] = [nn.Flatten()]
-            width = math.prod(problem.feature_shape)
-            for hidden_size in chosen.hidden_sizes:
-                made += [nn.Linear(width, hidden_size), nn.ReLU(), nn.Dropout(chosen.dropout)]
-                width = hidden_size
-            return [*made, nn.Linear(width, max(problem.class_count, 1))]
+            for before, after in itertools.pairwise(widths[:-1]):
+                made += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(chosen.dropout)]
+            return [*made, nn.Linear(widths[-2], widths[-1])]
 
-        self._network = Network(layers, (0,), problem, "torch_mlp", "hidden_sizes")
+        weight_count = sum(before * after for before, after in itertools.pairwise(widths))
+        self._network = Network(weight_count, layers, (0,), problem, "torch_mlp", "hidden_sizes")
         self._schedule = Schedule(chosen.epochs, chosen.batch_size, chosen.learning_rate, chosen.weight_decay)
 
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:

@@ -86,13 +86,14 @@ class Family:
         classes = self._problem.class_count
         if classes == 2:
             base = np.array([math.log(base[0] / (1.0 - base[0]))])
-        grown = [
-            _tree(tree, target) for tree, target in zip(booster["trees"], booster["tree_info"], strict=True)
-        ]
+        grown = [_tree(tree, target) for tree, target in zip(booster["trees"], booster["tree_info"], strict=True)]
         link = self._link()
         nodes = trees.sum_nodes(grown, "BRANCH_LT", base, "raw" if link else graph.SCORES)
         return graph.model(
-            nodes + link, {"one": graph.ONE} if classes == 2 else {}, self._problem.feature_shape, max(classes, 1)
+            nodes + link,
+            {"one": graph.ONE} if classes == 2 else {},
+            self._problem.feature_shape,
+            max(classes, 1),
         )
 
     def _objective(self) -> dict[str, Json]:
@@ -106,7 +107,10 @@ class Family:
     def _link(self) -> list[onnx.NodeProto]:
         """Returns the operations from the sum of the trees to the scores."""
         if self._problem.class_count == 2:
-            return [helper.make_node("Sigmoid", ["raw"], ["second_class"]), *graph.two_classes("second_class")]
+            return [
+                helper.make_node("Sigmoid", ["raw"], ["second_class"]),
+                *graph.two_classes("second_class"),
+            ]
         if self._problem.class_count:
             return [helper.make_node("Softmax", ["raw"], [graph.SCORES], axis=1)]
         return []
@@ -120,13 +124,14 @@ class _Rounds(xgboost.callback.TrainingCallback):
         self._progress = progress
         self._total = total
 
-    def after_iteration(self, model: object, epoch: int, evals_log: Mapping[str, Mapping[str, list[float]]]) -> bool:
+    def after_iteration(self, model: object, epoch: int, evals_log: xgboost.callback.TrainingCallback.EvalsLog) -> bool:
         """Reports a round; the names of its metrics are like validation_logloss."""
-        measured = {
-            f"{rows}_{metric}": float(values[-1])
-            for rows, metrics in evals_log.items()
-            for metric, values in metrics.items()
-        }
+        measured: dict[str, float] = {}
+        for rows, metrics in evals_log.items():
+            for metric, values in metrics.items():
+                value = values[-1]
+                assert isinstance(value, float)  # A pair would be the mean and deviation of a cross-validation.
+                measured[f"{rows}_{metric}"] = value
         self._progress.step(epoch + 1, self._total, "round", measured)
         return False
 

@@ -37,7 +37,7 @@ def model(
         score_count: The number of scores of one row.
     """
     graph = helper.make_graph(
-        nodes,
+        [],
         "fitserve",
         [helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["batch", *feature_shape])],
         [helper.make_tensor_value_info(SCORES, TensorProto.FLOAT, ["batch", score_count])],
@@ -46,7 +46,10 @@ def model(
     opsets = [helper.make_opsetid("", _OPSET)]
     if any(node.domain == TREE_DOMAIN for node in nodes):
         opsets.append(helper.make_opsetid(TREE_DOMAIN, _TREE_OPSET))
-    return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="fitserve")
+    made = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="fitserve")
+    # Last, since make_model copies the graph and the nodes can be hundreds of megabytes.
+    made.graph.node.extend(nodes)
+    return made
 
 
 def serialize(exported: onnx.ModelProto, algorithm: str) -> bytes:
@@ -57,7 +60,8 @@ def serialize(exported: onnx.ModelProto, algorithm: str) -> bytes:
     """
     if exported.ByteSize() > _MOST_BYTES:
         raise invalid_field(
-            algorithm, "the trained model is larger than 2 GiB; ask for fewer or smaller trees, or narrower layers"
+            algorithm,
+            "the trained model is larger than 2 GiB; ask for fewer or smaller trees, or narrower layers",
         )
     return exported.SerializeToString()
 

@@ -52,24 +52,11 @@ def sum_nodes(
         base_values: The value that each target starts from.
         output: The name of the result, [rows, targets].
     """
-    sizes = [len(tree.leaf) for tree in trees]
-    leaf = _join([tree.leaf for tree in trees])
     node = helper.make_node("TreeEnsembleRegressor", ["doubles"], [output], domain=graph.TREE_DOMAIN)
-    node.attribute.extend(
-        [
-            helper.make_attribute("n_targets", len(base_values)),
-            _doubles("base_values_as_tensor", base_values),
-            _integers("nodes_treeids", np.repeat(np.arange(len(trees)), sizes)),
-            _integers("nodes_nodeids", _join([np.arange(size) for size in sizes])),
-            _integers("nodes_featureids", _inner(leaf, [tree.feature for tree in trees])),
-            _doubles("nodes_values_as_tensor", _inner(leaf, [tree.threshold for tree in trees])),
-            _strings("nodes_modes", np.where(leaf, b"LEAF", comparison.encode()).tolist()),
-            _integers("nodes_truenodeids", _inner(leaf, [tree.left for tree in trees])),
-            _integers("nodes_falsenodeids", _inner(leaf, [tree.right for tree in trees])),
-            _integers("nodes_missing_value_tracks_true", _inner(leaf, [tree.missing_left for tree in trees])),
-            *_leaves(trees),
-        ]
-    )
+    node.attribute.append(helper.make_attribute("n_targets", len(base_values)))
+    _add_doubles(node, "base_values_as_tensor", base_values)
+    _add_tree_nodes(node, trees, comparison)
+    _add_leaves(node, trees)
     return [
         helper.make_node("Flatten", [graph.FEATURES], ["flat"]),
         helper.make_node("Cast", ["flat"], ["doubles"], to=TensorProto.DOUBLE),
@@ -77,47 +64,51 @@ def sum_nodes(
     ]
 
 
-def _leaves(trees: Sequence[Tree]) -> list[onnx.AttributeProto]:
-    """Returns the attributes for what the leaves add; zeros are left out where a leaf adds to several targets."""
+def _add_tree_nodes(node: onnx.NodeProto, trees: Sequence[Tree], comparison: str) -> None:
+    """Adds the attributes for all nodes of the trees; what means nothing at a leaf is zero."""
+    sizes = [len(tree.leaf) for tree in trees]
+    leaf = np.concatenate([tree.leaf for tree in trees])
+
+    def inner(parts: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
+        return np.where(leaf, np.zeros((), parts[0].dtype), np.concatenate(parts))
+
+    _add_integers(node, "nodes_treeids", np.repeat(np.arange(len(trees)), sizes))
+    _add_integers(node, "nodes_nodeids", np.concatenate([np.arange(size) for size in sizes]))
+    _add_integers(node, "nodes_featureids", inner([tree.feature for tree in trees]))
+    _add_doubles(node, "nodes_values_as_tensor", inner([tree.threshold for tree in trees]))
+    _add_integers(node, "nodes_truenodeids", inner([tree.left for tree in trees]))
+    _add_integers(node, "nodes_falsenodeids", inner([tree.right for tree in trees]))
+    _add_integers(node, "nodes_missing_value_tracks_true", inner([tree.missing_left for tree in trees]))
+    modes = np.where(leaf, b"LEAF", comparison.encode()).tolist()
+    node.attribute.add(name="nodes_modes", type=onnx.AttributeProto.STRINGS, strings=modes)
+
+
+def _add_leaves(node: onnx.NodeProto, trees: Sequence[Tree]) -> None:
+    """Adds the attributes for what the leaves add; zeros are left out where a leaf adds to several targets."""
     tree_ids, node_ids, targets, weights = [], [], [], []
     for index, tree in enumerate(trees):
         several = tree.values.shape[1] > 1
         kept = tree.leaf[:, None] & (tree.values != 0 if several else True)
         # A leaf without any entry is none to onnxruntime.
         kept[:, 0] |= tree.leaf & ~kept.any(axis=1)
-        node, target = np.nonzero(kept)
-        tree_ids.append(np.full(len(node), index))
-        node_ids.append(node)
+        leaf, target = np.nonzero(kept)
+        tree_ids.append(np.full(len(leaf), index))
+        node_ids.append(leaf)
         targets.append(target + tree.target)
-        weights.append(tree.values[node, target])
-    return [
-        _integers("target_treeids", _join(tree_ids)),
-        _integers("target_nodeids", _join(node_ids)),
-        _integers("target_ids", _join(targets)),
-        _doubles("target_weights_as_tensor", _join(weights)),
-    ]
+        weights.append(tree.values[leaf, target])
+    _add_integers(node, "target_treeids", np.concatenate(tree_ids))
+    _add_integers(node, "target_nodeids", np.concatenate(node_ids))
+    _add_integers(node, "target_ids", np.concatenate(targets))
+    _add_doubles(node, "target_weights_as_tensor", np.concatenate(weights))
 
 
-def _join(parts: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
-    return np.concatenate(parts)
+# A forest can have millions of nodes. helper.make_attribute would look at each number in turn and copy all of them.
 
 
-def _inner(leaf: NDArray[np.generic], parts: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
-    """Returns the joined arrays with zeros at the leaves."""
-    return np.where(leaf, np.zeros((), parts[0].dtype), _join(parts))
+def _add_integers(node: onnx.NodeProto, name: str, values: NDArray[np.generic]) -> None:
+    node.attribute.add(name=name, type=onnx.AttributeProto.INTS, ints=values.astype(np.int64).tolist())
 
 
-# helper.make_attribute looks at each element in turn, which takes seconds for a million nodes.
-
-
-def _integers(name: str, values: NDArray[np.generic]) -> onnx.AttributeProto:
-    return onnx.AttributeProto(name=name, type=onnx.AttributeProto.INTS, ints=values.astype(np.int64).tolist())
-
-
-def _strings(name: str, values: list[bytes]) -> onnx.AttributeProto:
-    return onnx.AttributeProto(name=name, type=onnx.AttributeProto.STRINGS, strings=values)
-
-
-def _doubles(name: str, values: NDArray[np.generic]) -> onnx.AttributeProto:
+def _add_doubles(node: onnx.NodeProto, name: str, values: NDArray[np.generic]) -> None:
     tensor = numpy_helper.from_array(values.astype(np.float64), name)
-    return onnx.AttributeProto(name=name, type=onnx.AttributeProto.TENSOR, t=tensor)
+    node.attribute.add(name=name, type=onnx.AttributeProto.TENSOR, t=tensor)

@@ -4,8 +4,8 @@
         client.fit("iris", X, y, algorithm="random_forest", load=True).wait()
         client.predict("iris", X)
 
-Names are loaded on first use (PEP 562), so that a program which imports only the messages in `fitserve.v1`, such as a
-training process, loads neither gRPC nor numpy.
+Names are loaded on first use (PEP 562), so that a program which imports only the messages in `fitserve.v1`,
+such as a training process, loads neither gRPC nor numpy.
 """
 
 from __future__ import annotations

@@ -1,17 +1,16 @@
-"""Requests built and replies read, without any I/O: what the synchronous and the asynchronous client share."""
+"""Requests built and replies read, without any I/O: what the sync and the async client share."""
 
 from __future__ import annotations
 
 import datetime
 import difflib
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from fitserve import _features, _tensors, errors, resources
@@ -30,6 +29,7 @@ Task: TypeAlias = Literal["classification", "regression"]
 Existing: TypeAlias = Literal["fail", "new_version"]
 OnError: TypeAlias = Literal["raise", "yield"]
 Chunk: TypeAlias = tuple[Rows, npt.ArrayLike | None]
+Source: TypeAlias = Iterator[Chunk] | AsyncIterator[Chunk]
 
 INLINE_BYTES = 48_000_000
 """Training data larger than this does not travel inside the FitRequest but as an upload."""
@@ -45,6 +45,18 @@ _EXISTING = {
     "fail": training_service_pb2.EXISTING_MODEL_FAIL,
     "new_version": training_service_pb2.EXISTING_MODEL_NEW_VERSION,
 }
+
+
+class PageRequest(Protocol):
+    """A request for one page of a list."""
+
+    page_token: str
+
+
+class PageReply(Protocol):
+    """One page of a list."""
+
+    next_page_token: str
 
 
 @dataclass(frozen=True)
@@ -83,12 +95,12 @@ def fit(
     """Builds a FitRequest.
 
     Raises:
-        TypeError: There is no data or there are two kinds of it, or a hyper-parameter is unknown or of a wrong type.
+        TypeError: There is no data or there are two kinds of it, or a hyper-parameter is unknown or of a
+            wrong type.
         ValueError: The algorithm, the task or `existing` is unknown, or the data has a wrong shape.
     """
     request = training_service_pb2.FitRequest(
         model=model,
-        dataset=dataset or None,
         target=target,
         validation_fraction=validation_fraction,
         seed=seed,
@@ -97,9 +109,11 @@ def fit(
         queue=queue,
         existing=_EXISTING[known("existing", existing, _EXISTING)],
         load=load,
-        # With an identifier the call is idempotent, so a retry after a broken connection starts no second job.
+        # With an identifier the call is idempotent: a retry after a broken connection starts no second job.
         request_id=request_id or uuid.uuid4().hex,
     )
+    if dataset:
+        request.dataset = dataset
     if task is not None:
         request.task = _TASKS[known("task", task, _TASKS)]
     if time_limit is not None:
@@ -110,7 +124,9 @@ def fit(
 
 
 def _set_data(
-    request: training_service_pb2.FitRequest, rows: Rows | data_pb2.Inputs | None, targets: npt.ArrayLike | None
+    request: training_service_pb2.FitRequest,
+    rows: Rows | data_pb2.Inputs | None,
+    targets: npt.ArrayLike | None,
 ) -> TrainingData | None:
     """Puts the data into the request, or returns it if it is too large for that."""
     if (rows is None) == (not request.dataset):
@@ -152,15 +168,15 @@ def _set_algorithm(
 
 
 def _set_hyperparameter(message: Message, algorithm: str, name: str, value: object) -> None:
-    descriptor: Descriptor = message.DESCRIPTOR
-    if name not in descriptor.fields_by_name:
-        raise TypeError(f"{algorithm} has no hyper-parameter {name!r}; {_nearest(name, descriptor.fields_by_name)}")
+    known_fields = message.DESCRIPTOR.fields_by_name
+    if name not in known_fields:
+        raise TypeError(f"{algorithm} has no hyper-parameter {name!r}; {_nearest(name, known_fields)}")
     plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
     # None stands for the default, as in scikit-learn.
     if plain is None:
         return
     try:
-        if descriptor.fields_by_name[name].is_repeated:
+        if known_fields[name].is_repeated:
             getattr(message, name).extend(plain)
         else:
             setattr(message, name, plain)
@@ -184,36 +200,50 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     return f"did you mean {nearest[0]!r}?" if nearest else f"there are {', '.join(names)}"
 
 
-def upload_messages(
-    chunks: Iterable[TrainingData], chunk_rows: int | None, display_name: str
-) -> Iterator[training_service_pb2.UploadDatasetRequest]:
-    """Yields the messages of an upload: the description, then the data in messages of about CHUNK_BYTES."""
-    description = dataset_pb2.DatasetDescription(
-        display_name=display_name, format=dataset_pb2.DATASET_FORMAT_CHUNKS
-    )
-    yield training_service_pb2.UploadDatasetRequest(description=description)
-    for chunk in chunks:
-        for part in chunk.parts(chunk_rows, CHUNK_BYTES):
-            targets = part.targets.message() if part.targets else None
-            message = dataset_pb2.DatasetChunk(inputs=part.features.message(), targets=targets)
-            yield training_service_pb2.UploadDatasetRequest(chunk=message)
+@overload
+def chunks(rows: Rows | Iterator[Chunk], targets: npt.ArrayLike | None) -> Iterable[Chunk]: ...
 
 
-def upload_chunks(rows: Rows | Iterator[Chunk], targets: npt.ArrayLike | None) -> Iterator[TrainingData]:
-    """Yields training data as it comes: all at once, or chunk by chunk from an iterator of pairs (X, y).
+@overload
+def chunks(rows: Rows | Source, targets: npt.ArrayLike | None) -> Iterable[Chunk] | AsyncIterable[Chunk]: ...
+
+
+def chunks(rows: Rows | Source, targets: npt.ArrayLike | None) -> Iterable[Chunk] | AsyncIterable[Chunk]:
+    """Returns what to upload as pairs of features and targets: one pair, or those of an iterator.
 
     Raises:
-        TypeError: There is an iterator and targets too, or an element that is no pair.
+        TypeError: There is an iterator and targets too.
     """
-    if not isinstance(rows, Iterator):
-        yield _features.training_data(rows, targets)
-        return
+    if not isinstance(rows, Iterator | AsyncIterator):
+        return [(rows, targets)]
     if targets is not None:
         raise TypeError("an iterator of chunks yields pairs (X, y); y beside it has no meaning")
-    for chunk in rows:
-        if not isinstance(chunk, tuple) or len(chunk) != 2:
-            raise TypeError(f"an iterator of chunks yields pairs (X, y), or (X, None), not {type(chunk).__name__}")
-        yield _features.training_data(*chunk)
+    return rows
+
+
+def read_chunk(chunk: Chunk) -> TrainingData:
+    """Reads one pair of features and targets.
+
+    Raises:
+        TypeError, ValueError: It is no pair, or of a wrong type or shape.
+    """
+    if not isinstance(chunk, tuple) or len(chunk) != 2:
+        raise TypeError(f"an iterator of chunks yields pairs (X, y), or (X, None), not {type(chunk).__name__}")
+    return _features.training_data(*chunk)
+
+
+def upload_description(display_name: str) -> training_service_pb2.UploadDatasetRequest:
+    """Builds the first message of an upload."""
+    description = dataset_pb2.DatasetDescription(display_name=display_name, format=dataset_pb2.DATASET_FORMAT_CHUNKS)
+    return training_service_pb2.UploadDatasetRequest(description=description)
+
+
+def upload_parts(data: TrainingData, chunk_rows: int | None) -> Iterator[training_service_pb2.UploadDatasetRequest]:
+    """Yields the messages that hold some data, each of `chunk_rows` rows or about CHUNK_BYTES."""
+    for part in data.parts(chunk_rows, CHUNK_BYTES):
+        targets = part.targets.message() if part.targets else None
+        message = dataset_pb2.DatasetChunk(inputs=part.features.message(), targets=targets)
+        yield training_service_pb2.UploadDatasetRequest(chunk=message)
 
 
 def inputs(rows: Rows | data_pb2.Inputs) -> data_pb2.Inputs:
@@ -228,6 +258,17 @@ def predict_request(
     return prediction_service_pb2.PredictRequest(
         model=model, version=version, inputs=inputs(rows), include_probabilities=include_probabilities
     )
+
+
+def check_stream(max_in_flight: int, on_error: str) -> None:
+    """Checks the options of a prediction stream.
+
+    Raises:
+        ValueError: There can never be a batch in flight, or `on_error` is unknown.
+    """
+    known("on_error", on_error, ("raise", "yield"))
+    if max_in_flight < 1:
+        raise ValueError(f"max_in_flight must be at least 1, not {max_in_flight}")
 
 
 def stream_config(

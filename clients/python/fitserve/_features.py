@@ -27,8 +27,8 @@ class DataFrame(Protocol):
 
 
 Rows: TypeAlias = npt.ArrayLike | Mapping[str, npt.ArrayLike] | Sequence[Mapping[str, object]] | DataFrame
-"""Features: an array of shape [rows, columns] or [rows, channels, height, width], a dict from column name to values, a
-data frame, or a list with one dict a row."""
+"""Features: an array of shape [rows, columns] or [rows, channels, height, width], a dict from column name to
+values, a data frame, or a list with one dict a row."""
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,9 @@ def features(rows: Rows) -> Matrix | Columns:
     # An array with named fields has no `columns`; an array never counts as a data frame.
     if not isinstance(rows, np.ndarray) and isinstance(rows, DataFrame):
         return _columns((str(name), rows[name]) for name in rows.columns)
-    if isinstance(rows, Sequence) and not isinstance(rows, str | bytes) and any(isinstance(r, Mapping) for r in rows[:1]):
-        return _columns(_columns_of_records(rows))
+    records = _records(rows)
+    if records:
+        return _columns(_columns_of_records(records))
     return _matrix(np.asarray(rows))
 
 
@@ -248,6 +249,12 @@ def _columns(items: Iterable[tuple[str, npt.ArrayLike]]) -> Columns:
             first = f"column {columns.columns[0].name!r} has {columns.row_count} values"
             raise ValueError(f"{first} but column {one.name!r} has {len(one.values)}")
     return columns
+
+
+def _records(rows: object) -> list[Mapping[str, object]]:
+    if isinstance(rows, list | tuple) and rows and all(isinstance(row, Mapping) for row in rows):
+        return list(rows)
+    return []
 
 
 def _columns_of_records(records: Sequence[Mapping[str, object]]) -> Iterator[tuple[str, Array]]:

@@ -80,8 +80,8 @@ class Job(_Handle):
     def watch(self, timeout: float | None = None) -> Iterator[JobUpdate]:
         """Yields news of the job until it has ended: its state, new steps and log lines.
 
-        The first update holds the steps so far. If the connection breaks or the service restarts, the job is joined
-        again and no step comes twice.
+        The first update holds the steps so far. If the connection breaks or the service restarts, the job is
+        joined again and no step comes twice.
 
         Args:
             timeout: How many seconds to watch at most.
@@ -195,8 +195,7 @@ class Following:
         left = self._ends_at - time.monotonic()
         if left <= 0:
             raise TimeoutError(
-                f"job {self.job.id} is {self.job.state} after {self._timeout:g} s; it goes on: "
-                "wait again, or cancel it"
+                f"job {self.job.id} is {self.job.state} after {self._timeout:g} s; it goes on: wait again, or cancel it"
             )
         return left
 

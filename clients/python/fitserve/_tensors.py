@@ -49,7 +49,7 @@ def encode(array: Array) -> data_pb2.Tensor:
 
 
 def decode(tensor: data_pb2.Tensor) -> Array:
-    """Returns a tensor as an array of its shape, which the caller owns; DATA_TYPE_BYTES becomes an array of str."""
+    """Returns a tensor as an array of its shape, which the caller owns; DATA_TYPE_BYTES becomes texts."""
     if tensor.dtype == data_pb2.DATA_TYPE_BYTES:
         return text_array(_texts(tensor.data)).reshape(tensor.shape)
     return np.frombuffer(tensor.data, _DTYPES[tensor.dtype]).reshape(tensor.shape).copy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Literal, Self, TypeVar, overload
@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from fitserve import _channel, _core, errors, resources
 from fitserve._core import Chunk, Existing, OnError, Task
-from fitserve._features import Rows
+from fitserve._features import Rows, TrainingData
 from fitserve._jobs import Job
 from fitserve._tensors import Array
 from fitserve.resources import Dataset, Model, Prediction, ServerStatus, TrainingJob
@@ -31,20 +31,22 @@ from fitserve.v1 import (
     training_service_pb2_grpc,
 )
 
-_Request = TypeVar("_Request", bound=Message)
-_Reply = TypeVar("_Reply", bound=Message)
+_Request = TypeVar("_Request")
+_Reply = TypeVar("_Reply")
+_PageRequest = TypeVar("_PageRequest", bound=_core.PageRequest)
+_PageReply = TypeVar("_PageReply", bound=_core.PageReply)
 _Item = TypeVar("_Item")
 
 
 class Client:
     """A connection to a FitServe service. All errors of calls are `fitserve.FitServeError`s.
 
-    One client may be used from several threads at once, and should be: it is one HTTP/2 connection. It must not be used
-    on both sides of a fork: gRPC has threads of its own, which a fork does not copy. Make the client after the fork (in
-    the worker's initializer, for a pool), or start workers with the `spawn` method.
+    One client may be used from several threads at once, and should be: it is one HTTP/2 connection. It must
+    not be used on both sides of a fork: gRPC has threads of its own, which a fork does not copy. Make the
+    client after the fork (in the worker's initializer, for a pool), or start workers with the `spawn` method.
 
-    Calls that change nothing, or change the same thing once however often they are made, are tried up to five times
-    within about two seconds while the service is unavailable.
+    Calls that change nothing, or change the same thing once however often they are made, are tried up to five
+    times within about two seconds while the service is unavailable.
 
     Example:
         with fitserve.Client("127.0.0.1:50051") as client:
@@ -60,20 +62,18 @@ class Client:
         metadata: _channel.Metadata | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        """Opens a channel. It connects by itself with the first call, and again whenever the connection breaks.
+        """Opens a channel. It connects with the first call, and again whenever the connection breaks.
 
         Args:
             target: The address, such as "127.0.0.1:50051" or "dns:///fitserve:50051".
-            timeout: How many seconds a call may take unless the call says otherwise; None for no limit. Uploads and
-                streams have no limit unless they are given one.
+            timeout: How many seconds a call may take unless the call says otherwise; None for no limit.
+                Uploads and streams have no limit unless they are given one.
             metadata: Sent with each call, such as {"authorization": "Bearer KEY"}.
-            credentials: For TLS, such as grpc.ssl_channel_credentials(); without them the channel is plain text.
+            credentials: For TLS, such as grpc.ssl_channel_credentials(); None for plain text.
         """
         options = _channel.options()
         self._channel = (
-            grpc.secure_channel(target, credentials, options)
-            if credentials
-            else grpc.insecure_channel(target, options)
+            grpc.secure_channel(target, credentials, options) if credentials else grpc.insecure_channel(target, options)
         )
         self._timeout = timeout
         self._metadata = _channel.pairs(metadata)
@@ -126,11 +126,11 @@ class Client:
 
         Args:
             model: The name of the model, matching ^[a-z][a-z0-9_-]{0,62}$.
-            X: The features: an array of shape [rows, columns] or [rows, channels, height, width], which becomes
-                float32 (uint8 stays); or columns with names: a dict from name to values, a data frame, or a list with
-                one dict a row.
-            y: The values to learn, shape [rows]: texts, integers, numbers or truth values. Predictions come back in
-                the same type.
+            X: The features: an array of shape [rows, columns] or [rows, channels, height, width], which
+                becomes float32 (uint8 stays); or columns with names: a dict from name to values, a data
+                frame, or a list with one dict a row.
+            y: The values to learn, shape [rows]: texts, integers, numbers or truth values. Predictions come
+                back in the same type.
             algorithm: The name of the algorithm, such as "random_forest", or its message from
                 fitserve.v1.algorithm_pb2.
             target: The name of the column of X to learn, in place of y.
@@ -144,8 +144,8 @@ class Client:
             queue: Whether to wait for free cores instead of being refused.
             existing: What to do if the model exists: "fail", or make a "new_version".
             load: Whether the new version is loaded when it is ready.
-            request_id: Makes the call idempotent over programs: the same identifier gives the same job. Without it the
-                client makes one up, so that its own retries start no second job.
+            request_id: Makes the call idempotent over programs: the same identifier gives the same job.
+                Without it the client makes one up, so that its own retries start no second job.
             timeout: How many seconds the call may take; it does not wait for the training.
             **hyperparameters: Of the algorithm, such as n_estimators=200; None means the default.
 
@@ -182,7 +182,7 @@ class Client:
             request_id=request_id,
         )
         if fit.upload:
-            fit.request.dataset = self._upload(_core.upload_messages([fit.upload], None, model), timeout).digest
+            fit.request.dataset = self._upload([fit.upload], None, model, timeout).digest
         reply = self._call(self._training.Fit, fit.request, timeout)
         return Job(self, resources.read(TrainingJob, reply.job))
 
@@ -198,8 +198,8 @@ class Client:
         """Stores training data for any number of fits; name it by its digest: `fit(dataset=dataset.digest)`.
 
         Args:
-            X: The features, as in `fit`; or an iterator of pairs (X, y), for data that does not fit in memory. It is
-                read from another thread. All its chunks must have the same columns and types.
+            X: The features, as in `fit`; or an iterator of pairs (X, y), for data that does not fit in
+                memory. It is read from another thread. All its chunks must have the same columns and types.
             y: The values to learn, or None if X has a column for them.
             chunk_rows: The number of rows of a message; None makes messages of about 3 MB.
             display_name: A name for people.
@@ -214,18 +214,14 @@ class Client:
             files = ((np.load(path)["X"], np.load(path)["y"]) for path in paths)
             client.upload_dataset(files, display_name="all of 2026")
         """
-        return self._upload(_core.upload_messages(_core.upload_chunks(X, y), chunk_rows, display_name), timeout)
+        data = map(_core.read_chunk, _core.chunks(X, y))
+        return self._upload(data, chunk_rows, display_name, timeout)
 
     def datasets(self, *, timeout: float | None = None) -> list[Dataset]:
         """Returns the uploaded datasets, the latest first."""
         request = training_service_pb2.ListDatasetsRequest(page_size=1000)
-        found: list[Dataset] = []
-        while True:
-            reply = self._call(self._training.ListDatasets, request, timeout)
-            found += [resources.read(Dataset, one) for one in reply.datasets]
-            if not reply.next_page_token:
-                return found
-            request.page_token = reply.next_page_token
+        pages = self._pages(self._training.ListDatasets, request, timeout)
+        return [resources.read(Dataset, one) for page in pages for one in page.datasets]
 
     def delete_dataset(self, digest: str, *, timeout: float | None = None) -> None:
         """Deletes an uploaded dataset. Models that were trained on it stay.
@@ -245,9 +241,7 @@ class Client:
         """
         return Job(self, self._get_job(id, timeout))
 
-    def jobs(
-        self, model: str | None = None, *, states: Sequence[str] = (), timeout: float | None = None
-    ) -> list[Job]:
+    def jobs(self, model: str | None = None, *, states: Sequence[str] = (), timeout: float | None = None) -> list[Job]:
         """Returns handles on all jobs, the latest first.
 
         Args:
@@ -259,26 +253,16 @@ class Client:
             ValueError: There is no such state.
         """
         request = _core.list_jobs_request(model, states)
-        found: list[Job] = []
-        while True:
-            reply = self._call(self._training.ListTrainingJobs, request, timeout)
-            found += [Job(self, resources.read(TrainingJob, one)) for one in reply.jobs]
-            if not reply.next_page_token:
-                return found
-            request.page_token = reply.next_page_token
+        pages = self._pages(self._training.ListTrainingJobs, request, timeout)
+        return [Job(self, resources.read(TrainingJob, one)) for page in pages for one in page.jobs]
 
     # Models
 
     def models(self, *, timeout: float | None = None) -> list[Model]:
         """Returns all models by name."""
         request = model_service_pb2.ListModelsRequest(page_size=1000)
-        found: list[Model] = []
-        while True:
-            reply = self._call(self._models.ListModels, request, timeout)
-            found += [resources.read(Model, one) for one in reply.models]
-            if not reply.next_page_token:
-                return found
-            request.page_token = reply.next_page_token
+        pages = self._pages(self._models.ListModels, request, timeout)
+        return [resources.read(Model, one) for page in pages for one in page.models]
 
     def model(self, name: str, *, timeout: float | None = None) -> Model:
         """Returns a model with its versions.
@@ -292,11 +276,11 @@ class Client:
     def load(
         self, name: str, version: int | None = None, *, evict: bool = False, timeout: float | None = None
     ) -> Model:
-        """Loads a version, the latest if None, in place of the loaded one, and returns when it answers predictions.
+        """Loads a version in place of the loaded one, and returns when it answers predictions.
 
         Args:
             name: The name of the model.
-            version: The version.
+            version: The version; None for the latest.
             evict: Whether the least recently used idle model may be unloaded to make room.
             timeout: How many seconds the call may take.
 
@@ -359,8 +343,8 @@ class Client:
 
         Args:
             model: The name of the model.
-            X: The rows, in any form that `fit` takes: shape [rows, ...] with the shape of a row that the model was
-                trained on, or the columns that it was trained on.
+            X: The rows, in any form that `fit` takes: shape [rows, ...] with the shape of a row that the
+                model was trained on, or the columns that it was trained on.
             version: The version; None for the one that serves.
             timeout: How many seconds the call may take.
 
@@ -388,12 +372,14 @@ class Client:
         version: int | None = None,
         timeout: float | None = None,
     ) -> Prediction:
-        """Predicts rows with a loaded model, and returns the whole answer, with the probability of each class.
+        """Predicts rows with a loaded model, and returns the whole answer, with the probability of each
+        class.
 
         Takes and raises what `predict` does.
 
         Returns:
-            The predictions of shape [rows], the probabilities of shape [rows, classes] and the classes in their order.
+            The predictions of shape [rows], the probabilities of shape [rows, classes] and the classes in
+            their order.
 
         Example:
             answer = client.predict_proba("iris", X)
@@ -442,26 +428,25 @@ class Client:
 
         Args:
             model: The name of the model.
-            batches: The batches, each as in `predict`; they may be endless. They are read from another thread, never
-                more than `max_in_flight` ahead of the answers.
+            batches: The batches, each as in `predict`; they may be endless. They are read from another
+                thread, never more than `max_in_flight` ahead of the answers.
             version: The version; None for the one that serves when the batch comes.
             include_probabilities: Whether the probabilities of the classes come too.
             max_in_flight: How many batches may be sent and not yet answered.
-            on_error: What a batch that the service refuses does: "raise" ends the stream with its error; "yield" gives
-                the error in the batch's place, and the stream goes on.
+            on_error: What a batch that the service refuses does: "raise" ends the stream with its error;
+                "yield" gives the error in the batch's place, and the stream goes on.
             timeout: How many seconds the whole stream may take; None for no limit.
 
         Raises:
             ValueError: `max_in_flight` is below 1, or `on_error` is unknown.
-            FitServeError: As `predict` does, or because the stream broke. What `batches` raises is raised here too.
+            FitServeError: As `predict` does, or because the stream broke. What `batches` raises is raised
+                here too.
 
         Example:
             for answer in client.predict_stream("iris", np.array_split(X, 100)):
                 print(answer.predictions)
         """
-        _core.known("on_error", on_error, ("raise", "yield"))
-        if max_in_flight < 1:
-            raise ValueError(f"max_in_flight must be at least 1, not {max_in_flight}")
+        _core.check_stream(max_in_flight, on_error)
         config = _core.stream_config(model, version, include_probabilities)
         return self._predict_stream(config, batches, max_in_flight, on_error, timeout)
 
@@ -485,6 +470,19 @@ class Client:
             return method(request, timeout=limit, metadata=self._metadata)
         except grpc.RpcError as error:
             raise errors.from_rpc_error(error) from error
+
+    def _pages(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_PageRequest, _PageReply],
+        request: _PageRequest,
+        timeout: float | None,
+    ) -> Iterator[_PageReply]:
+        while True:
+            reply = self._call(method, request, timeout)
+            yield reply
+            if not reply.next_page_token:
+                return
+            request.page_token = reply.next_page_token
 
     def _predict(
         self,
@@ -530,24 +528,27 @@ class Client:
         finally:
             closed.set()
             window.release()
-            call.cancel()
+            _cancel(call)
 
     def _upload(
-        self, messages: Iterator[training_service_pb2.UploadDatasetRequest], timeout: float | None
+        self, data: Iterable[TrainingData], chunk_rows: int | None, display_name: str, timeout: float | None
     ) -> Dataset:
-        feed = _Feed(messages)
+        def messages() -> Iterator[training_service_pb2.UploadDatasetRequest]:
+            yield _core.upload_description(display_name)
+            for one in data:
+                yield from _core.upload_parts(one, chunk_rows)
+
+        feed = _Feed(messages())
         call = self._training.UploadDataset.future(feed, timeout=timeout, metadata=self._metadata)
         feed.call.set_result(call)
         try:
             return resources.read(Dataset, call.result().dataset)
-        except (grpc.RpcError, grpc.FutureCancelledError) as error:
-            if feed.error is not None:
-                raise feed.error from None
-            if isinstance(error, grpc.RpcError):
-                raise errors.from_rpc_error(error) from error
-            raise
+        except grpc.FutureCancelledError as error:
+            raise feed.error or errors.cancelled() from error
+        except grpc.RpcError as error:
+            raise feed.error or errors.from_rpc_error(error) from error
         finally:
-            call.cancel()
+            _cancel(call)
 
     def _get_job(self, id: str, timeout: float | None = None) -> TrainingJob:
         request = training_service_pb2.GetTrainingJobRequest(job=id)
@@ -557,9 +558,7 @@ class Client:
         request = training_service_pb2.CancelTrainingJobRequest(job=id)
         return resources.read(TrainingJob, self._call(self._training.CancelTrainingJob, request, None).job)
 
-    def _watch_job(
-        self, id: str, timeout: float | None
-    ) -> Iterator[training_service_pb2.WatchTrainingJobResponse]:
+    def _watch_job(self, id: str, timeout: float | None) -> Iterator[training_service_pb2.WatchTrainingJobResponse]:
         request = training_service_pb2.WatchTrainingJobRequest(job=id)
         call = self._training.WatchTrainingJob(request, timeout=timeout, metadata=self._metadata)
         try:
@@ -567,7 +566,7 @@ class Client:
         except grpc.RpcError as error:
             raise errors.from_rpc_error(error) from error
         finally:
-            call.cancel()
+            _cancel(call)
 
 
 class _Feed(Iterator[_Item]):
@@ -590,5 +589,10 @@ class _Feed(Iterator[_Item]):
             raise
         except Exception as error:
             self.error = error
-            self.call.result().cancel()
+            _cancel(self.call.result())
             raise StopIteration from None
+
+
+def _cancel(call: grpc.RpcContext) -> None:
+    # grpc-stubs gives the method no types.
+    call.cancel()  # type: ignore[no-untyped-call]

@@ -1,9 +1,9 @@
 """What goes wrong, as exceptions: one class a status code, with the details that the service sent.
 
-    try:
-        client.predict("irs", X)
-    except fitserve.errors.NotFound as error:
-        print(error.reason, error.metadata["nearest"])  # MODEL_NOT_FOUND iris
+try:
+    client.predict("irs", X)
+except fitserve.errors.NotFound as error:
+    print(error.reason, error.metadata["nearest"])  # MODEL_NOT_FOUND iris
 """
 
 from __future__ import annotations
@@ -61,11 +61,7 @@ class FitServeError(Exception):
     def __str__(self) -> str:
         """Returns for instance `[NOT_FOUND MODEL_NOT_FOUND] There is no model "irs".`."""
         head = f"[{self.code.name} {self.reason}]" if self.reason else f"[{self.code.name}]"
-        unsaid = [
-            f"\n  {field}: {text}"
-            for field, text in self.field_violations.items()
-            if text not in self.message
-        ]
+        unsaid = [f"\n  {field}: {text}" for field, text in self.field_violations.items() if text not in self.message]
         return f"{head} {self.message}{''.join(unsaid)}"
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -176,11 +172,18 @@ def from_status(status: status_pb2.Status) -> FitServeError:
 
 
 def from_rpc_error(error: grpc.RpcError) -> FitServeError:
-    """Returns the exception for the error of a call, with the details of its trailing metadata if there are any."""
+    """Returns the exception for the error of a call, with the details of its trailing metadata if there are
+    any.
+    """
     # Every error that a call raises is a grpc.Call too; RpcError itself declares no method.
-    call = cast(grpc.Call, error)
+    call = cast("grpc.Call", error)
     plain = status_pb2.Status(code=call.code().value[0], message=call.details() or "")
     return from_status(_rich_status(call.trailing_metadata() or ()) or plain)
+
+
+def cancelled() -> Cancelled:
+    """Returns the error of a call that this program itself cancelled, for instance by closing the client."""
+    return Cancelled(status_pb2.Status(code=grpc.StatusCode.CANCELLED.value[0], message="the call was cancelled"))
 
 
 def _rich_status(metadata: Iterable[tuple[str, str | bytes]]) -> status_pb2.Status | None:

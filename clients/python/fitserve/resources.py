@@ -1,8 +1,9 @@
-"""What the service has and gives: jobs, models, datasets, predictions and its own state, as frozen dataclasses.
+"""What the service has and gives: jobs, models, datasets, predictions and its own state, as frozen
+dataclasses.
 
-All but `Prediction` have the fields of the messages in fitserve.v1, with Python's own types: an enum value is its name
-without the prefix ("RUNNING" for JOB_STATE_RUNNING, "" when it is not set), a timestamp is a datetime in UTC, a duration
-is seconds, and an error is an exception. A missing message is None.
+All but `Prediction` have the fields of the messages in fitserve.v1, with Python's own types: an enum value is
+its name without the prefix ("RUNNING" for JOB_STATE_RUNNING, "" when it is not set), a timestamp is a
+datetime in UTC, a duration is seconds, and an error is an exception. A missing message is None.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import datetime
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from google.protobuf import duration_pb2, json_format, struct_pb2, timestamp_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
@@ -162,7 +163,9 @@ class ColumnSpec:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A named tensor of an imported model: its name, its type such as FP32, its shape with -1 for any length."""
+    """A named tensor of an imported model: its name, its type such as FP32, its shape with -1 for any
+    length.
+    """
 
     name: str
     dtype: str
@@ -316,7 +319,9 @@ class ModelPoolStatus:
 
 @dataclass(frozen=True)
 class TritonStatus:
-    """Whether Triton answers, its version, whether the service runs it, and how often it was started again."""
+    """Whether Triton answers, its version, whether the service runs it, and how often it was started
+    again.
+    """
 
     ready: bool
     version: str
@@ -354,7 +359,7 @@ class Prediction:
     Attributes:
         predictions: Shape [rows]: labels of the type given in training, or float32 for regression.
         probabilities: Shape [rows, classes], float32; None unless they were asked for.
-        classes: Shape [classes]: the labels in the order of the probabilities; None unless they were asked for.
+        classes: Shape [classes]: the labels in the order of the probabilities; None without these.
         model: The name of the model.
         version: The version that answered.
         outputs: The outputs by name, for imported models that take named tensors.
@@ -370,12 +375,12 @@ class Prediction:
 
 def read(kind: type[Resource], message: Message) -> Resource:
     """Returns a message as the dataclass that has its fields."""
-    return kind(**{name: reader(message) for name, reader in _readers(kind, message.DESCRIPTOR).items()})
+    readers = _readers(cast("Hashable", kind), message.DESCRIPTOR)
+    return kind(**{name: reader(message) for name, reader in readers.items()})
 
 
 @cache
-def _readers(kind: Hashable, message_type: Descriptor) -> Mapping[str, Callable[[Message], object]]:
-    # Typed as the cache wants its keys; it is a dataclass.
+def _readers(kind: Callable[..., object], message_type: Descriptor) -> Mapping[str, Callable[[Message], object]]:
     hints = get_type_hints(kind)
     return {name: _field_reader(message_type.fields_by_name[name], hint) for name, hint in hints.items()}
 

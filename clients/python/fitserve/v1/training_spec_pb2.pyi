@@ -43,7 +43,7 @@ class TrainingSpec(_message.Message):
     cores: _builtins.int
     """The cores to use."""
     output_uri: _builtins.str
-    """The directory into which the version is written. It does not exist yet."""
+    """The directory into which the version is written. It does not exist yet; its parent does."""
     @_builtins.property
     def request(self) -> _training_service_pb2.FitRequest:
         """The request as it came, but for its data, with `task` set."""

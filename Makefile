@@ -1,0 +1,95 @@
+# FitServe's commands. `make` alone lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+PY := $(VENV)/bin/python
+UV := $(shell command -v uv 2>/dev/null || echo .venv-uv/bin/uv)
+PYTHON_VERSION := >=3.11,<3.13
+STUBS := clients/python/fitserve/v1
+TYPED := service training triton_runtime clients/python/fitserve demo scripts
+
+# The index of another torch build, such as https://download.pytorch.org/whl/cpu for the small one without CUDA.
+TORCH_INDEX ?=
+PYTEST_ARGS ?=
+JSON ?=
+
+export PYTHONPATH := $(CURDIR):$(CURDIR)/clients/python
+export ORT_DISABLE_TELEMETRY := 1
+
+.PHONY: help
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(VENV)/.complete .venv-triton/.complete ## make both environments: the service's (.venv) and Triton's (.venv-triton)
+
+$(VENV)/.complete: requirements/service.txt requirements/training.txt requirements/torch.txt requirements/dev.txt | uv
+	$(UV) venv -q --allow-existing --python '$(PYTHON_VERSION)' $(VENV)
+ifeq ($(TORCH_INDEX),)
+	$(UV) pip sync -q --python $(PY) --require-hashes requirements/{service,training,torch,dev}.txt
+else
+	$(UV) pip sync -q --python $(PY) --require-hashes requirements/{service,training,dev}.txt
+	$(UV) pip install -q --python $(PY) --index $(TORCH_INDEX) --index-strategy unsafe-best-match "$$(grep -oE '^torch==[0-9.]+' requirements/torch.txt)"
+endif
+	$(UV) pip install -q --python $(PY) --no-deps -e clients/python
+	touch $@
+
+.venv-triton/.complete: requirements/triton.txt | uv
+	$(UV) venv -q --allow-existing --python '$(PYTHON_VERSION)' .venv-triton
+	$(UV) pip sync -q --python .venv-triton/bin/python --require-hashes requirements/triton.txt
+	touch $@
+
+.PHONY: uv
+uv:
+	@command -v $(UV) >/dev/null || { python3 -m venv .venv-uv && .venv-uv/bin/pip install -q uv; }
+
+.PHONY: serve
+serve: setup ## run the service on LISTEN (default 127.0.0.1:50051)
+	exec $(PY) -m service
+
+.PHONY: demo
+demo: setup ## train, load, predict and remove real models, and check every figure; JSON=1 ends with one line of JSON
+	exec $(PY) -m demo $(if $(JSON),--json)
+
+.PHONY: test
+test: setup third_party ## run all tests
+	$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: setup third_party ## check style, types, layers, the contract and the stubs
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy $(TYPED)
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/buf lint
+	$(VENV)/bin/buf format -d --exit-code
+	bash scripts/breaking.sh
+	$(PY) scripts/stubs.py --check
+
+.PHONY: format
+format: setup third_party ## format the code and the contract
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/buf format -w
+
+.PHONY: generate
+generate: setup third_party ## generate the Python stubs from protos/
+	$(PY) scripts/stubs.py
+
+.PHONY: third_party
+third_party: setup
+	@$(PY) scripts/third_party.py
+
+.PHONY: lock
+lock: | uv ## resolve requirements/*.in to locks with hashes
+	for name in service training torch triton dev; do \
+	  $(UV) pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    requirements/$$name.in -o requirements/$$name.txt; \
+	done
+
+.PHONY: clean
+clean: ## delete the environments and what tests and the demo left behind
+	rm -rf $(VENV) .venv-triton .venv-uv third_party .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

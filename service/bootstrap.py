@@ -1,0 +1,95 @@
+"""Puts the service together: the only place that knows every class."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+import grpc.aio
+
+from service.adapters.datasets import DatasetFiles
+from service.adapters.embedded_triton import EmbeddedTriton
+from service.adapters.journal import DatabaseJournal
+from service.adapters.process_group import ProcProcesses
+from service.adapters.repository import RepositoryArtifacts
+from service.adapters.trainer_process import ForkServerTrainer
+from service.adapters.triton import TritonInference
+from service.domain.intake import Intake
+from service.domain.jobs import Jobs
+from service.domain.overview import Overview
+from service.domain.predictor import Predictor
+from service.domain.recovery import Recovery
+from service.domain.registry import Registry
+from service.domain.scheduler import Scheduler
+from service.rpc.health import Health
+from service.rpc.model_servicer import ModelServicer
+from service.rpc.prediction_servicer import PredictionServicer
+from service.rpc.server import Servicers, build_server
+from service.rpc.server_servicer import ServerServicer
+from service.rpc.training_servicer import TrainingServicer
+from service.settings import Settings
+
+
+class SystemClock:
+    """Implements the port Clock."""
+
+    def now(self) -> datetime:
+        """Returns the current time, with the time zone UTC."""
+        return datetime.now(UTC)
+
+
+@dataclass
+class Service:
+    """What the life cycle starts and stops."""
+
+    server: grpc.aio.Server
+    health: Health
+    recovery: Recovery
+    registry: Registry
+    jobs: Jobs
+    trainer: ForkServerTrainer
+    inference: TritonInference
+    overview: Overview
+
+
+@asynccontextmanager
+async def build(settings: Settings) -> AsyncIterator[Service]:
+    """Yields the service, not started; lets go of the model directory and the database afterwards.
+
+    Raises:
+        RepositoryInUse: Another service has the model directory.
+        DatabaseNotUsable: The database cannot be reached, or is newer than this service.
+    """
+    async with AsyncExitStack() as stack:
+        settings.model_dir.mkdir(parents=True, exist_ok=True)
+        model_dir = settings.model_dir.resolve()
+        clock = SystemClock()
+        artifacts = RepositoryArtifacts(model_dir)
+        stack.callback(artifacts.close)
+        datasets = DatasetFiles(model_dir)
+        journal = DatabaseJournal(settings.database)
+        stack.push_async_callback(journal.close)
+        await journal.open()
+        trainer = ForkServerTrainer(heartbeat_timeout=settings.heartbeat_seconds)
+        new_triton = partial(EmbeddedTriton, settings.triton_python, model_dir, stop_timeout=0)
+        inference = TritonInference(None if settings.triton_url else new_triton, settings.triton_url)
+        registry = Registry(
+            artifacts, journal, inference, clock, settings.max_loaded_models, settings.prediction_queue_rows
+        )
+        scheduler = Scheduler(settings.training_cores, settings.training_queue)
+        jobs = Jobs(registry, scheduler, trainer, artifacts, datasets, journal, clock)
+        health = Health()
+        recovery = Recovery(artifacts, journal, registry, inference, clock, health.set_predictions)
+        overview = Overview(registry, jobs, scheduler, trainer, inference, recovery, ProcProcesses())
+        servicers = Servicers(
+            training=TrainingServicer(Intake(jobs, datasets, artifacts, clock), jobs, datasets, clock),
+            models=ModelServicer(registry),
+            predictions=PredictionServicer(Predictor(registry), settings.stream_batches),
+            server=ServerServicer(overview, clock.now()),
+            health=health.servicer,
+        )
+        server = build_server(servicers, settings.max_calls, settings.max_message_bytes)
+        yield Service(server, health, recovery, registry, jobs, trainer, inference, overview)

@@ -1,0 +1,93 @@
+"""Start, serve, stop: the order in which things come up and go down."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from contextlib import suppress
+
+from service.bootstrap import Service, build
+from service.settings import Settings
+
+log = logging.getLogger("fitserve")
+
+
+class CannotListen(Exception):
+    """The address is taken, or is not this machine's; the message says which."""
+
+
+async def serve(settings: Settings) -> None:
+    """Runs the service until SIGTERM or SIGINT.
+
+    Raises:
+        CannotListen, RepositoryInUse, DatabaseNotUsable, ServiceError: It cannot start; the message says why.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with build(settings) as service:
+        watcher: asyncio.Task[None] | None = None
+        try:
+            await service.health.set_all(False)
+            port = _bind(service, settings.listen)
+            await service.trainer.start()
+            starting = asyncio.create_task(service.recovery.start())
+            if not await _finished_before(starting, stop):
+                return
+            await service.server.start()
+            watcher = asyncio.create_task(service.recovery.keep_serving())
+            await service.health.set_all(True)
+            host = settings.listen.rpartition(":")[0]
+            log.info("serving on %s:%d, Triton %s", host, port, service.inference.version)
+            await _first_of(stop, watcher)
+        finally:
+            await _stop(service, watcher, settings.grace_seconds)
+
+
+def _bind(service: Service, address: str) -> int:
+    """Takes the port before anything slow is started."""
+    try:
+        return service.server.add_insecure_port(address)
+    except RuntimeError:
+        raise CannotListen(f"LISTEN={address!r}: the address is taken, or is not this machine's") from None
+
+
+async def _finished_before(task: asyncio.Task[None], stop: asyncio.Event) -> bool:
+    """Whether a task ends before the stop; it is cancelled otherwise. Raises what the task raises."""
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if task.done():
+        await task
+        return True
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    return False
+
+
+async def _first_of(stop: asyncio.Event, watcher: asyncio.Task[None]) -> None:
+    """Returns at the stop; raises if the watcher of Triton fails, which is a bug."""
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([stopping, watcher], return_when=asyncio.FIRST_COMPLETED)
+    if watcher.done():
+        stopping.cancel()
+        await watcher
+
+
+async def _stop(service: Service, watcher: asyncio.Task[None] | None, grace: float) -> None:
+    """Stops everything: callers are told first, streams and trainings may finish, then the processes end."""
+    log.info("stopping; calls and trainings have %.0f s", grace)
+    service.overview.draining = True
+    await service.health.set_all(False)
+    # Trainings end first: whoever watches one is told its end before the calls are cut off.
+    await asyncio.gather(service.jobs.drain(grace), service.server.stop(grace))
+    if watcher is not None:
+        watcher.cancel()
+        with suppress(asyncio.CancelledError):
+            await watcher
+    await service.registry.close()
+    await asyncio.gather(service.trainer.stop(), service.inference.stop())
+    log.info("stopped")

@@ -1,0 +1,97 @@
+"""A FitRequest, checked, to the domain's FitOrder."""
+
+from __future__ import annotations
+
+import hashlib
+
+from fitserve.v1 import options_pb2, training_job_pb2, training_service_pb2
+
+from service.domain.entities import AlgorithmTraits, DataBlock, FitOrder, Task
+from service.domain.errors import invalid
+from service.rpc import inputs, validate
+
+TASKS = {
+    training_job_pb2.TASK_UNSPECIFIED: None,
+    training_job_pb2.TASK_CLASSIFICATION: Task.CLASSIFICATION,
+    training_job_pb2.TASK_REGRESSION: Task.REGRESSION,
+}
+MAX_REQUEST_ID = 128
+MIN_TIME_LIMIT = 0.001
+"""The shortest time_limit, in seconds."""
+
+_ALGORITHMS = training_service_pb2.FitRequest.DESCRIPTOR.oneofs_by_name["algorithm"]
+
+
+def fit_order(request: training_service_pb2.FitRequest) -> FitOrder:
+    """Returns the order that a request describes.
+
+    Raises:
+        ServiceError: INVALID_FIELD naming the field that does not fit.
+    """
+    validate.model_name(request.model)
+    validate.bounds(request)
+    validate.text(request.request_id, "request_id", MAX_REQUEST_ID)
+    algorithm = _algorithm(request)
+    time_limit = _time_limit(request)
+    return FitOrder(
+        model=request.model,
+        algorithm=algorithm,
+        task=TASKS[request.task],
+        request=_without_data(request),
+        request_id=request.request_id,
+        request_hash=_hash(request) if request.request_id else "",
+        data=_data(request),
+        target=request.target,
+        cores=request.cores if request.HasField("cores") else 1,
+        time_limit=time_limit,
+        memory_limit_bytes=request.memory_limit_bytes if request.HasField("memory_limit_bytes") else None,
+        queue=request.queue,
+        new_version=request.existing == training_service_pb2.EXISTING_MODEL_NEW_VERSION,
+        load=request.load,
+    )
+
+
+def _algorithm(request: training_service_pb2.FitRequest) -> AlgorithmTraits:
+    name = request.WhichOneof("algorithm")
+    if name is None:
+        known = ", ".join(field.name for field in _ALGORITHMS.fields)
+        raise invalid("algorithm", f"none is set; set one of {known}")
+    message = getattr(request, name)
+    validate.bounds(message, name)
+    traits = message.DESCRIPTOR.GetOptions().Extensions[options_pb2.traits]
+    return AlgorithmTraits(name, traits.classification, traits.regression, traits.missing_values, traits.images)
+
+
+def _time_limit(request: training_service_pb2.FitRequest) -> float | None:
+    if not request.HasField("time_limit"):
+        return None
+    seconds = request.time_limit.seconds + request.time_limit.nanos / 1e9
+    if seconds < MIN_TIME_LIMIT:
+        raise invalid("time_limit", f"{seconds:g} s is too short; leave it out for no limit")
+    return seconds
+
+
+def _data(request: training_service_pb2.FitRequest) -> DataBlock | str:
+    form = request.WhichOneof("data")
+    if form == "inline":
+        return inputs.block_of_inline(request.inline)
+    if form == "dataset":
+        return validate.dataset_digest(request.dataset)
+    raise invalid("inline", "there is no data; set inline, or dataset with the digest of an upload")
+
+
+def _without_data(request: training_service_pb2.FitRequest) -> bytes:
+    """Returns the request for the training process, which finds its data in a file."""
+    copy = training_service_pb2.FitRequest()
+    for field, value in request.ListFields():
+        if field.name == "inline":
+            continue
+        if field.message_type is not None:
+            getattr(copy, field.name).CopyFrom(value)
+        else:
+            setattr(copy, field.name, value)
+    return copy.SerializeToString()
+
+
+def _hash(request: training_service_pb2.FitRequest) -> str:
+    return hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()

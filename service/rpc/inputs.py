@@ -1,0 +1,174 @@
+"""The message `Inputs`, in any of its forms, to rows of training data or to the matrix that a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from fitserve.v1 import data_pb2, dataset_pb2, training_service_pb2
+from google.protobuf import struct_pb2
+
+from service.domain.entities import ColumnData, ColumnSpec, DataBlock, Floats, Signature, ValueKind
+from service.domain.errors import Reason, ServiceError, invalid
+from service.domain.nearest import hint
+from service.rpc import tensors, validate
+
+FORMS = ("tensor", "table", "rows", "records", "tensors")
+
+
+def form_of(inputs: data_pb2.Inputs, path: str) -> str:
+    """Returns the name of the one form that is set. Raises ServiceError INVALID_FIELD if none or several are."""
+    forms = [field.name for field, _ in inputs.ListFields()]
+    if len(forms) == 1:
+        return forms[0]
+    problem = f"{' and '.join(forms)} are set" if forms else "it is empty"
+    raise invalid(path, f"{problem}; set exactly one of {', '.join(FORMS)}, with at least one row")
+
+
+# -- training --------------------------------------------------------------------------------------------------------
+
+
+def block_of_inline(inline: training_service_pb2.InlineDataset) -> DataBlock:
+    """Returns the training data that came with a Fit.
+
+    Raises:
+        ServiceError: INVALID_FIELD naming the part below `inline` that does not fit.
+    """
+    if inline.HasField("targets") and inline.HasField("labels"):
+        raise invalid("inline.labels", "targets are set too; give one of them")
+    targets = None
+    if inline.HasField("targets"):
+        targets = tensors.column_of_message(inline.targets, "inline.targets")
+    elif inline.HasField("labels"):
+        targets = tensors.column_of_values(inline.labels.values, "", "inline.labels")
+    return _block(inline.inputs, targets, "inline.inputs", "inline.targets")
+
+
+def block_of_chunk(chunk: dataset_pb2.DatasetChunk) -> DataBlock:
+    """Returns the rows of one chunk of an upload.
+
+    Raises:
+        ServiceError: INVALID_FIELD naming the part below `chunk` that does not fit.
+    """
+    targets = tensors.column_of_message(chunk.targets, "chunk.targets") if chunk.HasField("targets") else None
+    if form_of(chunk.inputs, "chunk.inputs") not in ("tensor", "table"):
+        raise invalid("chunk.inputs", "uploads take tensor or table")
+    return _block(chunk.inputs, targets, "chunk.inputs", "chunk.targets")
+
+
+def _block(inputs: data_pb2.Inputs, targets: ColumnData | None, path: str, targets_path: str) -> DataBlock:
+    features, columns = _training_features(inputs, path)
+    rows = len(columns[0]) if features is None else len(features)
+    if rows == 0:
+        raise invalid(path, "there are no rows")
+    if targets is not None and len(targets) != rows:
+        raise invalid(targets_path, f"there are {len(targets)} values for {rows} rows")
+    return DataBlock(rows, features, columns, targets)
+
+
+def _training_features(inputs: data_pb2.Inputs, path: str) -> tuple[Floats | None, tuple[ColumnData, ...]]:
+    form = form_of(inputs, path)
+    if form == "tensor":
+        return tensors.matrix_of_tensor(inputs.tensor, f"{path}.tensor"), ()
+    if form == "rows":
+        return tensors.matrix_of_rows(inputs.rows, f"{path}.rows"), ()
+    if form == "table":
+        return None, _columns_of_table(inputs.table, f"{path}.table")
+    if form == "records":
+        return None, _columns_of_records(inputs.records, f"{path}.records")
+    raise invalid(f"{path}.tensors", "named tensors are for imported models; train on tensor, table, rows or records")
+
+
+def _columns_of_table(table: data_pb2.Table, path: str) -> tuple[ColumnData, ...]:
+    columns = tuple(
+        tensors.column_of_message(column, f"{path}.columns[{index}]") for index, column in enumerate(table.columns)
+    )
+    if not columns:
+        raise invalid(f"{path}.columns", "there are no columns")
+    seen: set[str] = set()
+    for index, column in enumerate(columns):
+        place = f"{path}.columns[{index}]"
+        if not column.name:
+            raise invalid(f"{place}.name", "the column has no name")
+        validate.text(column.name, f"{place}.name")
+        if column.name in seen:
+            raise invalid(f"{place}.name", f"there are two columns {column.name!r}")
+        seen.add(column.name)
+        if len(column) != len(columns[0]):
+            raise invalid(place, f"column {column.name!r} has {len(column)} values, the first column has {len(columns[0])}")
+    return columns
+
+
+def _columns_of_records(records: Sequence[struct_pb2.Struct], path: str) -> tuple[ColumnData, ...]:
+    """Returns records as columns, sorted by name: objects have no order."""
+    names = sorted(records[0].fields)
+    if not names:
+        raise invalid(f"{path}[0]", "it is empty")
+    for name in names:
+        validate.text(name, f"{path}[0]")
+    for index, record in enumerate(records):
+        _check_names(record.fields.keys(), names, f"{path}[{index}]")
+    return tuple(
+        tensors.column_of_values([record.fields[name] for record in records], name, f"{path}[*].{name}") for name in names
+    )
+
+
+def _check_names(given: Iterable[str], wanted: Sequence[str], path: str) -> None:
+    have = set(given)
+    for name in wanted:
+        if name not in have:
+            raise invalid(path, f"column {name!r} is missing; the columns are {', '.join(wanted)}")
+    for name in sorted(have - set(wanted)):
+        raise invalid(path, f"column {name!r} is not known{hint(name, wanted)}; the columns are {', '.join(wanted)}")
+
+
+# -- prediction ------------------------------------------------------------------------------------------------------
+
+
+def matrix_for(inputs: data_pb2.Inputs, signature: Signature, path: str = "inputs") -> Floats:
+    """Returns the rows of a prediction request as the float32 matrix that the model takes.
+
+    Raises:
+        ServiceError: INVALID_FIELD naming the part that does not fit.
+    """
+    form = form_of(inputs, path)
+    if form == "tensor":
+        return tensors.matrix_of_tensor(inputs.tensor, f"{path}.tensor")
+    if form == "rows":
+        return tensors.matrix_of_rows(inputs.rows, f"{path}.rows")
+    if form == "tensors":
+        raise invalid(f"{path}.tensors", "the model takes one matrix; send tensor, rows, table or records")
+    if not signature.columns:
+        raise invalid(f"{path}.{form}", "the model was trained without column names; send tensor or rows")
+    if form == "records":
+        return _matrix_of_records(inputs.records, signature.columns, f"{path}.records")
+    return _matrix_of_table(inputs.table, signature.columns, f"{path}.table")
+
+
+def _matrix_of_records(records: Sequence[struct_pb2.Struct], columns: Sequence[ColumnSpec], path: str) -> Floats:
+    names = [column.name for column in columns]
+    rows = []
+    for index, record in enumerate(records):
+        _check_names(record.fields.keys(), names, f"{path}[{index}]")
+        rows.append(struct_pb2.ListValue(values=[record.fields[name] for name in names]))
+    return tensors.matrix_of_rows(rows, path)
+
+
+def _matrix_of_table(table: data_pb2.Table, columns: Sequence[ColumnSpec], path: str) -> Floats:
+    by_name = {column.name: column for column in _columns_of_table(table, path)}
+    names = [column.name for column in columns]
+    _check_names(by_name.keys(), names, path)
+    for name in names:
+        if by_name[name].kind == ValueKind.CATEGORY:
+            raise invalid(f"{path} (column {name!r})", "it holds texts; the model takes numbers there")
+    stacked = np.stack([np.asarray(by_name[name].values, np.float64) for name in names], axis=1)
+    return tensors.to_float32(stacked)
+
+
+def unsupported_format() -> ServiceError:
+    """Returns the error for uploads in a file format."""
+    return ServiceError(
+        Reason.UNIMPLEMENTED,
+        "description.format: this release takes DATASET_FORMAT_CHUNKS only; send tensor or table chunks",
+        {"field": "description.format"},
+    )

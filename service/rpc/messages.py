@@ -1,0 +1,197 @@
+"""Domain objects to the contract's messages and back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from fitserve.v1 import data_pb2, dataset_pb2, model_pb2, training_job_pb2
+from google.protobuf import duration_pb2, json_format, struct_pb2, timestamp_pb2
+
+from service.domain.entities import (
+    Dataset,
+    Job,
+    JobState,
+    Label,
+    Signature,
+    StoredVersion,
+    Task,
+    TrainingStep,
+    ValueKind,
+    VersionState,
+)
+from service.domain.registry import ModelEntry
+from service.rpc.status import status_of, status_of_job_error
+
+TASKS = {
+    Task.CLASSIFICATION: training_job_pb2.TASK_CLASSIFICATION,
+    Task.REGRESSION: training_job_pb2.TASK_REGRESSION,
+}
+JOB_STATES = {
+    JobState.QUEUED: training_job_pb2.JOB_STATE_QUEUED,
+    JobState.RUNNING: training_job_pb2.JOB_STATE_RUNNING,
+    JobState.SUCCEEDED: training_job_pb2.JOB_STATE_SUCCEEDED,
+    JobState.FAILED: training_job_pb2.JOB_STATE_FAILED,
+    JobState.CANCELLED: training_job_pb2.JOB_STATE_CANCELLED,
+}
+VERSION_STATES = {
+    VersionState.STORED: model_pb2.MODEL_STATE_STORED,
+    VersionState.LOADING: model_pb2.MODEL_STATE_LOADING,
+    VersionState.LOADED: model_pb2.MODEL_STATE_LOADED,
+    VersionState.UNLOADING: model_pb2.MODEL_STATE_UNLOADING,
+    VersionState.FAILED: model_pb2.MODEL_STATE_FAILED,
+}
+COLUMN_KINDS = {
+    ValueKind.NUMBER: model_pb2.COLUMN_KIND_NUMBER,
+    ValueKind.INTEGER: model_pb2.COLUMN_KIND_INTEGER,
+    ValueKind.BOOLEAN: model_pb2.COLUMN_KIND_BOOLEAN,
+    ValueKind.CATEGORY: model_pb2.COLUMN_KIND_CATEGORY,
+}
+LABEL_DTYPES = {
+    None: data_pb2.DATA_TYPE_FP32,
+    ValueKind.NUMBER: data_pb2.DATA_TYPE_FP64,
+    ValueKind.INTEGER: data_pb2.DATA_TYPE_INT64,
+    ValueKind.BOOLEAN: data_pb2.DATA_TYPE_BOOL,
+    ValueKind.CATEGORY: data_pb2.DATA_TYPE_BYTES,
+}
+"""The type of predictions in a tensor, by the kind of the labels; None is regression."""
+
+# From the state furthest on the way to serving to the one furthest from it.
+_BY_READINESS = (
+    VersionState.LOADED,
+    VersionState.LOADING,
+    VersionState.UNLOADING,
+    VersionState.STORED,
+    VersionState.FAILED,
+)
+
+
+def timestamp(time: datetime | None) -> timestamp_pb2.Timestamp | None:
+    """Returns a time as a message, or None."""
+    if time is None:
+        return None
+    message = timestamp_pb2.Timestamp()
+    message.FromDatetime(time)
+    return message
+
+
+def value_of_label(label: Label) -> struct_pb2.Value:
+    """Returns a class label as a JSON-like value."""
+    if isinstance(label, bool):
+        return struct_pb2.Value(bool_value=label)
+    if isinstance(label, str):
+        return struct_pb2.Value(string_value=label)
+    return struct_pb2.Value(number_value=label)
+
+
+def step_message(step: TrainingStep) -> training_job_pb2.TrainingStep:
+    """Returns a training step as a message."""
+    return training_job_pb2.TrainingStep(
+        number=step.number, total=step.total, unit=step.unit, metrics=dict(step.metrics)
+    )
+
+
+def job_message(job: Job) -> training_job_pb2.TrainingJob:
+    """Returns a job as a message."""
+    message = training_job_pb2.TrainingJob(
+        id=job.id,
+        model=job.model,
+        version=job.version,
+        algorithm=job.algorithm,
+        task=TASKS[job.task],
+        state=JOB_STATES[job.state],
+        progress=job.progress,
+        step=step_message(job.step) if job.step else None,
+        metrics=dict(job.metrics),
+        error=status_of_job_error(job.error) if job.error else None,
+        load_error=status_of_job_error(job.load_error) if job.load_error else None,
+        dataset=job.dataset,
+        train_row_count=job.train_rows,
+        validation_row_count=job.validation_rows,
+        cores=job.cores,
+        peak_memory_bytes=job.peak_memory_bytes,
+        cpu_seconds=job.cpu_seconds,
+        create_time=timestamp(job.create_time),
+        start_time=timestamp(job.start_time),
+        end_time=timestamp(job.end_time),
+        request_id=job.request_id,
+    )
+    if job.time_limit is not None:
+        message.time_limit.CopyFrom(duration_of(job.time_limit))
+    return message
+
+
+def duration_of(seconds: float) -> duration_pb2.Duration:
+    """Returns a number of seconds as a message."""
+    return duration_pb2.Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1e9))
+
+
+def signature_message(signature: Signature) -> model_pb2.Signature:
+    """Returns a signature as a message."""
+    return model_pb2.Signature(
+        task=TASKS[signature.task],
+        shape=signature.shape,
+        columns=[model_pb2.ColumnSpec(name=c.name, kind=COLUMN_KINDS[c.kind]) for c in signature.columns],
+        missing_values=signature.missing_values,
+        classes=[value_of_label(label) for label in signature.classes],
+        prediction_dtype=LABEL_DTYPES[signature.label_kind],
+    )
+
+
+def model_message(entry: ModelEntry) -> model_pb2.Model:
+    """Returns a model with its versions as a message."""
+    states = {version: entry.state(version) for version in sorted(entry.versions)}
+    versions = [version_message(entry, entry.versions[version], state) for version, state in states.items()]
+    return model_pb2.Model(
+        name=entry.name,
+        state=VERSION_STATES[min(states.values(), key=_BY_READINESS.index)],
+        versions=versions,
+        latest_version=max(states, default=0),
+        serving_version=entry.loaded.manifest.version if entry.loaded else 0,
+    )
+
+
+def version_message(entry: ModelEntry, stored: StoredVersion, state: VersionState) -> model_pb2.ModelVersion:
+    """Returns a version as a message."""
+    message = model_pb2.ModelVersion(version=stored.version, state=VERSION_STATES[state])
+    if stored.error is not None:
+        message.error.CopyFrom(status_of(stored.error))
+    if (loaded := entry.loaded) is not None and loaded.manifest.version == stored.version:
+        message.load_time.FromDatetime(loaded.load_time)
+        message.loaded_by = loaded.loaded_by
+    if (manifest := stored.manifest) is not None:
+        json_format.ParseDict(dict(manifest.parameters), message.parameters)
+        message.MergeFrom(
+            model_pb2.ModelVersion(
+                signature=signature_message(manifest.signature),
+                algorithm=manifest.algorithm,
+                metrics=dict(manifest.metrics),
+                parity=model_pb2.Parity(
+                    max_difference=manifest.parity.max_difference,
+                    tolerance=manifest.parity.tolerance,
+                    row_count=manifest.parity.rows,
+                ),
+                backend=manifest.backend,
+                job=manifest.job,
+                dataset=manifest.dataset,
+                train_row_count=manifest.train_rows,
+                validation_row_count=manifest.validation_rows,
+                library_versions=dict(manifest.library_versions),
+                size_bytes=manifest.size_bytes,
+                create_time=timestamp(manifest.create_time),
+            )
+        )
+    return message
+
+
+def dataset_message(dataset: Dataset) -> dataset_pb2.Dataset:
+    """Returns a dataset as a message."""
+    return dataset_pb2.Dataset(
+        digest=dataset.digest,
+        row_count=dataset.rows,
+        shape=dataset.shape or (),
+        columns=[column.name for column in dataset.columns],
+        has_targets=dataset.targets is not None,
+        size_bytes=dataset.size_bytes,
+        create_time=timestamp(dataset.create_time),
+        display_name=dataset.display_name,
+    )

@@ -1,0 +1,100 @@
+"""The scores of a model to the reply of a prediction: labels or values, and probabilities."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from fitserve.v1 import data_pb2, prediction_service_pb2
+from google.protobuf import struct_pb2
+
+from service.domain.entities import Floats, Signature, ValueKind
+from service.domain.predictor import Prediction
+from service.rpc.messages import LABEL_DTYPES, value_of_label
+from service.rpc.tensors import DTYPES, sized, texts_tensor
+
+HAND_TYPED = ("rows", "records")
+"""The forms of inputs that are answered with plain values instead of tensors."""
+
+
+class LabelCodec:
+    """The labels of one signature, ready to be written."""
+
+    def __init__(self, signature: Signature) -> None:
+        self.signature = signature
+        self.dtype = LABEL_DTYPES[signature.label_kind]
+
+    @cached_property
+    def values(self) -> list[struct_pb2.Value]:
+        """The labels as JSON-like values."""
+        return [value_of_label(label) for label in self.signature.classes]
+
+    @cached_property
+    def _array(self) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
+        return np.array(self.signature.classes, DTYPES[self.dtype])
+
+    @cached_property
+    def _texts(self) -> list[bytes]:
+        return [sized(str(label)) for label in self.signature.classes]
+
+    def tensor(self, indices: np.ndarray[tuple[int], np.dtype[np.intp]]) -> data_pb2.Tensor:
+        """Returns the labels with these indices as a tensor [rows]."""
+        if self.signature.label_kind == ValueKind.CATEGORY:
+            return texts_tensor([self._texts[index] for index in indices])
+        return data_pb2.Tensor(dtype=self.dtype, shape=[len(indices)], data=self._array[indices].tobytes())
+
+
+class Replies:
+    """Writes prediction replies; keeps the labels of each version it has seen ready."""
+
+    def __init__(self) -> None:
+        self._codecs: dict[tuple[str, int], LabelCodec] = {}
+
+    def write(
+        self, prediction: Prediction, form: str, include_probabilities: bool
+    ) -> prediction_service_pb2.PredictResponse:
+        """Returns the reply to inputs of a form (a field name of `Inputs`)."""
+        reply = prediction_service_pb2.PredictResponse(model=prediction.model, version=prediction.version)
+        scores = prediction.scores
+        if prediction.signature.label_kind is None:
+            self._write_values(reply, scores[:, 0], form)
+            return reply
+        codec = self._codec(prediction)
+        indices = scores.argmax(axis=1)
+        if form in HAND_TYPED:
+            reply.predictions.extend([codec.values[index] for index in indices])
+        else:
+            reply.prediction_tensor.CopyFrom(codec.tensor(indices))
+        if include_probabilities:
+            reply.classes.extend(codec.values)
+            self._write_probabilities(reply, scores, form)
+        return reply
+
+    def _codec(self, prediction: Prediction) -> LabelCodec:
+        key = (prediction.model, prediction.version)
+        codec = self._codecs.get(key)
+        if codec is None or codec.signature is not prediction.signature:  # the name may have been used before
+            codec = self._codecs[key] = LabelCodec(prediction.signature)
+        return codec
+
+    @staticmethod
+    def _write_values(
+        reply: prediction_service_pb2.PredictResponse, values: np.ndarray[tuple[int], np.dtype[np.float32]], form: str
+    ) -> None:
+        if form in HAND_TYPED:
+            reply.predictions.extend([struct_pb2.Value(number_value=value) for value in values.tolist()])
+        else:
+            reply.prediction_tensor.dtype = data_pb2.DATA_TYPE_FP32
+            reply.prediction_tensor.shape.append(len(values))
+            reply.prediction_tensor.data = values.tobytes()
+
+    @staticmethod
+    def _write_probabilities(reply: prediction_service_pb2.PredictResponse, scores: Floats, form: str) -> None:
+        if form in HAND_TYPED:
+            for row in scores.tolist():
+                values = [struct_pb2.Value(number_value=value) for value in row]
+                reply.probabilities.append(struct_pb2.ListValue(values=values))
+        else:
+            reply.probability_tensor.dtype = data_pb2.DATA_TYPE_FP32
+            reply.probability_tensor.shape.extend(scores.shape)
+            reply.probability_tensor.data = scores.tobytes()

@@ -1,0 +1,230 @@
+"""Prediction: what goes out for which rows, and what comes back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import json_format
+
+import fitserve
+from fitserve import _tensors, errors
+from fitserve.v1 import data_pb2, prediction_service_pb2
+from tests.unit.client.fake_service import FakeService, rich_status
+
+X = np.ones((2, 4))
+Streamed = prediction_service_pb2.PredictStreamResponse
+
+
+def answer_sums(
+    request: prediction_service_pb2.PredictRequest, context: grpc.ServicerContext
+) -> prediction_service_pb2.PredictResponse:
+    """Predicts the sum of each row."""
+    sums = _tensors.decode(request.inputs.tensor).sum(axis=1)
+    return prediction_service_pb2.PredictResponse(
+        model=request.model, version=request.version or 3, prediction_tensor=_tensors.encode(sums)
+    )
+
+
+def test_predict_gives_one_value_a_row(service: FakeService, client: fitserve.Client) -> None:
+    service.handlers["Predict"] = answer_sums
+    predictions = client.predict("m", X)
+    assert predictions.tolist() == [4, 4]
+    assert predictions.dtype == np.float32
+
+
+@pytest.mark.parametrize("labels", [["b", "a"], [2**60, 1], [0.5, 1.5], [True, False]])
+def test_labels_and_classes_come_back_in_the_type_of_training(
+    service: FakeService, client: fitserve.Client, labels: list[str | float | bool]
+) -> None:
+    got: list[prediction_service_pb2.PredictRequest] = []
+
+    def answer(
+        request: prediction_service_pb2.PredictRequest, context: grpc.ServicerContext
+    ) -> prediction_service_pb2.PredictResponse:
+        got.append(request)
+        reply = prediction_service_pb2.PredictResponse(
+            version=2,
+            prediction_tensor=_tensors.encode(np.array(labels)),
+            probability_tensor=_tensors.encode(np.array([[0.25, 0.75], [1, 0]], np.float32)),
+        )
+        for label in labels:
+            json_format.ParseDict(label, reply.classes.add())
+        return reply
+
+    service.handlers["Predict"] = answer
+    prediction = client.predict_proba("m", X, version=2)
+    assert prediction.predictions.tolist() == labels
+    assert prediction.classes is not None
+    assert prediction.classes.tolist() == labels
+    assert prediction.classes.dtype == prediction.predictions.dtype
+    assert prediction.probabilities is not None
+    assert prediction.probabilities.tolist() == [[0.25, 0.75], [1, 0]]
+    assert prediction.version == 2
+    assert (got[0].version, got[0].include_probabilities) == (2, True)
+
+
+def test_rows_typed_by_hand_are_answered_with_values_and_read_as_arrays(
+    service: FakeService, client: fitserve.Client
+) -> None:
+    inputs = json_format.ParseDict({"rows": [[1, 2]]}, data_pb2.Inputs())
+    reply = json_format.ParseDict(
+        {"predictions": [1], "probabilities": [[0.5, 0.5]], "classes": [0, 1]},
+        prediction_service_pb2.PredictResponse(),
+    )
+    got: list[prediction_service_pb2.PredictRequest] = []
+    service.handlers["Predict"] = lambda request, context: got.append(request) or reply
+    prediction = client.predict_proba("m", inputs)
+    assert got[0].inputs == inputs
+    assert prediction.predictions.tolist() == [1]
+    assert prediction.predictions.dtype == np.int64
+    assert prediction.classes is not None
+    assert prediction.classes.tolist() == [0, 1]
+    assert prediction.probabilities is not None
+    assert prediction.probabilities.dtype == np.float32
+
+
+def test_named_tensors_are_answered_with_named_outputs(service: FakeService, client: fitserve.Client) -> None:
+    tensor = _tensors.encode(np.array([[1.0]], np.float32))
+    service.handlers["Predict"] = lambda request, context: prediction_service_pb2.PredictResponse(
+        outputs={"y": request.inputs.tensors["x"]}
+    )
+    prediction = client.predict_proba("m", data_pb2.Inputs(tensors={"x": tensor}))
+    assert prediction.outputs["y"].tolist() == [[1.0]]
+    assert len(prediction.predictions) == 0
+
+
+def test_threads_share_one_client(service: FakeService) -> None:
+    service.handlers["Predict"] = answer_sums
+    with fitserve.Client(service.target) as client, ThreadPoolExecutor(8) as threads:
+        sums = threads.map(lambda number: client.predict("m", np.full((1, 2), number))[0], range(100))
+        assert list(sums) == [2 * number for number in range(100)]
+
+
+# Requests as gRPC gives them.
+def stream_of(answer: Callable[[int, data_pb2.Inputs], Streamed]) -> Callable[[Any, grpc.ServicerContext], object]:
+    """Makes a handler that answers batch after batch."""
+
+    def handle(
+        requests: Iterator[prediction_service_pb2.PredictStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[Streamed]:
+        assert next(requests).config.model == "m"
+        for index, request in enumerate(requests):
+            yield answer(index, request.inputs)
+
+    return handle
+
+
+def sums_or_error(index: int, inputs: data_pb2.Inputs) -> Streamed:
+    """Predicts the sum of each row, and refuses rows of one column."""
+    if inputs.tensor.shape[1] == 1:
+        status = rich_status(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "The model takes 4 columns.")
+        return Streamed(index=index, error=status)
+    sums = _tensors.encode(_tensors.decode(inputs.tensor).sum(axis=1))
+    return Streamed(index=index, response=prediction_service_pb2.PredictResponse(prediction_tensor=sums))
+
+
+def test_a_stream_answers_in_order(service: FakeService, client: fitserve.Client) -> None:
+    service.handlers["PredictStream"] = stream_of(sums_or_error)
+    batches = (np.full((2, 4), number) for number in range(50))
+    answers = client.predict_stream("m", batches, max_in_flight=3)
+    assert [answer.predictions.tolist() for answer in answers] == [[4 * number] * 2 for number in range(50)]
+
+
+def test_an_empty_stream_has_no_answers(service: FakeService, client: fitserve.Client) -> None:
+    service.handlers["PredictStream"] = stream_of(sums_or_error)
+    assert list(client.predict_stream("m", [])) == []
+
+
+def test_a_bad_batch_ends_the_stream_with_its_error(service: FakeService, client: fitserve.Client) -> None:
+    service.handlers["PredictStream"] = stream_of(sums_or_error)
+    answers = client.predict_stream("m", [X, X[:, :1], X])
+    next(answers)
+    with pytest.raises(errors.InvalidArgument, match="takes 4 columns") as caught:
+        next(answers)
+    assert caught.value.__notes__ == ["This is the answer to batch 1 of the stream."]
+
+
+def test_a_bad_batch_can_answer_for_itself(service: FakeService, client: fitserve.Client) -> None:
+    service.handlers["PredictStream"] = stream_of(sums_or_error)
+    first, second, third = client.predict_stream("m", [X, X[:, :1], X], on_error="yield")
+    assert isinstance(second, errors.InvalidArgument)
+    assert isinstance(first, fitserve.Prediction)
+    assert isinstance(third, fitserve.Prediction)
+
+
+def test_no_more_batches_are_read_than_may_be_in_flight(service: FakeService, client: fitserve.Client) -> None:
+    go_on = threading.Event()
+
+    def answer_later(index: int, inputs: data_pb2.Inputs) -> Streamed:
+        go_on.wait(10)
+        return sums_or_error(index, inputs)
+
+    service.handlers["PredictStream"] = stream_of(answer_later)
+    read: list[int] = []
+    all_in_flight = threading.Event()
+
+    def batches() -> Iterator[fitserve_rows]:
+        for number in range(20):
+            read.append(number)
+            if len(read) == 4:
+                all_in_flight.set()
+            yield X
+
+    answers = client.predict_stream("m", batches(), max_in_flight=4)
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(next, answers)
+        assert all_in_flight.wait(10)
+        assert read == [0, 1, 2, 3]
+        go_on.set()
+        first.result()
+        assert len(list(answers)) == 19
+    assert len(read) == 20
+
+
+fitserve_rows = np.ndarray[Any, Any]  # of any shape and type
+
+
+def test_what_the_batches_raise_reaches_the_caller(service: FakeService, client: fitserve.Client) -> None:
+    service.handlers["PredictStream"] = stream_of(sums_or_error)
+
+    def batches() -> Iterable[fitserve_rows]:
+        yield X
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(client.predict_stream("m", batches()))
+    with pytest.raises(ValueError, match="a single row"):
+        list(client.predict_stream("m", [X[0]]))
+
+
+def test_a_stream_that_is_left_ends_the_call(service: FakeService, client: fitserve.Client) -> None:
+    ended = threading.Event()
+    answer = stream_of(sums_or_error)
+
+    # Requests as gRPC gives them.
+    def handle(requests: Any, context: grpc.ServicerContext) -> object:
+        context.add_callback(ended.set)
+        return answer(requests, context)
+
+    service.handlers["PredictStream"] = handle
+    answers = client.predict_stream("m", iter(lambda: X, None))
+    next(answers)
+    # Both clients give generators, which the type of an iterator does not say.
+    answers.close()  # type: ignore[attr-defined]
+    assert ended.wait(10)
+
+
+def test_the_error_of_a_whole_stream_is_raised(client: fitserve.Client) -> None:
+    with pytest.raises(errors.Unimplemented):
+        list(client.predict_stream("m", [X]))
+
+
+def test_options_of_a_stream_are_checked_at_once(client: fitserve.Client) -> None:
+    with pytest.raises(ValueError, match="max_in_flight must be at least 1, not 0"):
+        client.predict_stream("m", [X], max_in_flight=0)
