@@ -14,9 +14,11 @@ TYPED := service training triton_runtime clients/python/fitserve demo scripts
 # The index of another torch build, such as https://download.pytorch.org/whl/cpu for the small one without CUDA.
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
+GRPCURL := v1.9.3
 JSON ?=
 
 export PYTHONPATH := $(CURDIR):$(CURDIR)/clients/python
+export PATH := $(CURDIR)/.tools:$(PATH)
 export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: help
@@ -75,6 +77,12 @@ format: setup third_party ## format the code and the contract
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/buf format -w
 
+.PHONY: tools
+tools: ## install grpcurl for the README's tests, where there is a Go
+	@if [ ! -x .tools/grpcurl ] && command -v go >/dev/null; then \
+	  GOBIN=$(CURDIR)/.tools go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL); \
+	fi
+
 .PHONY: generate
 generate: setup third_party ## generate the Python stubs from protos/
 	$(PY) scripts/stubs.py
@@ -92,4 +100,4 @@ lock: | uv ## resolve requirements/*.in to locks with hashes
 
 .PHONY: clean
 clean: ## delete the environments and what tests and the demo left behind
-	rm -rf $(VENV) .venv-triton .venv-uv third_party .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-triton .venv-uv .tools third_party .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -99,9 +99,7 @@ def _laid_out(stamp: str, files: dict[Path, Path]) -> Path:
             return _build(home, stamp, files)
         except OSError as error:
             problems.append(f"{home}: {error.strerror}")
-    raise LayoutError(
-        f"no place for Triton's backend directory ({'; '.join(problems)}); make one of them writable"
-    )
+    raise LayoutError(f"no place for Triton's backend directory ({'; '.join(problems)}); make one of them writable")
 
 
 def _build(home: Path, stamp: str, files: dict[Path, Path]) -> Path:

@@ -80,9 +80,7 @@ def _is_free(host: str, port: int) -> bool:
     return True
 
 
-def _run(
-    settings: Settings, installation: Installation, port: int, stop: StopRequest, began: float
-) -> ExitCode:
+def _run(settings: Settings, installation: Installation, port: int, stop: StopRequest, began: float) -> ExitCode:
     prefix = region_prefix()
     arguments = command.arguments(
         installation,

@@ -201,14 +201,14 @@ class _Form:
 
     def _check_columns(self, columns: Sequence[ColumnData], rows: int) -> None:
         if len(columns) != len(self._columns):
-            message = (
-                f"there are {len(columns)} columns, but {len(self._columns)} before; send the same columns"
-            )
+            message = f"there are {len(columns)} columns, but {len(self._columns)} before; send the same columns"
             raise invalid("inputs.columns", message)
         for index, (column, writer) in enumerate(zip(columns, self._columns, strict=True)):
             field = f"inputs.columns[{index}]"
             if column.name != writer.name:
-                message = f"this is '{column.name}', but '{writer.name}' before; send the same columns in the same order"
+                message = (
+                    f"this is '{column.name}', but '{writer.name}' before; send the same columns in the same order"
+                )
                 raise invalid(f"{field}.name", message)
             _check_values(field, column, writer, rows)
 
@@ -222,16 +222,12 @@ class _Form:
 
 def _check_values(field: str, column: ColumnData, writer: ColumnWriter, rows: int) -> None:
     if column.kind is not writer.kind:
-        message = (
-            f"the values are of the kind {column.kind}, but {writer.kind} before; send one kind for all rows"
-        )
+        message = f"the values are of the kind {column.kind}, but {writer.kind} before; send one kind for all rows"
         raise invalid(field, message)
     if len(column) != rows:
         raise invalid(field, f"there are {len(column)} values for {rows} rows; send one a row")
     if not writer.has_room(column.values):
-        raise invalid(
-            field, f"there are more than {VOCABULARY_LIMIT:,} different texts; send fewer, or numbers"
-        )
+        raise invalid(field, f"there are more than {VOCABULARY_LIMIT:,} different texts; send fewer, or numbers")
 
 
 class DatasetFiles:

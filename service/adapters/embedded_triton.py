@@ -36,9 +36,7 @@ class EmbeddedTriton:
     start Triton again, make a new one.
     """
 
-    def __init__(
-        self, python: Path, model_repository: Path, grpc_port: int = 0, stop_timeout: float = 5.0
-    ) -> None:
+    def __init__(self, python: Path, model_repository: Path, grpc_port: int = 0, stop_timeout: float = 5.0) -> None:
         """Describe the run.
 
         Args:
@@ -72,9 +70,7 @@ class EmbeddedTriton:
         try:
             self._launcher = await self._launch()
         except OSError as error:
-            raise TritonStartError(
-                f"{self._python} cannot be run: {error.strerror}; run 'make setup'"
-            ) from error
+            raise TritonStartError(f"{self._python} cannot be run: {error.strerror}; run 'make setup'") from error
         self._log_copy = asyncio.create_task(self._copy_log(self._launcher), name="triton-log")
         try:
             event = await asyncio.wait_for(self._first_event(self._launcher), _START_TIMEOUT)

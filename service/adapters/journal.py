@@ -93,9 +93,7 @@ class _Json(TypeDecorator[object]):
         return None if value is None else json.loads(value)
 
 
-metadata = MetaData(
-    naming_convention={"pk": "pk_%(table_name)s", "uq": "uq_%(table_name)s_%(column_0_name)s"}
-)
+metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s", "uq": "uq_%(table_name)s_%(column_0_name)s"})
 """The tables as they are after the newest migration."""
 
 _jobs = Table(
@@ -279,9 +277,7 @@ def _engine(url: str) -> Engine:
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-            raise DatabaseNotUsable(
-                f"the database {parsed} is neither SQLite nor PostgreSQL; use one of these"
-            )
+            raise DatabaseNotUsable(f"the database {parsed} is neither SQLite nor PostgreSQL; use one of these")
         # A connection may have died since it was last used, when PostgreSQL was restarted.
         engine = create_engine(parsed, pool_pre_ping=True)
     except ArgumentError as error:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import resources
 
 import grpc
@@ -21,6 +23,7 @@ from service.adapters.embedded_triton import EmbeddedTriton, TritonStartError
 from service.adapters.triton_config import TritonModelConfig
 from service.domain.entities import Floats, Manifest, Signature
 from service.domain.errors import Reason, ServiceError
+from service.domain.ports import ModelCrashed
 
 log = logging.getLogger("fitserve.triton")
 
@@ -39,6 +42,9 @@ PROBES = 3
 """So many looks in a row must fail before Triton counts as down."""
 
 Call = grpc.aio.StreamStreamCall[service_pb2.ModelInferRequest, service_pb2.ModelStreamInferResponse]
+
+STUB_DIED = re.compile("Stub process .*is not healthy", re.DOTALL)
+"""What Triton answers to each batch for a Python-based model whose process was killed. It still calls the model ready."""
 
 SELF_TEST_MODEL = "fitserve_self_test"
 
@@ -100,7 +106,7 @@ class TritonInference:
 
     async def _wait_until_ready(self) -> None:
         async with asyncio.timeout(CONNECT_SECONDS):
-            while not (await self._stub.ServerReady(service_pb2.ServerReadyRequest())).ready:
+            while not (await self._stub.ServerReady(service_pb2.ServerReadyRequest())).ready:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
     async def wait_until_down(self) -> str:
@@ -134,9 +140,9 @@ class TritonInference:
 
     async def stop(self) -> None:
         """Closes the connection, and stops Triton if it is ours."""
-        if self._channel is not None:
-            await self._channel.close()
-            self._channel = None
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
         if self._embedded is not None:
             await self._embedded.stop()
             self._embedded = None
@@ -148,8 +154,10 @@ class TritonInference:
         request.parameters["config"].string_param = config.to_json(versions)
         ready = service_pb2.ModelReadyRequest(name=manifest.model, version=str(manifest.version))
         try:
-            await self._stub.RepositoryModelLoad(request, timeout=LOAD_SECONDS)
-            if not (await self._stub.ModelReady(ready, timeout=LOAD_SECONDS)).ready:  # a missing version is no error to it
+            with _hang_up_is_unavailable():
+                await self._stub.RepositoryModelLoad(request, timeout=LOAD_SECONDS)
+                reply = await self._stub.ModelReady(ready, timeout=LOAD_SECONDS)
+            if not reply.ready:  # a missing version is no error to the load
                 raise self._refused(manifest, "it is not ready after its load")
         except grpc.aio.AioRpcError as error:
             raise self._load_error(error, manifest) from error
@@ -173,13 +181,18 @@ class TritonInference:
         """Unloads all versions of a model. Triton takes no calls for it from then on; its memory is free a second later."""
         request = service_pb2.RepositoryModelUnloadRequest(model_name=model)
         try:
-            await self._stub.RepositoryModelUnload(request, timeout=LOAD_SECONDS)
+            with _hang_up_is_unavailable():
+                await self._stub.RepositoryModelUnload(request, timeout=LOAD_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton did not unload the model; try again") from error
 
     async def loaded_models(self) -> set[str]:
-        """Returns the names of the models that Triton has loaded."""
-        index = await self._stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=CONNECT_SECONDS)
+        """Returns the names of the models that Triton has loaded. Raises ServiceError TRITON_UNAVAILABLE."""
+        try:
+            with _hang_up_is_unavailable():
+                index = await self._stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=CONNECT_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton does not say what it has loaded; try again") from error
         return {model.name for model in index.models if model.state == "READY"}
 
     def open_stream(self, model: str, version: int, signature: Signature) -> TritonStream:
@@ -229,23 +242,28 @@ class TritonStream:
         self._reader: asyncio.Task[None] | None = None
         self._waiting: deque[tuple[int, asyncio.Future[Floats]]] = deque()
         self._writing = asyncio.Lock()
+        self._closed = False
 
     async def infer(self, batch: bytes, rows: int) -> Floats:
         """Sends rows of features [rows, *shape] and returns their scores [rows, outputs]."""
         scores: asyncio.Future[Floats] = asyncio.get_running_loop().create_future()
         async with self._writing:  # gRPC takes one write at a time, and the order of answers is that of the writes
+            if self._closed:
+                raise _broken()
             call = self._call or self._open()
             self._request.inputs[0].shape[0] = rows
             self._request.raw_input_contents[:] = [batch]
             self._waiting.append((rows, scores))
             try:
-                await call.write(self._request)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                self._break()
+                with _hang_up_is_unavailable():
+                    await call.write(self._request)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, ServiceError):
+                self._break()  # which answers this batch too
         return await scores
 
     async def close(self) -> None:
-        """Ends the stream. Batches in flight fail."""
+        """Ends the stream. Batches in flight, and later ones, fail."""
+        self._closed = True
         reader, call = self._reader, self._call
         self._break()
         if call is not None:
@@ -266,6 +284,9 @@ class TritonStream:
                 self._answer(response)
         except (grpc.aio.AioRpcError, asyncio.CancelledError):
             pass  # what waits is told below
+        except Exception:
+            log.exception("Triton sent what is no answer for model %s", self._request.model_name)
+            call.cancel()
         if call is self._call:
             self._break()
 
@@ -285,6 +306,8 @@ class TritonStream:
     def _refused(self, why: str) -> ServiceError:
         model = self._request.model_name
         log.error("a batch of model %s failed in Triton: %s", model, why)
+        if STUB_DIED.search(why):
+            return ModelCrashed(model)
         return ServiceError(
             Reason.INTERNAL, f"Triton could not compute a batch of model {model!r}; the log says why", {"model": model}
         )
@@ -295,6 +318,20 @@ class TritonStream:
         waiting, self._waiting = self._waiting, deque()
         for _, scores in waiting:
             if not scores.done():
-                scores.set_exception(
-                    ServiceError(Reason.TRITON_UNAVAILABLE, "the connection to Triton broke; try again")
-                )
+                scores.set_exception(_broken())
+
+
+def _broken() -> ServiceError:
+    return ServiceError(Reason.TRITON_UNAVAILABLE, "the connection to Triton broke; try again")
+
+
+@contextmanager
+def _hang_up_is_unavailable() -> Iterator[None]:
+    """Turns the end of a call by a closed channel, which looks like a cancelled task, into TRITON_UNAVAILABLE."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise _broken() from None

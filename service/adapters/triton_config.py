@@ -81,9 +81,7 @@ class TritonModelConfig:
     def to_json(self, versions: Sequence[int]) -> str:
         """Returns the configuration as JSON that serves exactly these versions: the `config` override of a load."""
         message = self._message()
-        message.version_policy.CopyFrom(
-            ModelVersionPolicy(specific=ModelVersionPolicy.Specific(versions=versions))
-        )
+        message.version_policy.CopyFrom(ModelVersionPolicy(specific=ModelVersionPolicy.Specific(versions=versions)))
         return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
 
     def _message(self) -> ModelConfig:

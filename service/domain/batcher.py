@@ -20,6 +20,9 @@ With more, larger batches win (measured; see DESIGN.md section 8)."""
 MAX_IN_FLIGHT = 2
 """Batches in flight at the most."""
 
+_SERVER_IS_AWAY = (Reason.TRITON_UNAVAILABLE, Reason.MODEL_LOADING)
+"""Errors that say nothing of the rows."""
+
 
 @dataclass(slots=True)
 class _Waiting:
@@ -103,9 +106,7 @@ class Batcher:
             if not members:
                 break
             self._requests_in_flight += len(members)
-            task = asyncio.get_running_loop().create_task(self._run(members))
-            self._batches.add(task)
-            task.add_done_callback(self._batches.discard)
+            self._batches.add(asyncio.get_running_loop().create_task(self._run(members)))
         if not self._queue and not self._requests_in_flight:
             self._idle.set()
 
@@ -127,7 +128,8 @@ class Batcher:
             await self._answer(members)
         finally:
             self._requests_in_flight -= len(members)
-            # This task counts as in flight until its callback has run, so the next batch starts one turn later.
+            if (task := asyncio.current_task()) is not None:
+                self._batches.discard(task)
             self._schedule_send()
 
     async def _answer(self, members: list[_Waiting]) -> None:
@@ -138,7 +140,9 @@ class Batcher:
             await self._answer_rejected(members, error)
             return
         except asyncio.CancelledError:
-            self._fail(members, ServiceError(Reason.TRITON_UNAVAILABLE, f"model {self._model!r} was unloaded meanwhile"))
+            self._fail(
+                members, ServiceError(Reason.TRITON_UNAVAILABLE, f"model {self._model!r} was unloaded meanwhile")
+            )
             raise
         except Exception as error:
             self._fail(members, error)
@@ -151,7 +155,7 @@ class Batcher:
 
     async def _answer_rejected(self, members: list[_Waiting], error: ServiceError) -> None:
         """Sends each member of a rejected batch alone, so that a bad one fails by itself."""
-        if len(members) == 1 or error.reason == Reason.TRITON_UNAVAILABLE:
+        if len(members) == 1 or error.reason in _SERVER_IS_AWAY:
             self._fail(members, error)
             return
         for member in members:

@@ -37,13 +37,22 @@ class Intake:
         self._datasets = datasets
         self._artifacts = artifacts
         self._clock = clock
+        self._accepting: set[asyncio.Task[Job]] = set()
 
     async def accept(self, order: FitOrder) -> Job:
         """Stores the data of a Fit, checks it, and starts the job. A request_id that was seen answers with its job.
 
+        It goes on if the caller goes away half way, so that a job is never half accepted.
+
         Raises:
             ServiceError: INVALID_FIELD, DATASET_NOT_FOUND, REQUEST_ID_REUSED, DISK_FULL, and what `Jobs.submit` raises.
         """
+        task = asyncio.get_running_loop().create_task(self._accept(order))
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
+        return await asyncio.shield(task)
+
+    async def _accept(self, order: FitOrder) -> Job:
         if order.request_id:
             earlier = await self._jobs.answer_of_request(order.request_id, order.request_hash)
             if earlier is not None:
@@ -83,7 +92,9 @@ def check_fit(order: FitOrder, dataset: Dataset) -> FitCommand:
     Raises:
         ServiceError: INVALID_FIELD naming the field and how to mend it.
     """
-    inputs, targets = ("inline.inputs", "inline.targets") if isinstance(order.data, DataBlock) else ("dataset", "dataset")
+    inputs, targets = (
+        ("inline.inputs", "inline.targets") if isinstance(order.data, DataBlock) else ("dataset", "dataset")
+    )
     target = _target(order.target, dataset, targets)
     features = [column for column in dataset.columns if column is not target]
     _check_features(features if dataset.features is None else [dataset.features], order.algorithm, inputs)
@@ -98,7 +109,9 @@ def check_fit(order: FitOrder, dataset: Dataset) -> FitCommand:
 def _target(name: str, dataset: Dataset, where: str) -> ColumnSummary:
     if not name:
         if dataset.targets is None:
-            raise invalid(where, "there is nothing to learn; give targets or labels, or name a column of the table in target")
+            raise invalid(
+                where, "there is nothing to learn; give targets or labels, or name a column of the table in target"
+            )
         return dataset.targets
     if dataset.targets is not None:
         raise invalid("target", "the data has targets of its own; give either them or target, not both")
@@ -130,7 +143,9 @@ def _check_features(columns: list[ColumnSummary], algorithm: AlgorithmTraits, wh
 
 def _check_shape(shape: tuple[int, ...], algorithm: AlgorithmTraits, where: str) -> None:
     if algorithm.images and len(shape) != 3:
-        raise invalid(where, f"{algorithm.name} takes images [rows, channels, height, width]; one row has the shape {list(shape)}")
+        raise invalid(
+            where, f"{algorithm.name} takes images [rows, channels, height, width]; one row has the shape {list(shape)}"
+        )
     if not algorithm.images and len(shape) != 1:
         raise invalid(where, f"{algorithm.name} takes a matrix [rows, columns]; one row has the shape {list(shape)}")
     if 0 in shape:

@@ -45,7 +45,8 @@ class JobFeed:
 
     async def follow(self) -> AsyncIterator[JobNews]:
         """Yields all that is known, then what comes, and ends with the final state. A slow watcher misses no step among
-        the latest `HISTORY`, but may miss states in between."""
+        the latest `HISTORY`, but may miss states in between.
+        """
         steps_seen = lines_seen = 0
         while True:
             changed = self._changed

@@ -174,6 +174,8 @@ class Jobs:
             self._give_back(active)
             self._registry.end_fit(order.model, job_id)
             raise
+        if self._draining:  # since the check above
+            self._stop(active, _interrupted(job))
         self._active[job_id] = active
         active.task = asyncio.get_running_loop().create_task(self._run(active))
         return job
@@ -325,9 +327,7 @@ class Jobs:
                 active.feed.add_line(line)
             case TrainingEnded() as ended:
                 active.change(
-                    replace(
-                        active.job, peak_memory_bytes=ended.peak_memory_bytes, cpu_seconds=ended.cpu_seconds
-                    )
+                    replace(active.job, peak_memory_bytes=ended.peak_memory_bytes, cpu_seconds=ended.cpu_seconds)
                 )
                 if ended.exit_code != 0:
                     raise active.stop or failure_of(active.job, ended)
@@ -347,7 +347,9 @@ class Jobs:
             request=order.request,
             task=job.task,
             target=order.target,
-            dataset=self._datasets.path(order.data) if isinstance(order.data, str) else self._datasets.inline_path(job.id),
+            dataset=self._datasets.path(order.data)
+            if isinstance(order.data, str)
+            else self._datasets.inline_path(job.id),
             dataset_digest=job.dataset,
             cores=job.cores,
             memory_limit_bytes=order.memory_limit_bytes,
@@ -377,7 +379,9 @@ def check_same_inputs(command: FitCommand, latest: Manifest | None) -> None:
     where = "inline.inputs" if command.inline else "dataset"
     mend = "train it under another name, or remove the model first"
     if command.shape != before.shape:
-        raise invalid(where, f"rows have the shape {list(command.shape)}, the model's versions take {list(before.shape)}; {mend}")
+        raise invalid(
+            where, f"rows have the shape {list(command.shape)}, the model's versions take {list(before.shape)}; {mend}"
+        )
     names, wanted = [c.name for c in command.columns], [c.name for c in before.columns]
     if names != wanted:
         raise invalid(where, f"the columns are {names}, the model's versions take {wanted} in this order; {mend}")

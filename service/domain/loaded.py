@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import datetime
 
 from service.domain.batcher import Batcher
-from service.domain.entities import Manifest
-from service.domain.ports import Inference
+from service.domain.entities import Floats, Manifest
+from service.domain.ports import Inference, ModelCrashed
 
 DRAIN_SECONDS = 30.0
 """How long an unload waits for requests in flight."""
@@ -34,10 +35,17 @@ class LoadedVersion:
         queue_rows: The most rows that may wait.
         loaded_by: Who asked for it.
         load_time: When it was loaded.
+        on_crash: Called once, with this object, when the server has lost the version.
     """
 
     def __init__(
-        self, manifest: Manifest, inference: Inference, queue_rows: int, loaded_by: str, load_time: datetime
+        self,
+        manifest: Manifest,
+        inference: Inference,
+        queue_rows: int,
+        loaded_by: str,
+        load_time: datetime,
+        on_crash: Callable[[LoadedVersion], None],
     ) -> None:
         self.manifest = manifest
         self.loaded_by = loaded_by
@@ -45,11 +53,25 @@ class LoadedVersion:
         self.last_used = time.monotonic()
         row_bytes = manifest.signature.row_bytes
         self._stream = inference.open_stream(manifest.model, manifest.version, manifest.signature)
-        self.batcher = Batcher(manifest.model, self._stream.infer, row_bytes, max_batch_rows(row_bytes), queue_rows)
+        self._on_crash = on_crash
+        self._crashed = False
+        self.batcher = Batcher(manifest.model, self._infer, row_bytes, max_batch_rows(row_bytes), queue_rows)
 
     def touch(self) -> None:
         """Notes that the version is in use."""
         self.last_used = time.monotonic()
+
+    async def _infer(self, batch: bytes, rows: int) -> Floats:
+        """Sends one batch. After a crash nothing is sent: it would only wait for what is gone."""
+        if self._crashed:
+            raise ModelCrashed(self.manifest.model)
+        try:
+            return await self._stream.infer(batch, rows)
+        except ModelCrashed:
+            if not self._crashed:
+                self._crashed = True
+                self._on_crash(self)
+            raise
 
     async def drain(self) -> None:
         """Lets the requests in flight finish, for `DRAIN_SECONDS` at most, and closes the stream."""
@@ -61,5 +83,5 @@ class LoadedVersion:
         await self._stream.close()
 
     async def close(self) -> None:
-        """Closes the stream at once; requests in flight fail with TRITON_UNAVAILABLE."""
+        """Closes the stream at once; what waits or is in flight fails with TRITON_UNAVAILABLE."""
         await self._stream.close()

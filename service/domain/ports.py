@@ -20,6 +20,7 @@ from service.domain.entities import (
     TrainingStep,
     WantedLoad,
 )
+from service.domain.errors import Reason, ServiceError
 
 
 class Clock(Protocol):
@@ -36,6 +37,17 @@ class Processes(Protocol):
         """Returns the resident memory of a process in bytes, 0 if there is no such process."""
 
 
+class ModelCrashed(ServiceError):
+    """The inference server has lost a model that it had loaded, and brings it back only when it is loaded anew."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            Reason.MODEL_LOADING,
+            f"model {model!r} crashed in Triton and is being loaded again; try again",
+            {"model": model},
+        )
+
+
 class InferenceStream(Protocol):
     """One long-lived stream of batches to one loaded version. Batches are answered in order."""
 
@@ -43,7 +55,8 @@ class InferenceStream(Protocol):
         """Sends `rows` rows of little-endian float32 features and returns their scores [rows, outputs].
 
         Raises:
-            ServiceError: INTERNAL if the server refused the batch; TRITON_UNAVAILABLE if the stream broke.
+            ServiceError: INTERNAL if the server refused the batch; TRITON_UNAVAILABLE if the stream broke or is closed.
+            ModelCrashed: The model must be unloaded and loaded again.
         """
 
     async def close(self) -> None:

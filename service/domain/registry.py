@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,6 +21,16 @@ log = logging.getLogger("fitserve.registry")
 
 T = TypeVar("T")
 
+FIRST_RELOAD_DELAY = 1.0
+"""Seconds before the second reload of a model that crashes again and again; each further delay is twice the one before.
+The first reload is done at once."""
+
+LONGEST_RELOAD_DELAY = 60.0
+"""The longest delay between two reloads, in seconds."""
+
+STABLE = timedelta(seconds=60)
+"""A model that crashes after so long counts as one that crashes for the first time."""
+
 
 @dataclass(slots=True)
 class ModelEntry:
@@ -31,6 +42,8 @@ class ModelEntry:
         moving: The version that is being loaded or unloaded, with its state.
         operation: What holds the lock.
         fitting: The job that trains a version of the model, or "".
+        crashed: Whether Triton has lost the model and must unload it before it can load it.
+        crashes: How often in a row the model crashed soon after its load.
     """
 
     name: str
@@ -39,6 +52,8 @@ class ModelEntry:
     moving: tuple[int, VersionState] | None = None
     operation: str = ""
     fitting: str = ""
+    crashed: bool = False
+    crashes: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def state(self, version: int) -> VersionState:
@@ -86,6 +101,7 @@ class Registry:
         self._available = False
         self._generation = 0
         self._running: set[asyncio.Task[Any]] = set()  # Any: operations return different things
+        self._reloads: set[asyncio.Task[None]] = set()
 
     # -- what is there -------------------------------------------------------------------------------------------
 
@@ -98,9 +114,12 @@ class Registry:
         entry = self._models.get(name)
         if entry is None or not entry.versions:
             known = [entry.name for entry in self.models()]
+            why = hint(name, known)
+            if entry is not None and entry.fitting:
+                why = f" yet; job {entry.fitting} is training its first version"
             raise ServiceError(
                 Reason.MODEL_NOT_FOUND,
-                f"there is no model {name!r}{hint(name, known)}",
+                f"there is no model {name!r}{why}",
                 {"model": name, "nearest": nearest(name, known)},
             )
         return entry
@@ -129,9 +148,9 @@ class Registry:
             ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_NOT_LOADED, MODEL_LOADING or TRITON_UNAVAILABLE.
         """
         entry = self._models.get(name)
-        if entry is not None and (loaded := entry.loaded) is not None:
-            if version is None or version == loaded.manifest.version:
-                return loaded
+        loaded = entry.loaded if entry is not None else None
+        if loaded is not None and (version is None or version == loaded.manifest.version):
+            return loaded
         raise self._why_not_serving(name, version)
 
     def _why_not_serving(self, name: str, version: int | None) -> ServiceError:
@@ -146,14 +165,10 @@ class Registry:
                     {"model": name},
                 )
             if entry.moving[1] == VersionState.LOADING:
-                return ServiceError(
-                    Reason.MODEL_LOADING, f"model {name!r} is being loaded; try again", {"model": name}
-                )
+                return ServiceError(Reason.MODEL_LOADING, f"model {name!r} is being loaded; try again", {"model": name})
         which = f"model {name!r}" if version is None else f"version {version} of model {name!r}"
         loaded = f"; version {entry.loaded.manifest.version} is" if entry.loaded is not None else ""
-        return ServiceError(
-            Reason.MODEL_NOT_LOADED, f"{which} is not loaded{loaded}; call Load first", {"model": name}
-        )
+        return ServiceError(Reason.MODEL_NOT_LOADED, f"{which} is not loaded{loaded}; call Load first", {"model": name})
 
     # -- training makes versions ---------------------------------------------------------------------------------
 
@@ -259,7 +274,8 @@ class Registry:
         return [entry.name for entry in entries]
 
     def _check_removable(self, entry: ModelEntry, version: int | None, force: bool) -> None:
-        if entry.fitting and version is None:
+        # Without its last version the model's directory goes, in which the job may be publishing right now.
+        if entry.fitting and (version is None or entry.versions.keys() == {version}):
             raise self._in_progress(entry.name, f"fit of job {entry.fitting}")
         if self._is_up(entry, version) and not force:
             raise ServiceError(
@@ -285,16 +301,20 @@ class Registry:
         entry.moving = (version, VersionState.LOADING)
         try:
             manifest = await asyncio.to_thread(self._artifacts.verify, entry.name, version)
+            if entry.crashed:
+                await self._unload_from_triton(entry.name)
             await self._inference.serve(manifest, [version] if old is None else [old.manifest.version, version])
             await self._journal.want_loaded(WantedLoad(entry.name, version, loaded_by))
             if generation != self._generation:
                 raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton died during the load; try again")
-        except ServiceError as error:
+        except BaseException as error:
             self._note_failed_load(entry, version, old, error)
             raise
         entry.moving = None
+        entry.crashed = False
         entry.versions[version] = StoredVersion(entry.name, version, manifest)
-        entry.loaded = LoadedVersion(manifest, self._inference, self._queue_rows, loaded_by, self._clock.now())
+        now = self._clock.now()
+        entry.loaded = LoadedVersion(manifest, self._inference, self._queue_rows, loaded_by, now, self._has_crashed)
         if old is not None:
             await self._retire(old, manifest)
         return evicted
@@ -308,10 +328,11 @@ class Registry:
             log.warning("version %s of model %s stays in Triton: %s", old.manifest.version, new.model, error)
 
     @staticmethod
-    def _note_failed_load(entry: ModelEntry, version: int, old: LoadedVersion | None, error: ServiceError) -> None:
-        if error.reason in (Reason.LOAD_FAILED, Reason.ARTIFACT_DAMAGED):
+    def _note_failed_load(entry: ModelEntry, version: int, old: LoadedVersion | None, error: BaseException) -> None:
+        if isinstance(error, ServiceError) and error.reason in (Reason.LOAD_FAILED, Reason.ARTIFACT_DAMAGED):
             entry.versions[version] = replace(entry.versions[version], error=error)
-        died = old is not None and entry.loaded is None  # Triton went down meanwhile; the old version comes back with it
+        # The old version may have gone down meanwhile, with Triton or by itself; it comes back.
+        died = old is not None and entry.loaded is None
         entry.moving = (old.manifest.version, VersionState.LOADING) if old is not None and died else None
 
     async def _make_room(self, entry: ModelEntry, evict: bool) -> list[str]:
@@ -346,6 +367,7 @@ class Registry:
         if entry.moving is not None:
             await self._unload_from_triton(entry.name)
         entry.moving = None
+        entry.crashed = False
 
     async def _unload_from_triton(self, name: str) -> None:
         try:
@@ -393,15 +415,52 @@ class Registry:
             await self._journal.want_unloaded(wanted.model)
             return
         async with self._holding(entry, "load"):
-            try:
-                await self._load(entry, wanted.version, False, wanted.loaded_by)
-            except ServiceError as error:
-                log.error("version %s of model %s is not loaded again: %s", wanted.version, wanted.model, error)
-                if error.reason != Reason.TRITON_UNAVAILABLE:
-                    entry.moving = None
+            await self._load_again(entry, wanted)
+
+    async def _load_again(self, entry: ModelEntry, wanted: WantedLoad) -> None:
+        try:
+            await self._load(entry, wanted.version, False, wanted.loaded_by)
+        except ServiceError as error:
+            log.error("version %s of model %s is not loaded again: %s", wanted.version, wanted.model, error)
+            # With Triton away it keeps its place, and is loaded when Triton is back.
+            away = error.reason == Reason.TRITON_UNAVAILABLE
+            entry.moving = (wanted.version, VersionState.LOADING) if away else None
+
+    # -- a model crashes in Triton -------------------------------------------------------------------------------
+
+    def _has_crashed(self, loaded: LoadedVersion) -> None:
+        """Takes a lost version out of service, and has it loaded again; until then calls get MODEL_LOADING."""
+        manifest = loaded.manifest
+        entry = self._models.get(manifest.model)
+        if entry is None or entry.loaded is not loaded:
+            return  # it is on its way out anyway
+        entry.loaded = None
+        entry.crashed = True
+        if entry.moving is None:  # else another version is just taking its place
+            entry.moving = (manifest.version, VersionState.LOADING)
+        entry.crashes = 1 if self._clock.now() - loaded.load_time > STABLE else entry.crashes + 1
+        delay = _reload_delay(entry.crashes)
+        log.error("version %s of model %s crashed in Triton; reload in %.0f s", manifest.version, entry.name, delay)
+        task = asyncio.get_running_loop().create_task(self._reload(entry, loaded, delay))
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self, entry: ModelEntry, loaded: LoadedVersion, delay: float) -> None:
+        """Loads a crashed version again, unless something else has happened to its model meanwhile."""
+        await loaded.close()
+        await asyncio.sleep(delay)
+        version = loaded.manifest.version
+        async with self._holding(entry, "load"):
+            still_lost = entry.crashed and entry.moving == (version, VersionState.LOADING)
+            if still_lost and self._available:
+                await self._load_again(entry, WantedLoad(entry.name, version, loaded.loaded_by))
 
     async def close(self) -> None:
         """Lets operations under way finish, then closes all streams. What is loaded stays wanted."""
+        for reload in self._reloads:
+            reload.cancel()
+        if self._reloads:
+            await asyncio.wait(self._reloads)
         if self._running:
             await asyncio.wait(self._running)
         await asyncio.gather(*(entry.loaded.drain() for entry in self.models() if entry.loaded is not None))
@@ -458,3 +517,8 @@ class Registry:
             f"another operation on model {name!r} is under way ({operation}); try again when it is done",
             {"model": name, "operation": operation},
         )
+
+
+def _reload_delay(crashes: int) -> float:
+    """Returns how many seconds to wait before the reload after so many crashes in a row."""
+    return 0.0 if crashes <= 1 else min(FIRST_RELOAD_DELAY * 2.0 ** (crashes - 2), LONGEST_RELOAD_DELAY)

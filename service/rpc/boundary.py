@@ -164,6 +164,4 @@ class Boundary(grpc.aio.ServerInterceptor):
 async def _abort(context: Context, error: ServiceError) -> NoReturn:
     """Ends a call with an error; never returns."""
     status = status_of(error)
-    await context.abort(
-        code_of(error), error.message, (("grpc-status-details-bin", status.SerializeToString()),)
-    )
+    await context.abort(code_of(error), error.message, (("grpc-status-details-bin", status.SerializeToString()),))

@@ -95,7 +95,9 @@ def _columns_of_table(table: data_pb2.Table, path: str) -> tuple[ColumnData, ...
             raise invalid(f"{place}.name", f"there are two columns {column.name!r}")
         seen.add(column.name)
         if len(column) != len(columns[0]):
-            raise invalid(place, f"column {column.name!r} has {len(column)} values, the first column has {len(columns[0])}")
+            raise invalid(
+                place, f"column {column.name!r} has {len(column)} values, the first column has {len(columns[0])}"
+            )
     return columns
 
 
@@ -109,7 +111,8 @@ def _columns_of_records(records: Sequence[struct_pb2.Struct], path: str) -> tupl
     for index, record in enumerate(records):
         _check_names(record.fields.keys(), names, f"{path}[{index}]")
     return tuple(
-        tensors.column_of_values([record.fields[name] for record in records], name, f"{path}[*].{name}") for name in names
+        tensors.column_of_values([record.fields[name] for record in records], name, f"{path}[*].{name}")
+        for name in names
     )
 
 

@@ -27,13 +27,15 @@ def _bad_request(error: ServiceError) -> Message:
     violation = error_details_pb2.BadRequest.FieldViolation(
         field=error.metadata.get("field", ""), description=error.message, reason=error.reason
     )
-    return error_details_pb2.BadRequest(field_violations=[violation])
+    message: Message = error_details_pb2.BadRequest(field_violations=[violation])
+    return message
 
 
 def _resource(kind: str, key: str) -> Detail:
     def detail(error: ServiceError) -> Message:
         name = error.metadata.get(key, "")
-        return error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name, description=error.message)
+        message: Message = error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name, description=error.message)
+        return message
 
     return detail
 
@@ -43,14 +45,16 @@ def _precondition(error: ServiceError) -> Message:
     violation = error_details_pb2.PreconditionFailure.Violation(
         type=error.reason, subject=subject, description=error.message
     )
-    return error_details_pb2.PreconditionFailure(violations=[violation])
+    message: Message = error_details_pb2.PreconditionFailure(violations=[violation])
+    return message
 
 
 def _quota(subject: str, key: str) -> Detail:
     def detail(error: ServiceError) -> Message:
         description = f"{subject}: {error.metadata[key]}" if key in error.metadata else error.message
         violation = error_details_pb2.QuotaFailure.Violation(subject=subject, description=description)
-        return error_details_pb2.QuotaFailure(violations=[violation])
+        message: Message = error_details_pb2.QuotaFailure(violations=[violation])
+        return message
 
     return detail
 
@@ -125,9 +129,7 @@ def status_of(error: ServiceError) -> status_pb2.Status:
     """Returns the whole status of an error, with ErrorInfo and the details that its reason calls for."""
     rule = RULES[error.reason]
     status = status_pb2.Status(code=rule.code.value[0], message=error.message)
-    details: list[Message] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
-    ]
+    details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
     if rule.detail is not None:
         details.append(rule.detail(error))
     if rule.retry is not None:

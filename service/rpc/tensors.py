@@ -45,12 +45,16 @@ def matrix_of_tensor(tensor: data_pb2.Tensor, path: str) -> Floats:
         raise invalid(f"{path}.dtype", f"{name} is no numeric type; send DATA_TYPE_FP32, or another number type")
     shape = tuple(tensor.shape)
     if not 2 <= len(shape) <= MAX_DIMENSIONS:
-        raise invalid(f"{path}.shape", f"{list(shape)[:MAX_DIMENSIONS]} is not [rows, columns] or [rows, channels, height, width]")
+        raise invalid(
+            f"{path}.shape", f"{list(shape)[:MAX_DIMENSIONS]} is not [rows, columns] or [rows, channels, height, width]"
+        )
     if any(length < 0 for length in shape):
         raise invalid(f"{path}.shape", f"{list(shape)} has a negative length")
     needed = math.prod(shape) * dtype.itemsize
     if needed != len(tensor.data):
-        raise invalid(f"{path}.data", f"it has {len(tensor.data)} bytes; shape {list(shape)} of {dtype.name} needs {needed}")
+        raise invalid(
+            f"{path}.data", f"it has {len(tensor.data)} bytes; shape {list(shape)} of {dtype.name} needs {needed}"
+        )
     return to_float32(np.frombuffer(tensor.data, dtype).reshape(shape))
 
 
@@ -115,7 +119,9 @@ def column_of_values(values: Sequence[struct_pb2.Value], name: str, path: str) -
     kinds = {kind for value in values if (kind := value.WhichOneof("kind")) not in (None, "null_value")}
     if len(kinds) > 1 or kinds - {"number_value", "bool_value", "string_value"}:
         odd = next(i for i, value in enumerate(values) if value.WhichOneof("kind") != values[0].WhichOneof("kind"))
-        raise invalid(f"{path}[{odd}]", "it is of another kind than the values before; texts, numbers and truth values do not mix")
+        raise invalid(
+            f"{path}[{odd}]", "it is of another kind than the values before; texts, numbers and truth values do not mix"
+        )
     missing = any(value.WhichOneof("kind") in (None, "null_value") for value in values)
     kind = kinds.pop() if kinds else "number_value"
     if kind == "string_value":

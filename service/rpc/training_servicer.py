@@ -61,9 +61,7 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
         finally:
             await asyncio.to_thread(writer.abort)
 
-    def _finish(
-        self, writer: DatasetWriter, description: dataset_pb2.DatasetDescription
-    ) -> pb.UploadDatasetResponse:
+    def _finish(self, writer: DatasetWriter, description: dataset_pb2.DatasetDescription) -> pb.UploadDatasetResponse:
         digest = writer.digest()
         if description.digest and digest != description.digest:
             raise ServiceError(

@@ -177,9 +177,7 @@ def test_launchers_that_race_lay_out_one_backend_directory(triton_python: Path, 
         "print(layout.prepare().backends)"
     )
     racers = [
-        subprocess.Popen(
-            [triton_python, "-c", prepare, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
+        subprocess.Popen([triton_python, "-c", prepare, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
     [backends] = {racer.communicate()[0].strip() for racer in racers}
@@ -237,9 +235,7 @@ def test_the_end_of_the_owner_ends_triton_at_once(triton_python: Path, tmp_path:
         run.launcher.stdin = None
 
 
-def test_a_killed_triton_leaves_nothing_and_ends_the_launcher_with_code_4(
-    triton_python: Path, tmp_path: Path
-) -> None:
+def test_a_killed_triton_leaves_nothing_and_ends_the_launcher_with_code_4(triton_python: Path, tmp_path: Path) -> None:
     write(tmp_path, "adder", adder(1))
     with launched(triton_python, tmp_path) as run:
         with stub_for(run.address) as triton:
@@ -249,9 +245,7 @@ def test_a_killed_triton_leaves_nothing_and_ends_the_launcher_with_code_4(
         assert (run.processes(), run.regions()) == ([], [])
 
 
-def test_a_killed_launcher_takes_triton_with_it_and_the_next_one_cleans_up(
-    triton_python: Path, tmp_path: Path
-) -> None:
+def test_a_killed_launcher_takes_triton_with_it_and_the_next_one_cleans_up(triton_python: Path, tmp_path: Path) -> None:
     write(tmp_path, "adder", adder(1))
     with launched(triton_python, tmp_path) as run:
         with stub_for(run.address) as triton:
@@ -262,9 +256,7 @@ def test_a_killed_launcher_takes_triton_with_it_and_the_next_one_cleans_up(
             assert run.regions() == []
 
 
-def test_the_next_launcher_removes_the_regions_of_a_dead_one_only(
-    triton_python: Path, tmp_path: Path
-) -> None:
+def test_the_next_launcher_removes_the_regions_of_a_dead_one_only(triton_python: Path, tmp_path: Path) -> None:
     with launched(triton_python, tmp_path) as alive:
         dead = subprocess.Popen(["true"])
         dead.wait()
@@ -312,9 +304,7 @@ def test_a_model_in_memory_answers_rightly(triton: GRPCInferenceServiceStub) -> 
     np.testing.assert_array_equal(answer, FEATURES + 5)
 
 
-def test_requests_in_one_batch_get_their_own_rows_back(
-    triton: GRPCInferenceServiceStub, repository: Path
-) -> None:
+def test_requests_in_one_batch_get_their_own_rows_back(triton: GRPCInferenceServiceStub, repository: Path) -> None:
     write(repository, "batched", adder(1), CONFIG + BATCHING)
     load(triton, "batched")
     sent = [np.full((rows, 2), rows, np.float32) for rows in (1, 2, 2, 3)]

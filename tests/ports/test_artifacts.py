@@ -226,9 +226,7 @@ class TestPublish:
 
 
 class TestStoredVersions:
-    def test_a_damaged_version_is_listed_with_its_error(
-        self, artifacts: RepositoryArtifacts, model_dir: Path
-    ) -> None:
+    def test_a_damaged_version_is_listed_with_its_error(self, artifacts: RepositoryArtifacts, model_dir: Path) -> None:
         publish(artifacts, 1, 2)
         (model_dir / "iris/1/model.onnx").unlink()
         damaged, whole = artifacts.stored_versions()

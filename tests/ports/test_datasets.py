@@ -99,7 +99,9 @@ class TestFormat:
         assert description["targets"] is None
 
     def test_columns(self, datasets: DatasetFiles) -> None:
-        block = table(numbers("a", 0.1, NAN), integers("b", 1, -(2**62)), booleans("c", True, False), texts("d", "x", "x"))
+        block = table(
+            numbers("a", 0.1, NAN), integers("b", 1, -(2**62)), booleans("c", True, False), texts("d", "x", "x")
+        )
         directory = datasets.path(store(datasets, block).digest)
         description = json.loads((directory / "dataset.json").read_text())
         assert description["features"] is None

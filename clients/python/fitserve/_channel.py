@@ -27,6 +27,9 @@ def options() -> list[tuple[str, str | int]]:
         # A watch can be silent for long. Pings find out that the other side is gone, also behind a NAT.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
+        # A service that comes back is found within seconds, not within gRPC's two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
         ("grpc.primary_user_agent", f"fitserve-python/{fitserve.__version__}"),
     ]
 

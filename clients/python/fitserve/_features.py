@@ -13,6 +13,8 @@ from fitserve import _tensors
 from fitserve._tensors import Array
 from fitserve.v1 import data_pb2, training_service_pb2
 
+_LARGEST_INTEGER = 2**63 - 1
+
 
 @runtime_checkable
 class DataFrame(Protocol):
@@ -200,7 +202,9 @@ def column(name: str, values: npt.ArrayLike) -> TypedColumn:
         case "f":
             return TypedColumn(name, array.astype(np.float64))
         case "i" | "u":
-            return TypedColumn(name, array.astype(np.int64, casting="unsafe" if array.itemsize < 8 else "same_kind"))
+            if array.size and int(array.max()) > _LARGEST_INTEGER:
+                raise ValueError(f"{label} holds integers above {_LARGEST_INTEGER}; give them as numbers or texts")
+            return TypedColumn(name, array.astype(np.int64))
         case "b":
             return TypedColumn(name, array)
         case "U" | "T":

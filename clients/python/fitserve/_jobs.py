@@ -180,7 +180,7 @@ class Following:
         self._timeout = timeout
         self._ends_at = None if timeout is None else time.monotonic() + timeout
         self._last_step = 0
-        self._last_sign = time.monotonic()
+        self._away_since: float | None = None
         self._failures = 0
         self._retry_after: float | None = None
 
@@ -205,7 +205,7 @@ class Following:
         new = tuple(step for step in update.steps if step.number > self._last_step)
         self._last_step = max((step.number for step in new), default=self._last_step)
         self.job = update.job
-        self._failures, self._last_sign = 0, time.monotonic()
+        self._failures, self._away_since = 0, None
         return JobUpdate(update.job, new, update.log_lines)
 
     def broken(self, error: errors.FitServeError | None) -> None:
@@ -218,10 +218,12 @@ class Following:
         if isinstance(error, errors.DeadlineExceeded) and self._ends_at is not None:
             # The stream's own deadline; remaining() tells.
             return
-        if error is not None:
-            away = time.monotonic() - self._last_sign
-            if not isinstance(error, errors.Unavailable) or away > REJOIN_SECONDS:
-                raise error
+        now = time.monotonic()
+        # Counted from the first failure: a stream may well be silent for hours before it breaks.
+        self._away_since = now if self._away_since is None else self._away_since
+        gone = now - self._away_since >= REJOIN_SECONDS
+        if error is not None and (gone or not isinstance(error, errors.Unavailable)):
+            raise error
         self._failures += 1
         self._retry_after = error.retry_after if error else None
 

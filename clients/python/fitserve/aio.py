@@ -6,13 +6,14 @@ import asyncio
 import datetime
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from types import TracebackType
-from typing import Literal, NoReturn, Self, TypeVar, overload
+from typing import Literal, Self, TypeVar, overload
 
 import grpc
 import numpy.typing as npt
 from google.protobuf.message import Message
 
 from fitserve import _channel, _core, errors, resources
+from fitserve._aio_feed import Feed, each
 from fitserve._core import Existing, OnError, Source, Task
 from fitserve._features import Rows, TrainingData
 from fitserve._jobs import AsyncJob
@@ -34,7 +35,6 @@ _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
 _PageRequest = TypeVar("_PageRequest", bound=_core.PageRequest)
 _PageReply = TypeVar("_PageReply", bound=_core.PageReply)
-_Item = TypeVar("_Item")
 
 
 class AsyncClient:
@@ -130,7 +130,7 @@ class AsyncClient:
             request_id=request_id,
         )
         if fit.upload:
-            fit.request.dataset = (await self._upload(_each([fit.upload]), None, model, timeout)).digest
+            fit.request.dataset = (await self._upload(each([fit.upload]), None, model, timeout)).digest
         reply = await self._call(self._training.Fit, fit.request, timeout)
         return AsyncJob(self, resources.read(TrainingJob, reply.job))
 
@@ -147,7 +147,7 @@ class AsyncClient:
         chunks = _core.chunks(X, y)
 
         async def data() -> AsyncIterator[TrainingData]:
-            async for chunk in _each(chunks):
+            async for chunk in each(chunks):
                 yield _core.read_chunk(chunk)
 
         return await self._upload(data(), chunk_rows, display_name, timeout)
@@ -343,7 +343,7 @@ class AsyncClient:
 
         async def messages() -> AsyncIterator[prediction_service_pb2.PredictStreamRequest]:
             yield config
-            source = _each(batches)
+            source = each(batches)
             while await window.acquire():
                 try:
                     batch = await anext(source)
@@ -351,14 +351,15 @@ class AsyncClient:
                     return
                 yield _core.stream_inputs(batch)
 
-        feed = _Feed(messages())
+        feed = Feed(messages())
         call = self._prediction.PredictStream(feed, timeout=timeout, metadata=self._metadata)
+        call.add_done_callback(feed.note_status)
         try:
             async for reply in call:
                 window.release()
                 yield _core.read_batch(reply, on_error)
         except (grpc.RpcError, asyncio.CancelledError) as error:
-            feed.raise_own(error)
+            feed.raise_cause(error)
         finally:
             call.cancel()
 
@@ -375,12 +376,13 @@ class AsyncClient:
                 for message in _core.upload_parts(one, chunk_rows):
                     yield message
 
-        feed = _Feed(messages())
+        feed = Feed(messages())
         call = self._training.UploadDataset(feed, timeout=timeout, metadata=self._metadata)
+        call.add_done_callback(feed.note_status)
         try:
             return resources.read(Dataset, (await call).dataset)
         except (grpc.RpcError, asyncio.CancelledError) as error:
-            feed.raise_own(error)
+            feed.raise_cause(error)
         finally:
             call.cancel()
 
@@ -404,40 +406,3 @@ class AsyncClient:
             raise errors.from_rpc_error(error) from error
         finally:
             call.cancel()
-
-
-class _Feed(AsyncIterator[_Item]):
-    """Requests for gRPC's sending task. What the caller's data raises there ends the call and is kept."""
-
-    def __init__(self, items: AsyncIterator[_Item]) -> None:
-        self._items = items
-        self._error: Exception | None = None
-
-    async def __anext__(self) -> _Item:
-        try:
-            return await anext(self._items)
-        except StopAsyncIteration:
-            raise
-        except Exception as error:
-            self._error = error
-            raise
-
-    def raise_own(self, error: BaseException) -> NoReturn:
-        """Raises what the caller's data raised or, if it raised nothing, the error that ended the call."""
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise error
-        if self._error is not None:
-            raise self._error from None
-        if isinstance(error, grpc.RpcError):
-            raise errors.from_rpc_error(error) from error
-        raise error
-
-
-async def _each(items: Iterable[_Item] | AsyncIterable[_Item]) -> AsyncIterator[_Item]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item

@@ -177,8 +177,15 @@ def from_rpc_error(error: grpc.RpcError) -> FitServeError:
     """
     # Every error that a call raises is a grpc.Call too; RpcError itself declares no method.
     call = cast("grpc.Call", error)
-    plain = status_pb2.Status(code=call.code().value[0], message=call.details() or "")
-    return from_status(_rich_status(call.trailing_metadata() or ()) or plain)
+    return from_call(call.code(), call.details(), call.trailing_metadata())
+
+
+def from_call(
+    code: grpc.StatusCode, details: str | None, metadata: Iterable[tuple[str, str | bytes]] | None
+) -> FitServeError:
+    """Returns the exception for what a call ended with, rich if its trailing metadata hold a google.rpc.Status."""
+    plain = status_pb2.Status(code=code.value[0], message=details or "")
+    return from_status(_rich_status(metadata or ()) or plain)
 
 
 def cancelled() -> Cancelled:

@@ -387,7 +387,7 @@ def _readers(kind: Callable[..., object], message_type: Descriptor) -> Mapping[s
 
 def _field_reader(one: FieldDescriptor, hint: object) -> Callable[[Message], object]:
     """Returns a function that reads one field of a message into the type of the hint."""
-    kinds = [kind for kind in get_args(hint) if isinstance(kind, type)]
+    kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type)]
     convert = _converter(one, kinds[0] if kinds else type(None))
     name = one.name
     entry = one.message_type

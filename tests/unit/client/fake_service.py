@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 
 class FakeService:
-    """A service on a free port of this machine.
+    """A service on this machine, on a free port unless one is given.
 
     Attributes:
         target: Its address.
@@ -33,7 +33,7 @@ class FakeService:
         calls: The names of the methods called, in order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.handlers: dict[str, Handler] = {}
         self.calls: list[str] = []
         self._server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
@@ -44,7 +44,7 @@ class FakeService:
             (server_service_pb2_grpc, "ServerService"),
         ):
             getattr(module, f"add_{name}Servicer_to_server")(_Servicer(self), self._server)
-        self.target = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.target = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{port}')}"
         self._server.start()
 
     def stop(self) -> None:
@@ -82,6 +82,9 @@ class Blocking:
         if not inspect.isroutine(found):
             return found
         return lambda *args, **kwargs: self._plain(found(*args, **kwargs))
+
+    def __repr__(self) -> str:
+        return repr(self._inner)
 
     def _plain(self, result: object) -> object:
         if inspect.iscoroutine(result):

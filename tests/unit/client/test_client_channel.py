@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
+import fitserve
 import grpc
 import pytest
-from google.protobuf import descriptor_pb2
-
-import fitserve
 from fitserve import _channel
 from fitserve.v1 import (
     model_service_pb2,
@@ -21,6 +20,8 @@ from fitserve.v1 import (
     training_job_pb2,
     training_service_pb2,
 )
+from google.protobuf import descriptor_pb2
+
 from tests.unit.client.fake_service import FakeService
 
 
@@ -71,7 +72,8 @@ def test_other_errors_are_told_at_once(service: FakeService, client: fitserve.Cl
 def modules_after(code: str) -> set[str]:
     """Returns the top-level modules that a new interpreter has after some code."""
     script = f"{code}\nimport sys\nprint(*sys.modules)"
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=path)
     return set(run.stdout.split())
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from google.protobuf.message import Message
-
 from fitserve import _features, _tensors, resources
 from fitserve.v1 import data_pb2, dataset_pb2, model_pb2, server_service_pb2, training_job_pb2, training_service_pb2
+from google.protobuf.message import Message
 
 
 @pytest.mark.parametrize("kind", ["?", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8", ">f4", ">i8"])

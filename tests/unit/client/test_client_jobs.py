@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterator
 
+import fitserve
 import grpc
 import pytest
-
-import fitserve
-from fitserve import errors
+from fitserve import errors, resources
+from fitserve._jobs import Following
 from fitserve.v1 import training_job_pb2, training_service_pb2
+
 from tests.unit.client.fake_service import FakeService, abort, rich_status
 
 QUEUED = training_job_pb2.JOB_STATE_QUEUED
@@ -82,6 +83,38 @@ def test_a_watch_goes_on_over_broken_connections_and_tells_no_step_twice(
     assert job.state == "SUCCEEDED"
 
 
+def test_a_job_is_followed_through_a_restart_of_the_service(service: FakeService, job: fitserve.Job) -> None:
+    def run_until_the_end(request: object, context: grpc.ServicerContext) -> Iterator[News]:
+        yield news(RUNNING, 1)
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        ended.wait(10)
+
+    service.handlers["WatchTrainingJob"] = run_until_the_end
+    updates = job.watch()
+    assert next(updates).job.state == "RUNNING"
+    service.stop()
+    restarted = FakeService(int(service.target.rpartition(":")[2]))
+    try:
+        watch(restarted, [news(RUNNING, 1, 2), news(SUCCEEDED)])
+        assert [step.number for update in updates for step in update.steps] == [2]
+    finally:
+        restarted.stop()
+
+
+def test_a_silent_job_is_joined_again_however_long_it_was_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("fitserve._jobs.time.monotonic", lambda: now)
+    following = Following(resources.read(resources.TrainingJob, training_job(RUNNING)), None)
+    now = 7200.0
+    following.broken(errors.from_status(AWAY))
+    now += 59
+    following.broken(errors.from_status(AWAY))
+    now += 1
+    with pytest.raises(errors.Unavailable):
+        following.broken(errors.from_status(AWAY))
+
+
 def test_a_service_that_stays_away_is_given_up(
     service: FakeService, job: fitserve.Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,8 +158,9 @@ def test_a_job_that_could_not_load_its_version_has_succeeded(service: FakeServic
 def test_waiting_ends_in_time_and_the_job_goes_on(service: FakeService, job: fitserve.Job) -> None:
     def never_end(request: object, context: grpc.ServicerContext) -> Iterator[News]:
         yield news(RUNNING)
-        while context.is_active():
-            time.sleep(0.01)
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        ended.wait(10)
 
     service.handlers["WatchTrainingJob"] = never_end
     with pytest.raises(TimeoutError, match=r"job j1 is RUNNING after 0.1 s; it goes on"):

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import fitserve
 import grpc
 import numpy as np
 import pytest
-from google.protobuf import json_format
-
-import fitserve
 from fitserve import _tensors, errors
 from fitserve.v1 import data_pb2, prediction_service_pb2
+from google.protobuf import json_format
+
 from tests.unit.client.fake_service import FakeService, rich_status
 
 X = np.ones((2, 4))
 Streamed = prediction_service_pb2.PredictStreamResponse
+Batch = np.ndarray[Any, Any]  # of any shape and type
 
 
 def answer_sums(
@@ -53,9 +56,7 @@ def test_labels_and_classes_come_back_in_the_type_of_training(
             prediction_tensor=_tensors.encode(np.array(labels)),
             probability_tensor=_tensors.encode(np.array([[0.25, 0.75], [1, 0]], np.float32)),
         )
-        for label in labels:
-            json_format.ParseDict(label, reply.classes.add())
-        return reply
+        return json_format.ParseDict({"classes": labels}, reply)
 
     service.handlers["Predict"] = answer
     prediction = client.predict_proba("m", X, version=2)
@@ -77,10 +78,8 @@ def test_rows_typed_by_hand_are_answered_with_values_and_read_as_arrays(
         {"predictions": [1], "probabilities": [[0.5, 0.5]], "classes": [0, 1]},
         prediction_service_pb2.PredictResponse(),
     )
-    got: list[prediction_service_pb2.PredictRequest] = []
-    service.handlers["Predict"] = lambda request, context: got.append(request) or reply
+    service.handlers["Predict"] = lambda request, context: reply if request.inputs == inputs else None
     prediction = client.predict_proba("m", inputs)
-    assert got[0].inputs == inputs
     assert prediction.predictions.tolist() == [1]
     assert prediction.predictions.dtype == np.int64
     assert prediction.classes is not None
@@ -169,7 +168,7 @@ def test_no_more_batches_are_read_than_may_be_in_flight(service: FakeService, cl
     read: list[int] = []
     all_in_flight = threading.Event()
 
-    def batches() -> Iterator[fitserve_rows]:
+    def batches() -> Iterator[Batch]:
         for number in range(20):
             read.append(number)
             if len(read) == 4:
@@ -187,13 +186,10 @@ def test_no_more_batches_are_read_than_may_be_in_flight(service: FakeService, cl
     assert len(read) == 20
 
 
-fitserve_rows = np.ndarray[Any, Any]  # of any shape and type
-
-
 def test_what_the_batches_raise_reaches_the_caller(service: FakeService, client: fitserve.Client) -> None:
     service.handlers["PredictStream"] = stream_of(sums_or_error)
 
-    def batches() -> Iterable[fitserve_rows]:
+    def batches() -> Iterable[Batch]:
         yield X
         raise OSError("the disk is gone")
 
@@ -213,11 +209,39 @@ def test_a_stream_that_is_left_ends_the_call(service: FakeService, client: fitse
         return answer(requests, context)
 
     service.handlers["PredictStream"] = handle
-    answers = client.predict_stream("m", iter(lambda: X, None))
+    answers = client.predict_stream("m", itertools.repeat(X))
     next(answers)
     # Both clients give generators, which the type of an iterator does not say.
     answers.close()  # type: ignore[attr-defined]
     assert ended.wait(10)
+
+
+async def test_a_task_that_is_cancelled_ends_its_stream(service: FakeService) -> None:
+    began, ended = threading.Event(), threading.Event()
+
+    def wait_for_batches(
+        requests: Iterator[prediction_service_pb2.PredictStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[Streamed]:
+        context.add_callback(ended.set)
+        began.set()
+        yield from (Streamed() for request in requests if request.HasField("inputs"))
+
+    async def batches() -> AsyncIterator[Batch]:
+        await asyncio.Event().wait()
+        yield X
+
+    async def consume(client: fitserve.AsyncClient) -> None:
+        async for _ in client.predict_stream("m", batches()):
+            pass
+
+    service.handlers["PredictStream"] = wait_for_batches
+    async with fitserve.AsyncClient(service.target) as client:
+        task = asyncio.create_task(consume(client))
+        assert await asyncio.to_thread(began.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(ended.wait, 10)
 
 
 def test_the_error_of_a_whole_stream_is_raised(client: fitserve.Client) -> None:

@@ -60,9 +60,7 @@ class TritonPythonModel:
             TritonModelException: The file is no ONNX model, or has other inputs and outputs than configured.
         """
         config = json.loads(args["model_config"])
-        file = Path(
-            args["model_repository"], args["model_version"], config["default_model_filename"] or "model.onnx"
-        )
+        file = Path(args["model_repository"], args["model_version"], config["default_model_filename"] or "model.onnx")
         try:
             self._session = onnxruntime.InferenceSession(
                 str(file), _session_options(config["parameters"]), providers=["CPUExecutionProvider"]
@@ -174,9 +172,7 @@ def _response(names: list[str], outputs: Sequence[np.ndarray[Any, Any]]) -> Resp
 
 
 def _error(error: Exception) -> Response:
-    code = (
-        triton.TritonError.INVALID_ARG if isinstance(error, InvalidArgument) else triton.TritonError.INTERNAL
-    )
+    code = triton.TritonError.INVALID_ARG if isinstance(error, InvalidArgument) else triton.TritonError.INTERNAL
     return triton.InferenceResponse(error=triton.TritonError(str(error), code))
 
 
