@@ -192,7 +192,9 @@ class TritonInference:
             with _hang_up_is_unavailable():
                 index = await self._stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=CONNECT_SECONDS)
         except grpc.aio.AioRpcError as error:
-            raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton does not say what it has loaded; try again") from error
+            raise ServiceError(
+                Reason.TRITON_UNAVAILABLE, "Triton does not say what it has loaded; try again"
+            ) from error
         return {model.name for model in index.models if model.state == "READY"}
 
     def open_stream(self, model: str, version: int, signature: Signature) -> TritonStream:
@@ -297,11 +299,12 @@ class TritonStream:
         if response.error_message:
             scores.set_exception(self._refused(response.error_message))
             return
-        values = np.frombuffer(response.infer_response.raw_output_contents[0], np.float32)
-        if values.size == 0 or values.size % rows:
-            scores.set_exception(self._refused(f"{values.size} scores came back for {rows} rows"))
+        outputs = response.infer_response.raw_output_contents
+        size = len(outputs[0]) if outputs else 0
+        if size == 0 or size % (4 * rows):
+            scores.set_exception(self._refused(f"{size} bytes of scores came back for {rows} rows"))
             return
-        scores.set_result(values.reshape(rows, -1))
+        scores.set_result(np.frombuffer(outputs[0], np.float32).reshape(rows, -1))
 
     def _refused(self, why: str) -> ServiceError:
         model = self._request.model_name

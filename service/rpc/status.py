@@ -34,7 +34,9 @@ def _bad_request(error: ServiceError) -> Message:
 def _resource(kind: str, key: str) -> Detail:
     def detail(error: ServiceError) -> Message:
         name = error.metadata.get(key, "")
-        message: Message = error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name, description=error.message)
+        message: Message = error_details_pb2.ResourceInfo(
+            resource_type=kind, resource_name=name, description=error.message
+        )
         return message
 
     return detail

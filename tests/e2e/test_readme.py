@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from service.settings import Settings
 
+from service.settings import Settings
 from tests.service_process import ROOT, ServiceProcess
 
 README = (ROOT / "README.md").read_text()

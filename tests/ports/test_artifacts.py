@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -62,18 +62,18 @@ def manifest(**changes: object) -> dict[str, object]:
     } | changes
 
 
-def stage(artifacts: RepositoryArtifacts, job: str = "job-1", **changes: object) -> Path:
-    """Writes what a training process writes; returns where."""
+def stage(artifacts: RepositoryArtifacts, job: str = "job-1", changes: Mapping[str, object] | None = None) -> Path:
+    """Writes what a training process writes, with changes to its manifest; returns where."""
     directory = artifacts.staging_directory(job)
     directory.mkdir()
     (directory / "model.onnx").write_bytes(MODEL)
-    (directory / "manifest.json").write_text(json.dumps(manifest(job=job, **changes)))
+    (directory / "manifest.json").write_text(json.dumps(manifest(job=job) | dict(changes or {})))
     return directory
 
 
 def publish(artifacts: RepositoryArtifacts, *versions: int, model: str = "iris") -> None:
     for version in versions:
-        stage(artifacts, f"job-{version}", model=model, version=version)
+        stage(artifacts, f"job-{version}", {"model": model, "version": version})
         artifacts.publish(f"job-{version}", model, version)
 
 
@@ -85,6 +85,7 @@ def stored(artifacts: RepositoryArtifacts) -> list[tuple[str, int]]:
 
 
 def signature(**changes: object) -> dict[str, object]:
+    """The changes of a manifest that has another signature."""
     whole = manifest()["signature"]
     assert isinstance(whole, dict)
     return {"signature": whole | changes}
@@ -110,16 +111,16 @@ class TestPublish:
         [("integer", [1, 2]), ("number", [1.0, 2.5]), ("boolean", [False, True]), ("category", ["1", "2"])],
     )
     def test_labels_keep_their_type(self, artifacts: RepositoryArtifacts, kind: str, classes: list[object]) -> None:
-        stage(artifacts, **signature(label_kind=kind, classes=classes))
+        stage(artifacts, changes=signature(label_kind=kind, classes=classes))
         found = artifacts.publish("job-1", "iris", 1).signature.classes
         assert [(type(label), label) for label in found] == [(type(label), label) for label in classes]
 
     def test_a_regression_has_no_classes(self, artifacts: RepositoryArtifacts) -> None:
-        stage(artifacts, task="regression", **signature(label_kind="", classes=[]))
+        stage(artifacts, changes={"task": "regression"} | signature(label_kind="", classes=[]))
         assert artifacts.publish("job-1", "iris", 1).signature.label_kind is None
 
     def test_a_metric_may_be_no_number(self, artifacts: RepositoryArtifacts) -> None:
-        stage(artifacts, metrics={"loss": float("nan")})
+        stage(artifacts, changes={"metrics": {"loss": float("nan")}})
         assert str(artifacts.publish("job-1", "iris", 1).metrics["loss"]) == "nan"
 
     def test_triton_finds_a_configuration(self, artifacts: RepositoryArtifacts, model_dir: Path) -> None:
@@ -183,7 +184,7 @@ class TestPublish:
     def test_a_wrong_manifest_is_refused(
         self, artifacts: RepositoryArtifacts, model_dir: Path, changes: dict[str, object], problem: str
     ) -> None:
-        stage(artifacts, **changes)
+        stage(artifacts, changes=changes)
         self.assert_refused(artifacts, model_dir, problem)
 
     def test_the_manifest_of_another_job_is_refused(self, artifacts: RepositoryArtifacts, model_dir: Path) -> None:
@@ -239,7 +240,7 @@ class TestStoredVersions:
         publish(artifacts, 1)
         (model_dir / "iris/1/model.onnx").write_bytes(MODEL[::-1])
         assert stored(artifacts) == [("iris", 1)]
-        with pytest.raises(ServiceError, match="model.onnx has another content") as refused:
+        with pytest.raises(ServiceError, match=r"model\.onnx has another content") as refused:
             artifacts.verify("iris", 1)
         assert refused.value.reason is Reason.ARTIFACT_DAMAGED
 
@@ -369,10 +370,11 @@ class FailingDisk:
             fails = self.changes == failing
             if fails and not after:
                 raise error
-            result = call(*args, **options)
-            if fails:
-                raise error
-            return result
+            try:
+                return call(*args, **options)
+            finally:
+                if fails:
+                    raise error
 
         return wrapper
 
@@ -432,7 +434,7 @@ class TestCrash:
     ) -> None:
         outcomes = self.outcomes(
             tmp_path,
-            lambda artifacts: stage(artifacts, "job-2", model=model, version=2),
+            lambda artifacts: stage(artifacts, "job-2", {"model": model, "version": 2}),
             lambda artifacts: artifacts.publish("job-2", model, 2),
             after,
         )
@@ -480,7 +482,7 @@ class TestFullDisk:
     def test_it_is_said_and_the_version_is_published_when_there_is_room_again(self, tmp_path: Path) -> None:
         failures = each_failure(
             tmp_path,
-            lambda artifacts: stage(artifacts, "job-2", version=2),
+            lambda artifacts: stage(artifacts, "job-2", {"version": 2}),
             lambda artifacts: artifacts.publish("job-2", "iris", 2),
             self.FULL,
         )

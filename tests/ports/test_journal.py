@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
-import pytest_asyncio
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, make_url, text
@@ -26,8 +26,6 @@ from service.domain.entities import Job, JobError, JobState, Task, TrainingStep,
 from service.domain.errors import Reason, ServiceError
 from service.domain.ports import Journal
 from tests.ports.fakes import InMemoryJournal
-
-pytestmark = pytest.mark.asyncio
 
 # Such as postgresql+psycopg://postgres@localhost/postgres; each test makes its own database there.
 POSTGRESQL = os.environ.get("FITSERVE_TEST_POSTGRESQL_URL")
@@ -44,7 +42,7 @@ def url(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
         yield url
 
 
-@pytest_asyncio.fixture(params=["memory", *DATABASES])
+@pytest.fixture(params=["memory", *DATABASES])
 async def journal(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Journal]:
     if request.param == "memory":
         yield InMemoryJournal()
@@ -78,7 +76,8 @@ async def opened(url: str) -> AsyncIterator[DatabaseJournal]:
         await journal.close()
 
 
-def job(number: int, **changes: object) -> Job:
+# Any: the fields of a job have many types.
+def job(number: int, **changes: Any) -> Job:
     first = Job(
         id=f"job-{number}",
         model="iris",
@@ -356,5 +355,5 @@ class TestUrl:
         assert "secret" not in str(refused.value)
 
     async def test_what_is_no_url_is_refused(self) -> None:
-        with pytest.raises(DatabaseNotUsable, match="sqlite:////var/lib/fitserve.db"):
+        with pytest.raises(DatabaseNotUsable, match=r"sqlite:////var/lib/fitserve\.db"):
             DatabaseJournal("fitserve.db")

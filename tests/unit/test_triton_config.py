@@ -7,8 +7,8 @@ import json
 import pytest
 
 from service.adapters.triton_config import TritonModelConfig
-from service.domain.loaded import max_batch_rows
 from service.domain.entities import Signature, Task
+from service.domain.loaded import max_batch_rows
 
 IRIS = Signature(Task.REGRESSION, (4,), (), False, (), None)
 IMAGES = Signature(Task.REGRESSION, (3, 224, 224), (), False, (), None)

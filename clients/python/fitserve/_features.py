@@ -196,6 +196,9 @@ def column(name: str, values: npt.ArrayLike) -> TypedColumn:
     """
     label = f"column {name!r}" if name else "y"
     array = np.asarray(values)
+    if array.dtype.kind == "U" and isinstance(values, Sequence):
+        # numpy makes texts of everything that stands beside a text.
+        array = np.asarray(values, dtype=object)
     if array.ndim != 1:
         raise ValueError(f"{label} must have one dimension, not the shape {list(array.shape)}")
     match array.dtype.kind:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Literal, Self, TypeVar, overload
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from google.protobuf.message import Message
 
 from fitserve import _channel, _core, errors, resources
-from fitserve._aio_feed import Feed, each
+from fitserve._aio_sender import Sender, each
 from fitserve._core import Existing, OnError, Source, Task
 from fitserve._features import Rows, TrainingData
 from fitserve._jobs import AsyncJob
@@ -341,50 +342,44 @@ class AsyncClient:
     ) -> AsyncIterator[Prediction | errors.FitServeError]:
         window = asyncio.Semaphore(max_in_flight)
 
-        async def messages() -> AsyncIterator[prediction_service_pb2.PredictStreamRequest]:
+        async def messages() -> AsyncGenerator[prediction_service_pb2.PredictStreamRequest, None]:
             yield config
-            source = each(batches)
-            while await window.acquire():
-                try:
-                    batch = await anext(source)
-                except StopAsyncIteration:
-                    return
-                yield _core.stream_inputs(batch)
+            async with aclosing(each(batches)) as source:
+                while await window.acquire():
+                    try:
+                        batch = await anext(source)
+                    except StopAsyncIteration:
+                        return
+                    yield _core.stream_inputs(batch)
 
-        feed = Feed(messages())
-        call = self._prediction.PredictStream(feed, timeout=timeout, metadata=self._metadata)
-        call.add_done_callback(feed.note_status)
+        call = self._prediction.PredictStream(None, timeout=timeout, metadata=self._metadata)
+        sender = Sender(call, messages())
         try:
             async for reply in call:
                 window.release()
                 yield _core.read_batch(reply, on_error)
         except (grpc.RpcError, asyncio.CancelledError) as error:
-            feed.raise_cause(error)
+            sender.raise_cause(error)
         finally:
-            call.cancel()
+            await sender.close()
 
     async def _upload(
-        self,
-        data: AsyncIterator[TrainingData],
-        chunk_rows: int | None,
-        display_name: str,
-        timeout: float | None,
+        self, data: AsyncIterator[TrainingData], chunk_rows: int | None, display_name: str, timeout: float | None
     ) -> Dataset:
-        async def messages() -> AsyncIterator[training_service_pb2.UploadDatasetRequest]:
+        async def messages() -> AsyncGenerator[training_service_pb2.UploadDatasetRequest, None]:
             yield _core.upload_description(display_name)
             async for one in data:
                 for message in _core.upload_parts(one, chunk_rows):
                     yield message
 
-        feed = Feed(messages())
-        call = self._training.UploadDataset(feed, timeout=timeout, metadata=self._metadata)
-        call.add_done_callback(feed.note_status)
+        call = self._training.UploadDataset(None, timeout=timeout, metadata=self._metadata)
+        sender = Sender(call, messages())
         try:
             return resources.read(Dataset, (await call).dataset)
         except (grpc.RpcError, asyncio.CancelledError) as error:
-            feed.raise_cause(error)
+            sender.raise_cause(error)
         finally:
-            call.cancel()
+            await sender.close()
 
     async def _get_job(self, id: str, timeout: float | None = None) -> TrainingJob:
         request = training_service_pb2.GetTrainingJobRequest(job=id)

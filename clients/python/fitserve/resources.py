@@ -438,6 +438,7 @@ def _error(message: status_pb2.Status) -> errors.FitServeError | None:
     return errors.from_status(message) if message.code else None
 
 
+# From the name of a message to its reader, which takes that message.
 _MESSAGES: Mapping[str, Callable[[Any], object]] = {
     "google.protobuf.Timestamp": _time,
     "google.protobuf.Duration": _seconds,

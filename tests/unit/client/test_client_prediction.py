@@ -17,7 +17,7 @@ from fitserve import _tensors, errors
 from fitserve.v1 import data_pb2, prediction_service_pb2
 from google.protobuf import json_format
 
-from tests.unit.client.fake_service import FakeService, rich_status
+from tests.unit.client.fake_service import FakeService, abort, rich_status
 
 X = np.ones((2, 4))
 Streamed = prediction_service_pb2.PredictStreamResponse
@@ -247,6 +247,16 @@ async def test_a_task_that_is_cancelled_ends_its_stream(service: FakeService) ->
 def test_the_error_of_a_whole_stream_is_raised(client: fitserve.Client) -> None:
     with pytest.raises(errors.Unimplemented):
         list(client.predict_stream("m", [X]))
+
+
+def test_a_stream_that_is_refused_while_batches_are_sent_tells_the_reason(
+    service: FakeService, client: fitserve.Client
+) -> None:
+    refusal = rich_status(grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "There is no such model.")
+    service.handlers["PredictStream"] = lambda requests, context: abort(context, refusal)
+    for _ in range(20):
+        with pytest.raises(errors.NotFound, match="no such model"):
+            list(client.predict_stream("m", itertools.repeat(X)))
 
 
 def test_options_of_a_stream_are_checked_at_once(client: fitserve.Client) -> None:

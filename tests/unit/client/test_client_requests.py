@@ -21,7 +21,7 @@ from fitserve.v1 import (
     training_service_pb2,
 )
 
-from tests.unit.client.fake_service import FakeService
+from tests.unit.client.fake_service import FakeService, abort, rich_status
 
 X = np.arange(12, dtype=np.float64).reshape(3, 4)
 Y = ["a", "b", "a"]
@@ -209,6 +209,14 @@ def test_what_an_iterator_of_chunks_raises_reaches_the_caller_and_ends_the_uploa
     with pytest.raises(OSError, match="the disk is gone"):
         client.upload_dataset(broken())
     assert uploads == []
+
+
+def test_an_upload_that_is_refused_halfway_tells_the_reason(service: FakeService, client: fitserve.Client) -> None:
+    full = rich_status(grpc.StatusCode.RESOURCE_EXHAUSTED, "DISK_FULL", "The disk is full.")
+    service.handlers["UploadDataset"] = lambda requests, context: abort(context, full)
+    for _ in range(20):
+        with pytest.raises(fitserve.errors.ResourceExhausted, match="disk is full"):
+            client.upload_dataset((X, Y) for _ in range(50))
 
 
 def test_large_data_is_uploaded_before_the_fit(

@@ -1,0 +1,126 @@
+"""kill -9 of each process of the family at random moments: nothing acknowledged is lost, and the next call works."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import fitserve
+import pytest
+
+from tests.chaos.scene import STEADY, Scene, wait_until
+
+pytestmark = pytest.mark.xdist_group("chaos-kill")
+
+VICTIMS = ("training", "triton", "launcher", "stub", "fork-server")
+MOMENTS = ("fit", "load", "unload")
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """A service that survives all kills of this module, and at its end leaves nothing behind."""
+    scene = Scene(tmp_path_factory.mktemp("chaos"), TRAINING_CORES="2", GRACE_SECONDS="2")
+    yield scene
+    scene.stop()
+
+
+def disturb(scene: Scene, moment: str) -> tuple[list[fitserve.Job], threading.Thread | None]:
+    """Begins what the kill is to fall into."""
+    if moment == "fit":
+        job = scene.fit()
+        wait_until(lambda: bool(scene.family.part("training")) or job.refresh().has_ended, "a training process runs")
+        return [job], None
+    if moment == "unload":
+        scene.load()
+    thread = threading.Thread(target=scene.load if moment == "load" else scene.unload)
+    thread.start()
+    return [], thread
+
+
+def one_round(scene: Scene, victim: str, moment: str, delay: float) -> None:
+    """Kills one part after `delay` seconds of an operation under load, and checks what is left."""
+    scene.unload()
+    jobs: list[fitserve.Job] = []
+    with scene.callers():
+        jobs, thread = disturb(scene, moment)
+        time.sleep(delay)  # the random moment; there is no state to wait for
+        scene.family.kill(victim)
+        if thread is not None:
+            thread.join(60)
+            assert not thread.is_alive()
+        scene.check(jobs)
+
+
+ROUNDS = [("training", "fit", 0.2), ("triton", "load", 0.1), ("launcher", "fit", 0.3), ("fork-server", "fit", 0.4)]
+
+
+@pytest.mark.parametrize(("victim", "moment", "delay"), ROUNDS)
+def test_a_killed_process_loses_nothing(scene: Scene, victim: str, moment: str, delay: float) -> None:
+    one_round(scene, victim, moment, delay)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(30))
+def test_processes_killed_at_random_moments_lose_nothing(scene: Scene, seed: int) -> None:
+    chance = random.Random(seed)
+    one_round(scene, chance.choice(VICTIMS), chance.choice(MOMENTS), chance.uniform(0, 1.5))
+
+
+def test_a_killed_stub_is_replaced_without_anyone_asking(scene: Scene) -> None:
+    before = scene.client.status().triton.restart_count
+    with scene.callers() as callers:
+        assert scene.family.kill("stub")
+        answered = callers.answers
+        wait_until(lambda: callers.answers > answered + 50, "the model answers again")
+    scene.check([])
+    assert scene.client.status().triton.restart_count == before
+
+
+def test_a_killed_training_frees_its_core_and_says_why(scene: Scene) -> None:
+    job = scene.fit(trees=5000)
+    wait_until(lambda: scene.family.kill("training"), "a training process runs")
+    began = time.monotonic()
+    with pytest.raises(fitserve.errors.TrainingFailed) as failed:
+        job.wait(10)
+    assert failed.value.reason == "TRAINER_DIED"
+    assert failed.value.metadata["signal"] == "9"
+    assert time.monotonic() - began < 2
+    assert scene.client.status().training.free_cores == 2
+
+
+def service_round(scene: Scene, moment: Callable[[], list[fitserve.Job]], delay: float) -> None:
+    """Kills the service itself; a new one on the same directory continues."""
+    with scene.callers():
+        jobs = moment()
+        time.sleep(delay)  # the random moment
+        scene.family.members()
+        scene.service.kill()
+        family = scene.family
+        wait_until(
+            lambda: not any(line.startswith("process") for line in family.leftovers()), "its children are gone", 5
+        )
+    scene.restart()
+    assert family.leftovers() == []
+    jobs = [scene.client.job(job.id) for job in jobs]
+    assert scene.client.model(STEADY).serving_version == 1
+    scene.check(jobs)
+
+
+def fit_and_load(scene: Scene) -> list[fitserve.Job]:
+    scene.unload()
+    jobs = [scene.fit(), scene.fit(trees=5)]
+    scene.load()
+    return jobs
+
+
+def test_a_killed_service_takes_its_children_along_and_comes_back_with_everything(scene: Scene) -> None:
+    service_round(scene, lambda: fit_and_load(scene), random.Random(1).uniform(0, 1))
+
+
+@pytest.mark.long
+def test_a_service_killed_again_and_again_loses_nothing(scene: Scene) -> None:
+    chance = random.Random(2)
+    for _ in range(8):
+        service_round(scene, lambda: fit_and_load(scene), chance.uniform(0, 2))

@@ -1,0 +1,272 @@
+"""The batcher: who shares a batch with whom, and what each caller gets when something goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import numpy as np
+import pytest
+
+from service.domain.batcher import MAX_IN_FLIGHT, PIPELINE_REQUESTS, Batcher
+from service.domain.entities import Floats
+from service.domain.errors import Reason, ServiceError
+from service.domain.ports import ModelCrashed
+from tests.unit.domain.fakes import ROW_BYTES, Gate, rows_of, turns, until
+
+BAD = -1.0
+
+
+class Server:
+    """Adds up each row; refuses batches with a bad row; holds batches while its gate is shut."""
+
+    def __init__(self) -> None:
+        self.gate = Gate()
+        self.batches: list[list[float]] = []
+        self.error: Exception | None = None
+
+    async def infer(self, batch: bytes, rows: int) -> Floats:
+        features = np.frombuffer(batch, np.float32).reshape(rows, 2)
+        self.batches.append(features[:, 0].tolist())
+        await self.gate.passed()
+        if self.error is not None:
+            raise self.error
+        if BAD in features:
+            raise ServiceError(Reason.INTERNAL, "a bad row")
+        return features.sum(axis=1, keepdims=True)
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+def batcher_of(server: Server, max_batch_rows: int = 8, max_queued_rows: int = 1000) -> Batcher:
+    return Batcher("iris", server.infer, ROW_BYTES, max_batch_rows, max_queued_rows)
+
+
+def ask(batcher: Batcher, *values: float) -> asyncio.Task[Floats]:
+    return asyncio.create_task(batcher.predict(rows_of(*values), len(values)))
+
+
+async def fill_pipeline(batcher: Batcher, server: Server) -> list[asyncio.Task[Floats]]:
+    """Has as many batches in flight as may be."""
+    server.gate.shut()
+    tasks = []
+    for number in range(MAX_IN_FLIGHT):
+        tasks.append(ask(batcher, 100 + number))
+        await until(lambda wanted=number + 1: server.gate.waiting == wanted)  # type: ignore[misc]
+    return tasks
+
+
+async def test_a_lone_request_goes_at_once(server: Server) -> None:
+    scores = await batcher_of(server).predict(rows_of(3), 1)
+    assert scores.tolist() == [[6]]
+    assert server.batches == [[3]]
+
+
+async def test_requests_of_one_turn_share_a_batch_and_each_gets_its_own_scores(server: Server) -> None:
+    batcher = batcher_of(server)
+    answers = await asyncio.gather(ask(batcher, 1), ask(batcher, 2, 3), ask(batcher, 4))
+    assert server.batches == [[1, 2, 3, 4]]
+    assert [scores.ravel().tolist() for scores in answers] == [[2], [4, 6], [8]]
+
+
+async def test_a_batch_has_no_more_rows_than_the_model_takes(server: Server) -> None:
+    batcher = batcher_of(server, max_batch_rows=4)
+    await asyncio.gather(*(ask(batcher, n, n, n) for n in range(4)))
+    assert [len(batch) for batch in server.batches] == [3, 3, 3, 3]
+
+
+async def test_while_batches_are_in_flight_the_next_one_fills(server: Server) -> None:
+    batcher = batcher_of(server)
+    first = await fill_pipeline(batcher, server)
+    later = [ask(batcher, n) for n in range(5)]
+    await turns()
+    assert len(server.batches) == MAX_IN_FLIGHT
+    server.gate.open()
+    await asyncio.gather(*first, *later)
+    assert server.batches[MAX_IN_FLIGHT:] == [[0, 1, 2, 3, 4]]
+
+
+async def test_with_many_requests_in_flight_only_one_batch_is(server: Server) -> None:
+    batcher = batcher_of(server, max_batch_rows=PIPELINE_REQUESTS)
+    server.gate.shut()
+    many = [ask(batcher, n) for n in range(PIPELINE_REQUESTS)]
+    await turns()
+    more = ask(batcher, 7)
+    await turns()
+    assert len(server.batches) == 1
+    server.gate.open()
+    await asyncio.gather(*many, more)
+
+
+async def test_a_free_place_in_the_pipeline_is_taken_while_the_other_batch_is_still_in_flight() -> None:
+    """Only the batch that ends makes room: nothing else wakes the queue."""
+    ends: list[asyncio.Future[None]] = []
+
+    async def infer(batch: bytes, rows: int) -> Floats:
+        ends.append(asyncio.get_running_loop().create_future())
+        await ends[-1]
+        return np.frombuffer(batch, np.float32).reshape(rows, 2)
+
+    batcher = Batcher("iris", infer, ROW_BYTES, 8, 1000)
+    tasks = []
+    for number in range(3):
+        tasks.append(ask(batcher, number))
+        await turns()
+    assert len(ends) == 2
+    ends[0].set_result(None)
+    await until(lambda: len(ends) == 3)
+    for end in ends[1:]:
+        end.set_result(None)
+    await asyncio.gather(*tasks)
+
+
+async def test_rows_that_wait_are_sent_when_all_batches_end_in_the_same_turn(server: Server) -> None:
+    batcher = batcher_of(server)
+    first = await fill_pipeline(batcher, server)
+    last = ask(batcher, 5)
+    await turns()
+    server.gate.open()
+    async with asyncio.timeout(1):
+        assert (await last).tolist() == [[10]]
+    await asyncio.gather(*first)
+
+
+async def test_callers_who_have_gone_are_dropped_before_the_batch(server: Server) -> None:
+    batcher = batcher_of(server)
+    first = await fill_pipeline(batcher, server)
+    staying, going = ask(batcher, 1), ask(batcher, 2)
+    await turns()
+    going.cancel()
+    server.gate.open()
+    await asyncio.gather(staying, *first)
+    assert server.batches[-1] == [1]
+    assert going.cancelled()
+
+
+async def test_a_batch_in_flight_is_left_to_finish_when_its_caller_goes(server: Server) -> None:
+    batcher = batcher_of(server)
+    server.gate.shut()
+    staying, going = ask(batcher, 1), ask(batcher, 2)
+    await until(lambda: server.gate.waiting == 1)
+    going.cancel()
+    await turns()
+    server.gate.open()
+    assert (await staying).tolist() == [[2]]
+
+
+async def test_a_bad_request_fails_alone(server: Server) -> None:
+    batcher = batcher_of(server)
+    answers = await asyncio.gather(ask(batcher, 1), ask(batcher, BAD), ask(batcher, 3), return_exceptions=True)
+    assert [answer.tolist() for answer in (answers[0], answers[2]) if isinstance(answer, np.ndarray)] == [[[2]], [[6]]]
+    assert isinstance(answers[1], ServiceError)
+    assert answers[1].reason == Reason.INTERNAL
+    assert server.batches == [[1, BAD, 3], [1], [BAD], [3]]
+
+
+@pytest.mark.parametrize("error", [ServiceError(Reason.TRITON_UNAVAILABLE, "broken"), ModelCrashed("iris")])
+async def test_a_server_that_is_away_fails_the_whole_batch_without_a_second_try(
+    server: Server, error: ServiceError
+) -> None:
+    batcher = batcher_of(server)
+    server.error = error
+    answers = await asyncio.gather(ask(batcher, 1), ask(batcher, 2), return_exceptions=True)
+    assert answers == [error, error]
+    assert len(server.batches) == 1
+
+
+async def test_an_unexpected_error_reaches_every_caller_and_the_next_batch_goes(server: Server) -> None:
+    batcher = batcher_of(server)
+    server.error = ValueError("a bug")
+    answers = await asyncio.gather(ask(batcher, 1), ask(batcher, 2), return_exceptions=True)
+    assert answers == [server.error, server.error]
+    server.error = None
+    assert (await batcher.predict(rows_of(1), 1)).tolist() == [[2]]
+
+
+async def test_more_rows_than_may_wait_are_refused_at_once(server: Server) -> None:
+    batcher = batcher_of(server, max_queued_rows=3)
+    first = await fill_pipeline(batcher, server)
+    waiting = ask(batcher, 1, 2)
+    await turns()
+    with pytest.raises(ServiceError) as refused:
+        await batcher.predict(rows_of(3, 4), 2)
+    assert refused.value.reason == Reason.PREDICTION_QUEUE_FULL
+    assert refused.value.metadata == {"model": "iris", "limit": "3"}
+    server.gate.open()
+    await asyncio.gather(waiting, *first)
+    await batcher.predict(rows_of(3, 4), 2)
+
+
+async def test_a_request_larger_than_the_queue_is_taken_when_nobody_waits(server: Server) -> None:
+    assert len(await batcher_of(server, max_queued_rows=1).predict(rows_of(1, 2, 3), 3)) == 3
+
+
+async def test_drained_waits_for_what_waits_and_what_is_in_flight(server: Server) -> None:
+    batcher = batcher_of(server)
+    await batcher.drained()
+    first = await fill_pipeline(batcher, server)
+    last = ask(batcher, 1)
+    await turns()
+    draining = asyncio.create_task(batcher.drained())
+    await turns()
+    assert not draining.done()
+    assert batcher.pending_requests == MAX_IN_FLIGHT + 1
+    server.gate.open()
+    await draining
+    assert last.done()
+    assert batcher.pending_requests == 0
+    await asyncio.gather(*first)
+
+
+async def test_drained_does_not_wait_for_callers_who_have_gone(server: Server) -> None:
+    batcher = batcher_of(server)
+    going = ask(batcher, 1)
+    await asyncio.sleep(0)
+    going.cancel()
+    async with asyncio.timeout(1):
+        await batcher.drained()
+    assert server.batches == []
+
+
+@pytest.mark.parametrize("seed", range(40))
+async def test_whatever_the_order_every_caller_gets_its_own_answer_and_nothing_is_left(seed: int) -> None:
+    chance = random.Random(seed)
+    limit = chance.choice([1, 3, 8])
+
+    async def infer(batch: bytes, rows: int) -> Floats:
+        assert 1 <= rows <= limit
+        for _ in range(chance.randrange(4)):
+            await asyncio.sleep(0)
+        if chance.random() < 0.1:
+            raise ServiceError(Reason.TRITON_UNAVAILABLE, "broken")
+        features = np.frombuffer(batch, np.float32).reshape(rows, 2)
+        if BAD in features:
+            raise ServiceError(Reason.INTERNAL, "a bad row")
+        return features.sum(axis=1, keepdims=True)
+
+    batcher = Batcher("iris", infer, ROW_BYTES, limit, 1000)
+    before = asyncio.all_tasks()
+    asked: list[tuple[list[float], asyncio.Task[Floats]]] = []
+    for number in range(60):
+        values = [BAD if chance.random() < 0.05 else float(number) for _ in range(chance.randint(1, limit))]
+        asked.append((values, ask(batcher, *values)))
+        if chance.random() < 0.2:
+            chance.choice(asked)[1].cancel()
+        if chance.random() < 0.5:
+            await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        answers = await asyncio.gather(*(task for _, task in asked), return_exceptions=True)
+        await batcher.drained()
+    for (values, task), answer in zip(asked, answers, strict=True):
+        if isinstance(answer, ServiceError):
+            assert answer.reason == Reason.TRITON_UNAVAILABLE or BAD in values
+        elif isinstance(answer, np.ndarray):
+            assert answer.ravel().tolist() == [2 * value for value in values]
+        else:
+            assert task.cancelled()
+    await turns()
+    assert asyncio.all_tasks() == before
+    assert batcher.pending_requests == 0

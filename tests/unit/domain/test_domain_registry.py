@@ -1,0 +1,577 @@
+"""The models: one operation a name, races, limits, hand-over of versions, and Triton dying at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from service.domain import registry as module
+from service.domain.entities import VersionState, WantedLoad
+from service.domain.errors import Reason, ServiceError
+from service.domain.ports import ModelCrashed
+from service.domain.registry import STABLE, Registry
+from tests.ports.fakes import InMemoryJournal
+from tests.unit.domain.fakes import FakeArtifacts, FakeInference, SetClock, rows_of, turns, until
+
+
+@dataclass
+class World:
+    """A registry among fakes."""
+
+    limit: int = 10
+    artifacts: FakeArtifacts = field(default_factory=FakeArtifacts)
+    journal: InMemoryJournal = field(default_factory=InMemoryJournal)
+    inference: FakeInference = field(default_factory=FakeInference)
+    clock: SetClock = field(default_factory=SetClock)
+
+    async def started(self, *models: str) -> Registry:
+        """Returns a registry with version 1 of some models, whose Triton is up."""
+        self.registry = Registry(self.artifacts, self.journal, self.inference, self.clock, self.limit, 1000)
+        for model in models:
+            self.put(model)
+        await self.registry.triton_is_up()
+        return self.registry
+
+    def put(self, model: str, version: int = 1) -> None:
+        self.registry.add(self.artifacts.put(model, version))
+
+    def state(self, model: str, version: int = 1) -> VersionState:
+        return self.registry.model(model).state(version)
+
+    async def wanted(self) -> dict[str, int]:
+        return {load.model: load.version for load in await self.journal.wanted_loads()}
+
+    async def predict(self, model: str) -> float:
+        return float((await self.registry.serving(model, None).batcher.predict(rows_of(2), 1))[0, 0])
+
+    def reason(self, model: str, version: int | None = None) -> Reason:
+        """Why a prediction is refused."""
+        with pytest.raises(ServiceError) as refused:
+            self.registry.serving(model, version)
+        return refused.value.reason
+
+    async def dies(self) -> None:
+        self.inference.die()
+        await self.registry.triton_is_down()
+
+    async def comes_back(self) -> None:
+        await self.inference.start()
+        await self.registry.triton_is_up()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def load(registry: Registry, model: str, version: int | None = None, evict: bool = False) -> list[str]:
+    return await registry.load(model, version, evict, "test")
+
+
+async def reason_of(call: object) -> Reason:
+    with pytest.raises(ServiceError) as refused:
+        await call  # type: ignore[misc]
+    return refused.value.reason
+
+
+# -- load and unload -------------------------------------------------------------------------------------------------
+
+
+async def test_a_loaded_model_answers_and_is_wanted(world: World) -> None:
+    registry = await world.started("iris")
+    await load(registry, "iris")
+    assert await world.predict("iris") == 4
+    assert await world.wanted() == {"iris": 1}
+    await load(registry, "iris")
+    assert world.inference.calls == [("serve", "iris 1")]
+
+
+async def test_an_unloaded_model_does_not_answer_and_is_not_wanted(world: World) -> None:
+    registry = await world.started("iris")
+    await load(registry, "iris")
+    await registry.unload("iris")
+    await registry.unload("iris")
+    assert world.reason("iris") == Reason.MODEL_NOT_LOADED
+    assert await world.wanted() == {}
+    assert world.inference.held == {}
+    assert world.inference.calls.count(("unload", "iris")) == 1
+
+
+async def test_unknown_names_and_versions_are_told_apart(world: World) -> None:
+    registry = await world.started("iris")
+    with pytest.raises(ServiceError, match="did you mean 'iris'") as refused:
+        await load(registry, "irs")
+    assert refused.value.metadata == {"model": "irs", "nearest": "iris"}
+    assert await reason_of(load(registry, "iris", 7)) == Reason.VERSION_NOT_FOUND
+    assert world.reason("iris", 7) == Reason.VERSION_NOT_FOUND
+
+
+async def test_one_operation_a_name_at_a_time(world: World) -> None:
+    registry = await world.started("iris", "wine")
+    world.inference.load_gate.shut()
+    loading = asyncio.create_task(load(registry, "iris"))
+    await until(lambda: world.inference.load_gate.waiting == 1)
+    assert world.reason("iris") == Reason.MODEL_LOADING
+    for call in (load(registry, "iris"), registry.unload("iris"), registry.remove("iris", None, True)):
+        assert await reason_of(call) == Reason.OPERATION_IN_PROGRESS
+    assert await reason_of(registry.remove_all(True)) == Reason.OPERATION_IN_PROGRESS
+    assert len(registry.models()) == 2
+    world.inference.load_gate.open()
+    await loading
+    await registry.unload("iris")
+
+
+async def test_an_operation_goes_on_when_its_caller_goes(world: World) -> None:
+    registry = await world.started("iris")
+    world.inference.load_gate.shut()
+    loading = asyncio.create_task(load(registry, "iris"))
+    await until(lambda: world.inference.load_gate.waiting == 1)
+    loading.cancel()
+    await asyncio.wait([loading])
+    assert world.state("iris") == VersionState.LOADING
+    world.inference.load_gate.open()
+    await until(lambda: world.state("iris") == VersionState.LOADED)
+    await registry.unload("iris")
+
+
+@pytest.mark.parametrize("error", [ServiceError(Reason.LOAD_FAILED, "no"), OSError("a bug")])
+async def test_a_failed_load_leaves_the_slot_free(world: World, error: Exception) -> None:
+    world.limit = 1
+    registry = await world.started("iris", "wine")
+    world.inference.load_errors["iris"] = error
+    with pytest.raises(type(error)):
+        await load(registry, "iris")
+    assert world.reason("iris") == Reason.MODEL_NOT_LOADED
+    assert await world.wanted() == {}
+    await load(registry, "wine")
+
+
+async def test_a_refused_version_is_failed_until_it_loads(world: World) -> None:
+    registry = await world.started("iris")
+    world.inference.load_errors["iris"] = ServiceError(Reason.LOAD_FAILED, "no")
+    assert await reason_of(load(registry, "iris")) == Reason.LOAD_FAILED
+    assert world.state("iris") == VersionState.FAILED
+    world.inference.load_errors.clear()
+    await load(registry, "iris")
+    assert world.state("iris") == VersionState.LOADED
+
+
+async def test_a_damaged_version_never_reaches_triton(world: World) -> None:
+    registry = await world.started("iris")
+    world.artifacts.verify_error = ServiceError(Reason.ARTIFACT_DAMAGED, "model.onnx")
+    assert await reason_of(load(registry, "iris")) == Reason.ARTIFACT_DAMAGED
+    assert world.inference.calls == []
+
+
+async def test_unload_lets_calls_in_flight_finish(world: World) -> None:
+    registry = await world.started("iris")
+    await load(registry, "iris")
+    world.inference.infer_gate.shut()
+    predicting = asyncio.create_task(world.predict("iris"))
+    await until(lambda: world.inference.infer_gate.waiting == 1)
+    unloading = asyncio.create_task(registry.unload("iris"))
+    await turns()
+    assert world.state("iris") == VersionState.UNLOADING
+    assert "iris" in world.inference.held
+    world.inference.infer_gate.open()
+    await unloading
+    assert await predicting == 4
+
+
+# -- versions take each other's place --------------------------------------------------------------------------------
+
+
+async def test_a_new_version_takes_over_without_a_gap(world: World) -> None:
+    registry = await world.started("iris")
+    await load(registry, "iris")
+    world.put("iris", 2)
+    world.inference.load_gate.shut()
+    loading = asyncio.create_task(load(registry, "iris"))
+    await until(lambda: world.inference.load_gate.waiting == 1)
+    assert registry.serving("iris", None).manifest.version == 1
+    assert world.state("iris", 2) == VersionState.LOADING
+    world.inference.load_gate.open()
+    await loading
+    assert registry.serving("iris", None).manifest.version == 2
+    assert world.inference.held == {"iris": [2]}
+    assert [call for _, call in world.inference.calls] == ["iris 1", "iris 1,2", "iris 2"]
+    assert await world.wanted() == {"iris": 2}
+
+
+async def test_calls_on_the_old_version_finish_before_it_goes(world: World) -> None:
+    registry = await world.started("iris")
+    await load(registry, "iris")
+    world.put("iris", 2)
+    world.inference.infer_gate.shut()
+    predicting = asyncio.create_task(world.predict("iris"))
+    await until(lambda: world.inference.infer_gate.waiting == 1)
+    loading = asyncio.create_task(load(registry, "iris"))
+    await until(lambda: world.state("iris", 2) == VersionState.LOADED)
+    assert world.inference.held == {"iris": [1, 2]}
+    world.inference.infer_gate.open()
+    await loading
+    assert await predicting == 4
+    assert world.inference.held == {"iris": [2]}
+
+
+async def test_the_old_version_stays_when_the_new_one_is_refused(world: World) -> None:
+    registry = await world.started("iris")
+    await load(registry, "iris")
+    world.put("iris", 2)
+    world.inference.load_errors["iris"] = ServiceError(Reason.LOAD_FAILED, "no")
+    assert await reason_of(load(registry, "iris")) == Reason.LOAD_FAILED
+    assert registry.serving("iris", None).manifest.version == 1
+    assert await world.wanted() == {"iris": 1}
+    assert world.state("iris", 2) == VersionState.FAILED
+
+
+# -- limits ----------------------------------------------------------------------------------------------------------
+
+
+async def test_no_more_models_are_loaded_than_may_be(world: World) -> None:
+    world.limit = 2
+    registry = await world.started("a", "b", "c")
+    results = await asyncio.gather(*(load(registry, name) for name in "abc"), return_exceptions=True)
+    refused = [one for one in results if isinstance(one, ServiceError)]
+    assert [one.reason for one in refused] == [Reason.TOO_MANY_LOADED_MODELS]
+    assert refused[0].metadata == {"limit": "2", "loaded": "a,b"}
+    assert sorted(world.inference.held) == ["a", "b"]
+
+
+async def test_evict_unloads_the_least_recently_used_idle_model(world: World) -> None:
+    world.limit = 2
+    registry = await world.started("a", "b", "c")
+    await load(registry, "a")
+    await load(registry, "b")
+    registry.serving("a", None).last_used += 1000
+    assert await load(registry, "c", evict=True) == ["b"]
+    assert sorted(world.inference.held) == ["a", "c"]
+    assert await world.wanted() == {"a": 1, "c": 1}
+
+
+async def test_evict_leaves_busy_models_alone(world: World) -> None:
+    world.limit = 1
+    registry = await world.started("a", "b")
+    await load(registry, "a")
+    world.inference.infer_gate.shut()
+    predicting = asyncio.create_task(world.predict("a"))
+    await until(lambda: world.inference.infer_gate.waiting == 1)
+    with pytest.raises(ServiceError, match="none of them is idle"):
+        await load(registry, "b", evict=True)
+    world.inference.infer_gate.open()
+    await predicting
+
+
+async def test_a_second_version_needs_no_second_slot(world: World) -> None:
+    world.limit = 1
+    registry = await world.started("a")
+    await load(registry, "a")
+    world.put("a", 2)
+    assert await load(registry, "a") == []
+
+
+# -- remove ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_loaded_model_is_removed_only_with_force(world: World) -> None:
+    registry = await world.started("iris")
+    await load(registry, "iris")
+    assert await reason_of(registry.remove("iris", None, False)) == Reason.MODEL_LOADED
+    assert await reason_of(registry.remove_all(False)) == Reason.MODEL_LOADED
+    assert await registry.remove("iris", None, True) == [1]
+    assert world.artifacts.stored == {}
+    assert world.inference.held == {}
+    assert await world.wanted() == {}
+    assert world.reason("iris") == Reason.MODEL_NOT_FOUND
+
+
+async def test_a_version_that_is_not_loaded_is_removed_beside_the_loaded_one(world: World) -> None:
+    registry = await world.started("iris")
+    await load(registry, "iris")
+    world.put("iris", 2)
+    assert await registry.remove("iris", 2, False) == [2]
+    assert world.state("iris") == VersionState.LOADED
+
+
+async def test_nothing_is_removed_under_a_training(world: World) -> None:
+    registry = await world.started("iris")
+    registry.begin_fit("iris", "job-1", new_version=True)
+    for call in (registry.remove("iris", None, True), registry.remove("iris", 1, True), registry.remove_all(True)):
+        assert await reason_of(call) == Reason.OPERATION_IN_PROGRESS
+    world.put("iris", 2)
+    assert await registry.remove("iris", 1, False) == [1]
+    registry.end_fit("iris", "job-1")
+    assert await registry.remove("iris", 2, False) == [2]
+
+
+async def test_no_training_begins_under_a_removal(world: World) -> None:
+    registry = await world.started("iris")
+    removing = asyncio.create_task(registry.remove("iris", None, False))
+    await asyncio.sleep(0)
+    with pytest.raises(ServiceError) as refused:
+        registry.begin_fit("iris", "job-1", new_version=True)
+    assert refused.value.reason == Reason.OPERATION_IN_PROGRESS
+    await removing
+    assert registry.begin_fit("iris", "job-1", new_version=False) is None
+
+
+async def test_remove_all_removes_everything(world: World) -> None:
+    registry = await world.started("a", "b")
+    await load(registry, "a")
+    assert await registry.remove_all(True) == ["a", "b"]
+    assert registry.models() == []
+    assert world.inference.held == {}
+
+
+# -- Triton dies -----------------------------------------------------------------------------------------------------
+
+
+async def test_loaded_models_come_back_with_triton(world: World) -> None:
+    registry = await world.started("a", "b")
+    await load(registry, "a")
+    await world.dies()
+    assert world.reason("a") == Reason.TRITON_UNAVAILABLE
+    assert world.reason("b") == Reason.MODEL_NOT_LOADED
+    assert await reason_of(load(registry, "b")) == Reason.TRITON_UNAVAILABLE
+    await world.comes_back()
+    assert await world.predict("a") == 4
+    assert world.inference.held == {"a": [1]}
+
+
+async def test_calls_in_flight_fail_when_triton_dies(world: World) -> None:
+    registry = await world.started("a")
+    await load(registry, "a")
+    world.inference.infer_gate.shut()
+    predicting = asyncio.create_task(world.predict("a"))
+    await until(lambda: world.inference.infer_gate.waiting == 1)
+    await world.dies()
+    assert await reason_of(predicting) == Reason.TRITON_UNAVAILABLE
+
+
+async def test_a_first_load_during_which_triton_dies_fails_and_is_not_repeated(world: World) -> None:
+    registry = await world.started("a")
+    world.inference.load_gate.shut()
+    loading = asyncio.create_task(load(registry, "a"))
+    await until(lambda: world.inference.load_gate.waiting == 1)
+    await world.dies()
+    world.inference.load_gate.open()
+    assert await reason_of(loading) == Reason.TRITON_UNAVAILABLE
+    await world.comes_back()
+    assert world.reason("a") == Reason.MODEL_NOT_LOADED
+    await load(registry, "a")
+
+
+async def test_the_old_version_comes_back_if_triton_dies_during_a_hand_over(world: World) -> None:
+    registry = await world.started("a")
+    await load(registry, "a")
+    world.put("a", 2)
+    world.inference.load_gate.shut()
+    loading = asyncio.create_task(load(registry, "a"))
+    await until(lambda: world.inference.load_gate.waiting == 1)
+    await world.dies()
+    world.inference.load_gate.open()
+    assert await reason_of(loading) == Reason.TRITON_UNAVAILABLE
+    assert world.reason("a") == Reason.TRITON_UNAVAILABLE
+    await world.comes_back()
+    assert registry.serving("a", None).manifest.version == 1
+
+
+async def test_an_unload_while_triton_is_away_holds(world: World) -> None:
+    registry = await world.started("a")
+    await load(registry, "a")
+    await world.dies()
+    await registry.unload("a")
+    await world.comes_back()
+    assert world.inference.held == {}
+    assert world.reason("a") == Reason.MODEL_NOT_LOADED
+
+
+async def test_a_model_keeps_its_place_when_triton_dies_again_during_the_reload(world: World) -> None:
+    world.limit = 1
+    registry = await world.started("a", "b")
+    await load(registry, "a")
+    await world.dies()
+    await world.inference.start()
+    world.inference.load_gate.shut()
+    coming = asyncio.create_task(registry.triton_is_up())
+    await until(lambda: world.inference.load_gate.waiting == 1)
+    await world.dies()
+    world.inference.load_gate.open()
+    await coming
+    assert world.reason("a") == Reason.TRITON_UNAVAILABLE
+    await world.comes_back()
+    assert await world.predict("a") == 4
+
+
+async def test_what_triton_holds_against_our_will_is_unloaded(world: World) -> None:
+    world.inference.held = {"a": [1], "somebody-elses": [1]}
+    registry = Registry(world.artifacts, world.journal, world.inference, world.clock, 10, 1000)
+    registry.add(world.artifacts.put("a"))
+    await registry.triton_is_up()
+    assert world.inference.held == {"somebody-elses": [1]}
+
+
+async def test_a_wanted_version_that_is_not_on_disk_is_no_longer_wanted(world: World) -> None:
+    await world.journal.want_loaded(WantedLoad("gone", 3, "test"))
+    await world.started()
+    assert await world.wanted() == {}
+
+
+# -- a model crashes in Triton ---------------------------------------------------------------------------------------
+
+
+async def crash(world: World, model: str) -> None:
+    """Has the next prediction find that the model is gone."""
+    world.inference.infer_errors[model] = ModelCrashed(model)
+    assert await reason_of(world.predict(model)) == Reason.MODEL_LOADING
+    world.inference.infer_errors.clear()
+
+
+async def test_a_crashed_model_is_unloaded_and_loaded_without_anyone_asking(world: World) -> None:
+    registry = await world.started("a")
+    await load(registry, "a")
+    await crash(world, "a")
+    assert world.reason("a") == Reason.MODEL_LOADING
+    await until(lambda: registry.model("a").loaded is not None)
+    assert await world.predict("a") == 4
+    assert world.inference.calls == [("serve", "a 1"), ("unload", "a"), ("serve", "a 1")]
+    assert await world.wanted() == {"a": 1}
+
+
+async def test_many_callers_of_a_crashed_model_make_one_reload(world: World) -> None:
+    registry = await world.started("a")
+    await load(registry, "a")
+    world.inference.infer_errors["a"] = ModelCrashed("a")
+    waves = []
+    for _ in range(20):
+        waves.append(asyncio.create_task(registry.serving("a", None).batcher.predict(rows_of(1), 1)))
+    answers = await asyncio.gather(*waves, return_exceptions=True)
+    assert {answer.reason for answer in answers if isinstance(answer, ServiceError)} == {Reason.MODEL_LOADING}
+    world.inference.infer_errors.clear()
+    await until(lambda: registry.model("a").loaded is not None)
+    assert world.inference.calls.count(("serve", "a 1")) == 2
+
+
+async def test_a_model_that_crashes_again_and_again_is_reloaded_ever_more_rarely(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays: list[float] = []
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        if asyncio.current_task() in registry._reloads:
+            delays.append(seconds)
+        await sleep(0)
+
+    registry = await world.started("a")
+    monkeypatch.setattr(asyncio, "sleep", note)
+    await load(registry, "a")
+    for _ in range(9):
+        await crash(world, "a")
+        await until(lambda: registry.model("a").loaded is not None)
+    assert delays == [0, 1, 2, 4, 8, 16, 32, 60, 60]
+    world.clock.forward(STABLE.total_seconds() + 1)
+    await crash(world, "a")
+    await until(lambda: registry.model("a").loaded is not None)
+    assert delays[-1] == 0
+
+
+async def crashed_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """Returns a registry whose model waits for its second reload."""
+    monkeypatch.setattr(module, "FIRST_RELOAD_DELAY", 3600.0)
+    monkeypatch.setattr(module, "LONGEST_RELOAD_DELAY", 3600.0)
+    registry = await world.started("a")
+    await load(registry, "a")
+    await crash(world, "a")
+    await until(lambda: registry.model("a").loaded is not None)
+    await crash(world, "a")
+    await turns()
+    assert world.reason("a") == Reason.MODEL_LOADING
+    return registry
+
+
+async def test_a_caller_may_load_a_crashed_model_before_its_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = await crashed_twice(world, monkeypatch)
+    await load(registry, "a")
+    assert await world.predict("a") == 4
+    assert world.inference.calls[-2:] == [("unload", "a"), ("serve", "a 1")]
+    await registry.close()
+
+
+async def test_a_crashed_model_that_is_unloaded_or_removed_stays_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = await world.started("a", "b")
+    await load(registry, "a")
+    await load(registry, "b")
+    await crash(world, "a")
+    await registry.unload("a")
+    await crash(world, "b")
+    await registry.remove("b", None, True)
+    await turns(50)
+    assert world.reason("a") == Reason.MODEL_NOT_LOADED
+    assert world.inference.held == {}
+    assert registry.exists("b") is False
+
+
+async def test_stopping_does_not_wait_for_a_reload_that_is_far_off(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = await crashed_twice(world, monkeypatch)
+    async with asyncio.timeout(1):
+        await registry.close()
+    assert await world.wanted() == {"a": 1}
+
+
+async def test_a_crashed_model_comes_back_with_triton_if_that_dies_too(world: World) -> None:
+    registry = await world.started("a")
+    await load(registry, "a")
+    await crash(world, "a")
+    await world.dies()
+    await turns(50)
+    assert world.reason("a") == Reason.TRITON_UNAVAILABLE
+    await world.comes_back()
+    assert await world.predict("a") == 4
+    assert registry.model("a").crashed is False
+
+
+async def test_a_crash_of_the_old_version_does_not_disturb_a_hand_over(world: World) -> None:
+    registry = await world.started("a")
+    await load(registry, "a")
+    world.put("a", 2)
+    world.inference.load_gate.shut()
+    loading = asyncio.create_task(load(registry, "a"))
+    await until(lambda: world.inference.load_gate.waiting == 1)
+    await crash(world, "a")
+    world.inference.load_gate.open()
+    await loading
+    await turns(50)
+    assert registry.serving("a", None).manifest.version == 2
+    assert world.inference.held == {"a": [2]}
+
+
+async def test_the_old_version_is_reloaded_if_it_crashed_during_a_failed_hand_over(world: World) -> None:
+    registry = await world.started("a")
+    await load(registry, "a")
+    world.put("a", 2)
+    world.inference.load_gate.shut()
+    loading = asyncio.create_task(load(registry, "a"))
+    await until(lambda: world.inference.load_gate.waiting == 1)
+    await crash(world, "a")
+    world.inference.load_errors["a"] = ServiceError(Reason.LOAD_FAILED, "no")
+    world.inference.load_gate.open()
+    assert await reason_of(loading) == Reason.LOAD_FAILED
+    world.inference.load_errors.clear()
+    await until(lambda: registry.model("a").loaded is not None)
+    assert registry.serving("a", None).manifest.version == 1
+
+
+async def test_a_crashed_model_that_triton_then_refuses_is_failed(world: World) -> None:
+    registry = await world.started("a")
+    await load(registry, "a")
+    world.inference.load_errors["a"] = ServiceError(Reason.LOAD_FAILED, "no")
+    await crash(world, "a")
+    await until(lambda: world.state("a") == VersionState.FAILED)
+    assert world.reason("a") == Reason.MODEL_NOT_LOADED
