@@ -31,9 +31,9 @@ setup: $(VENV)/.complete .venv-triton/.complete ## make both environments: the s
 $(VENV)/.complete: requirements/service.txt requirements/training.txt requirements/torch.txt requirements/dev.txt | uv
 	$(UV) venv -q --allow-existing --python '$(PYTHON_VERSION)' $(VENV)
 ifeq ($(TORCH_INDEX),)
-	$(UV) pip sync -q --python $(PY) --require-hashes requirements/{service,training,torch,dev}.txt
+	$(UV) pip sync -q --compile-bytecode --python $(PY) --require-hashes requirements/{service,training,torch,dev}.txt
 else
-	$(UV) pip sync -q --python $(PY) --require-hashes requirements/{service,training,dev}.txt
+	$(UV) pip sync -q --compile-bytecode --python $(PY) --require-hashes requirements/{service,training,dev}.txt
 	$(UV) pip install -q --python $(PY) --index $(TORCH_INDEX) --index-strategy unsafe-best-match "$$(grep -oE '^torch==[0-9.]+' requirements/torch.txt)"
 endif
 	$(UV) pip install -q --python $(PY) --no-deps -e clients/python
@@ -41,7 +41,7 @@ endif
 
 .venv-triton/.complete: requirements/triton.txt | uv
 	$(UV) venv -q --allow-existing --python '$(PYTHON_VERSION)' .venv-triton
-	$(UV) pip sync -q --python .venv-triton/bin/python --require-hashes requirements/triton.txt
+	$(UV) pip sync -q --compile-bytecode --python .venv-triton/bin/python --require-hashes requirements/triton.txt
 	touch $@
 
 .PHONY: uv

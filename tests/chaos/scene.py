@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,7 +70,8 @@ class Family:
         """Kills the processes that play a part; returns whether there was one."""
         victims = self.part(name)
         for process in victims:
-            with_no_such_process_ignored(process.kill)
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         return bool(victims)
 
     def leftovers(self) -> list[str]:
@@ -78,14 +79,6 @@ class Family:
         processes = [f"process {process.pid}" for process in self.seen if alive(process)]
         regions = [path.name for process in self.seen for path in Path("/dev/shm").glob(f"fitserve-{process.pid}-*")]
         return processes + regions
-
-
-def with_no_such_process_ignored(action: Callable[[], None]) -> None:
-    """Does what may come too late."""
-    try:
-        action()
-    except psutil.NoSuchProcess:
-        pass
 
 
 def _part_of(process: psutil.Process) -> str:
@@ -173,18 +166,30 @@ class Scene:
         self._attempt(lambda: self.client.unload(RESTING), lambda: self.loaded.discard(RESTING))
 
     def _attempt(self, call: Callable[[], object], done: Callable[[], None]) -> None:
-        try:
-            call()
-        except errors.FitServeError as error:
-            assert error.code in _PASSING, error
-        else:
+        if _passed(call):
             done()
+
+    def triton_restarts(self) -> int:
+        """Returns how often Triton was started again."""
+        triton = self.client.status().triton
+        assert triton is not None
+        return triton.restart_count
+
+    def free_cores(self) -> int:
+        """Returns the cores that no job has."""
+        training = self.client.status().training
+        assert training is not None
+        return training.free_cores
 
     # -- what must hold ----------------------------------------------------------------------------------------------
 
+    def wait_until_it_answers(self) -> None:
+        """Returns when the loaded model answers, and rightly, without anyone having asked for it."""
+        wait_until(self._answers, "the loaded model answers again")
+
     def check(self, jobs: list[fitserve.Job]) -> None:
         """Checks that all that was acknowledged is there, and that the next calls work."""
-        wait_until(self._answers, "the loaded model answers again")
+        self.wait_until_it_answers()
         for job in jobs:
             self._check_end(job)
         self._check_versions()
@@ -193,20 +198,21 @@ class Scene:
         self._fit_small(f"after-{time.monotonic_ns()}").wait(60)
 
     def _answers(self) -> bool:
-        try:
-            return bool(np.array_equal(self.client.predict(STEADY, self.rows[:50], timeout=5), self.expected))
-        except errors.FitServeError as error:
-            assert error.code in _PASSING, error
-            return False
+        answers: list[object] = []
+        called = _passed(lambda: answers.append(self.client.predict(STEADY, self.rows[:50], timeout=5)))
+        return called and np.array_equal(np.asarray(answers[0]), self.expected)
 
     def _check_end(self, job: fitserve.Job) -> None:
-        try:
-            end = job.wait(60)
-        except errors.TrainingFailed as error:
-            assert error.reason in ("TRAINER_DIED", "JOB_INTERRUPTED"), error
-            assert job.model not in {model.name for model in self.client.models()}
+        for _ in job.watch(60):
+            pass
+        end = job.latest
+        made = [version.job for model in self.client.models() if model.name == end.model for version in model.versions]
+        if end.state == "SUCCEEDED":
+            assert made == [end.id]
         else:
-            assert [version.job for version in self.client.model(end.model).versions] == [end.id]
+            assert end.error is not None
+            assert end.error.reason in ("TRAINER_DIED", "JOB_INTERRUPTED")
+            assert made == []
 
     def _check_versions(self) -> None:
         """What is listed is what is on disk, each version whole."""
@@ -223,6 +229,21 @@ class Scene:
         assert succeeded == listed
 
 
+def _passed(call: Callable[[], object]) -> bool:
+    """Makes a call under which something may be killed; returns whether it was answered well.
+
+    Raises:
+        FitServeError: It failed in a way that no kill explains.
+    """
+    try:
+        call()
+    except errors.FitServeError as error:
+        if error.code not in _PASSING:
+            raise
+        return False
+    return True
+
+
 class Callers:
     """Threads that predict with the steady model until the block ends.
 
@@ -231,7 +252,7 @@ class Callers:
         surprises: Wrong answers, and errors that no kill explains.
     """
 
-    def __init__(self, scene: Scene, count: int = 2) -> None:
+    def __init__(self, scene: Scene, count: int = 1) -> None:
         self._scene = scene
         self._stopping = threading.Event()
         self.answers = 0
@@ -265,11 +286,13 @@ class Callers:
 
     def _call(self, client: fitserve.Client) -> None:
         self._take(np.asarray(client.predict(STEADY, self._scene.rows[:50])))
+        self._stopping.wait(0.002)  # the tests share the machine with the service
 
     def _stream(self, client: fitserve.Client) -> None:
         def batches() -> Iterator[npt.NDArray[np.float32]]:
             while not self._stopping.is_set():
                 yield self._scene.rows[:50]
+                self._stopping.wait(0.002)
 
         for answer in client.predict_stream(STEADY, batches(), on_error="yield"):
             if isinstance(answer, errors.FitServeError):

@@ -50,7 +50,8 @@ def one_round(scene: Scene, victim: str, moment: str, delay: float) -> None:
         if thread is not None:
             thread.join(60)
             assert not thread.is_alive()
-        scene.check(jobs)
+        scene.wait_until_it_answers()
+    scene.check(jobs)
 
 
 ROUNDS = [("training", "fit", 0.2), ("triton", "load", 0.1), ("launcher", "fit", 0.3), ("fork-server", "fit", 0.4)]
@@ -69,13 +70,37 @@ def test_processes_killed_at_random_moments_lose_nothing(scene: Scene, seed: int
 
 
 def test_a_killed_stub_is_replaced_without_anyone_asking(scene: Scene) -> None:
-    before = scene.client.status().triton.restart_count
+    before = scene.triton_restarts()
     with scene.callers() as callers:
         assert scene.family.kill("stub")
         answered = callers.answers
-        wait_until(lambda: callers.answers > answered + 50, "the model answers again")
+        wait_until(lambda: callers.answers > answered + 20, "the model answers again")
     scene.check([])
-    assert scene.client.status().triton.restart_count == before
+    assert scene.triton_restarts() == before
+
+
+@pytest.mark.long
+def test_a_stub_that_dies_again_and_again_is_replaced_ever_more_rarely(scene: Scene) -> None:
+    seconds = []
+    for _ in range(4):
+        scene.wait_until_it_answers()
+        began = time.monotonic()
+        assert scene.family.kill("stub")
+        scene.wait_until_it_answers()
+        seconds.append(time.monotonic() - began)
+    assert seconds[-1] > 2, "the fourth reload waits for some seconds"
+    scene.check([])
+
+
+@pytest.mark.long
+def test_a_triton_that_hangs_is_replaced(scene: Scene) -> None:
+    before = scene.triton_restarts()
+    with scene.callers():
+        for process in scene.family.part("triton"):
+            process.suspend()
+        wait_until(lambda: scene.triton_restarts() > before, "Triton is started again", 60)
+        scene.wait_until_it_answers()
+    scene.check([])
 
 
 def test_a_killed_training_frees_its_core_and_says_why(scene: Scene) -> None:
@@ -87,7 +112,7 @@ def test_a_killed_training_frees_its_core_and_says_why(scene: Scene) -> None:
     assert failed.value.reason == "TRAINER_DIED"
     assert failed.value.metadata["signal"] == "9"
     assert time.monotonic() - began < 2
-    assert scene.client.status().training.free_cores == 2
+    assert scene.free_cores() == 2
 
 
 def service_round(scene: Scene, moment: Callable[[], list[fitserve.Job]], delay: float) -> None:

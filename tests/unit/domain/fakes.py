@@ -137,7 +137,8 @@ class FakeStream:
             raise ServiceError(Reason.TRITON_UNAVAILABLE, "the stream is closed")
         if (error := self._inference.infer_errors.get(self.model)) is not None:
             raise error
-        return np.frombuffer(batch, np.float32).reshape(rows, 2).sum(axis=1, keepdims=True)
+        scores: Floats = np.frombuffer(batch, np.float32).reshape(rows, 2).sum(axis=1, keepdims=True)
+        return scores
 
     async def close(self) -> None:
         self.closed.set()

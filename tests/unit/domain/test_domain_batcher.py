@@ -33,7 +33,8 @@ class Server:
             raise self.error
         if BAD in features:
             raise ServiceError(Reason.INTERNAL, "a bad row")
-        return features.sum(axis=1, keepdims=True)
+        scores: Floats = features.sum(axis=1, keepdims=True)
+        return scores
 
 
 @pytest.fixture
@@ -173,7 +174,7 @@ async def test_a_server_that_is_away_fails_the_whole_batch_without_a_second_try(
     batcher = batcher_of(server)
     server.error = error
     answers = await asyncio.gather(ask(batcher, 1), ask(batcher, 2), return_exceptions=True)
-    assert answers == [error, error]
+    assert list(answers) == [error, error]
     assert len(server.batches) == 1
 
 
@@ -181,7 +182,7 @@ async def test_an_unexpected_error_reaches_every_caller_and_the_next_batch_goes(
     batcher = batcher_of(server)
     server.error = ValueError("a bug")
     answers = await asyncio.gather(ask(batcher, 1), ask(batcher, 2), return_exceptions=True)
-    assert answers == [server.error, server.error]
+    assert list(answers) == [server.error, server.error]
     server.error = None
     assert (await batcher.predict(rows_of(1), 1)).tolist() == [[2]]
 
@@ -245,7 +246,8 @@ async def test_whatever_the_order_every_caller_gets_its_own_answer_and_nothing_i
         features = np.frombuffer(batch, np.float32).reshape(rows, 2)
         if BAD in features:
             raise ServiceError(Reason.INTERNAL, "a bad row")
-        return features.sum(axis=1, keepdims=True)
+        scores: Floats = features.sum(axis=1, keepdims=True)
+        return scores
 
     batcher = Batcher("iris", infer, ROW_BYTES, limit, 1000)
     before = asyncio.all_tasks()

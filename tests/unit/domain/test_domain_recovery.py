@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from service.domain import recovery as module
 from service.domain.entities import Job, JobState, Task, VersionState, WantedLoad
 from service.domain.errors import Reason, ServiceError
 from service.domain.recovery import Recovery
@@ -138,7 +137,7 @@ async def test_the_restart_is_tried_until_it_works_with_growing_delays(
         await sleep(0)
 
     await world.recovery.start()
-    monkeypatch.setattr(module.asyncio, "sleep", note)
+    monkeypatch.setattr(asyncio, "sleep", note)
     world.inference.start_errors = [AWAY] * 8
     with world.watched():
         await sleep(0)

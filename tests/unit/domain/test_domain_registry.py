@@ -444,10 +444,8 @@ async def test_many_callers_of_a_crashed_model_make_one_reload(world: World) -> 
     registry = await world.started("a")
     await load(registry, "a")
     world.inference.infer_errors["a"] = ModelCrashed("a")
-    waves = []
-    for _ in range(20):
-        waves.append(asyncio.create_task(registry.serving("a", None).batcher.predict(rows_of(1), 1)))
-    answers = await asyncio.gather(*waves, return_exceptions=True)
+    batcher = registry.serving("a", None).batcher
+    answers = await asyncio.gather(*(batcher.predict(rows_of(1), 1) for _ in range(100)), return_exceptions=True)
     assert {answer.reason for answer in answers if isinstance(answer, ServiceError)} == {Reason.MODEL_LOADING}
     world.inference.infer_errors.clear()
     await until(lambda: registry.model("a").loaded is not None)

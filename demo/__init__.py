@@ -1,0 +1,1 @@
+"""`make demo`: FitServe's whole job on real data, with every figure checked."""
