@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from fitserve.v1 import algorithm_pb2
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
@@ -19,6 +20,8 @@ class Exercise:
     """One model to train.
 
     Attributes:
+        algorithm: Its name in the contract.
+        parameters: Its message in the contract, named as the library names its own.
         task: classification or regression.
         train: Features [rows, ...] and targets [rows] that the service gets.
         test: Features and targets that only the demo sees.
@@ -28,8 +31,8 @@ class Exercise:
 
     model: str
     algorithm: str
+    parameters: Message
     task: str
-    parameters: Mapping[str, int]
     train: tuple[NDArray[np.float32], NDArray[np.generic]]
     test: tuple[NDArray[np.float32], NDArray[np.generic]]
     least_score: float
@@ -42,10 +45,28 @@ def exercises() -> list[Exercise]:
     wine, diabetes = datasets.load_wine(), datasets.load_diabetes()
     images = digits.images[:, None, :, :]
     return [
-        _exercise("digits", "torch_cnn", {"epochs": 12}, images, digits.target, 0.95, tolerance=0.01),
-        _exercise("tumours", "random_forest", {"n_estimators": 300}, tumours.data, named(tumours), 0.92),
-        _exercise("wine", "hist_gradient_boosting", {"max_iter": 200}, wine.data, named(wine), 0.9),
-        _exercise("diabetes", "xgboost", {"n_estimators": 60, "max_depth": 2}, diabetes.data, diabetes.target, 0.3),
+        _exercise(
+            "digits", "torch_cnn", algorithm_pb2.TorchCnn(epochs=12), images, digits.target, 0.95, tolerance=0.01
+        ),
+        _exercise(
+            "tumours", "random_forest", algorithm_pb2.RandomForest(n_estimators=300), tumours.data, named(tumours), 0.92
+        ),
+        _exercise(
+            "wine",
+            "hist_gradient_boosting",
+            algorithm_pb2.HistGradientBoosting(max_iter=200),
+            wine.data,
+            named(wine),
+            0.9,
+        ),
+        _exercise(
+            "diabetes",
+            "xgboost",
+            algorithm_pb2.Xgboost(n_estimators=60, max_depth=2),
+            diabetes.data,
+            diabetes.target,
+            0.3,
+        ),
     ]
 
 
@@ -58,7 +79,7 @@ def named(data: datasets.Bunch) -> NDArray[np.str_]:
 def _exercise(
     model: str,
     algorithm: str,
-    parameters: Mapping[str, int],
+    parameters: Message,
     features: NDArray[np.float64],
     targets: NDArray[np.generic],
     least_score: float,
@@ -72,4 +93,4 @@ def _exercise(
         random_state=SEED,
         stratify=targets if task == "classification" else None,
     )
-    return Exercise(model, algorithm, task, parameters, (x_train, y_train), (x_test, y_test), least_score, tolerance)
+    return Exercise(model, algorithm, parameters, task, (x_train, y_train), (x_test, y_test), least_score, tolerance)

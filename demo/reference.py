@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 
 import numpy as np
-from fitserve.v1 import algorithm_pb2
 from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.metrics import accuracy_score, r2_score
@@ -48,20 +47,24 @@ def _targets(
     return classes, indexes.astype(np.int64)
 
 
+def _parameters(exercise: Exercise) -> dict[str, int]:
+    return {field.name: value for field, value in exercise.parameters.ListFields()}
+
+
 def _forest(exercise: Exercise, train: Rows, validation: Rows) -> Predict:
-    forest = RandomForestClassifier(**exercise.parameters, random_state=0).fit(train.features, train.targets)
+    forest = RandomForestClassifier(**_parameters(exercise), random_state=0).fit(train.features, train.targets)
     predict: Predict = forest.predict
     return predict
 
 
 def _boosting(exercise: Exercise, train: Rows, validation: Rows) -> Predict:
-    model = HistGradientBoostingClassifier(**exercise.parameters, early_stopping=False, random_state=0)
+    model = HistGradientBoostingClassifier(**_parameters(exercise), early_stopping=False, random_state=0)
     predict: Predict = model.fit(train.features, train.targets).predict
     return predict
 
 
 def _xgboost(exercise: Exercise, train: Rows, validation: Rows) -> Predict:
-    model = XGBRegressor(**exercise.parameters, tree_method="hist", random_state=0, n_jobs=1)
+    model = XGBRegressor(**_parameters(exercise), tree_method="hist", random_state=0, n_jobs=1)
     predict: Predict = model.fit(train.features, train.targets).predict
     return predict
 
@@ -70,7 +73,7 @@ def _network(exercise: Exercise, train: Rows, validation: Rows) -> Predict:
     """The library has no ready network: the same one is trained here and asked in PyTorch, not in ONNX or Triton."""
     shape = train.features.shape[1:]
     problem = Problem("classification", shape, int(train.targets.max()) + 1, seed=0, cores=1)
-    network = algorithms.build("torch_cnn", algorithm_pb2.TorchCnn(**exercise.parameters), problem)
+    network = algorithms.build("torch_cnn", exercise.parameters, problem)
     silent = os.open(os.devnull, os.O_WRONLY)
     try:
         network.fit(train, validation, Progress(silent))

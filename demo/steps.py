@@ -51,7 +51,7 @@ def wait_for_interpreter(client: fitserve.Client) -> None:
 
 def fit_all(client: fitserve.Client, exercises: list[Exercise], console: Console) -> Training:
     """Fits all models at the same time, with a progress bar for each."""
-    jobs = [client.fit(e.model, *e.train, algorithm=e.algorithm, seed=0, queue=True, **e.parameters) for e in exercises]
+    jobs = [client.fit(e.model, *e.train, algorithm=e.parameters, seed=0, queue=True) for e in exercises]
     in_parallel = 0
     with _progress(console) as bars:
         lines = [bars.add_task(f"{e.model:9} {e.algorithm}", total=1.0) for e in exercises]

@@ -595,4 +595,4 @@ class _Feed(Iterator[_Item]):
 
 def _cancel(call: grpc.RpcContext) -> None:
     # grpc-stubs gives the method no types.
-    call.cancel()  # type: ignore[no-untyped-call]
+    call.cancel()

@@ -346,9 +346,9 @@ class ServerStatus:
     version: str
     start_time: datetime.datetime | None
     draining: bool
-    training: TrainingStatus | None
-    models: ModelPoolStatus | None
-    triton: TritonStatus | None
+    training: TrainingStatus
+    models: ModelPoolStatus
+    triton: TritonStatus
     memory_bytes: int
 
 
@@ -395,7 +395,7 @@ def _field_reader(one: FieldDescriptor, hint: object) -> Callable[[Message], obj
         return lambda message: dict(getattr(message, name))
     if one.is_repeated:
         return lambda message: tuple(convert(item) for item in getattr(message, name))
-    if entry is not None and entry.full_name != "google.protobuf.Struct":
+    if type(None) in get_args(hint):
         return lambda message: convert(getattr(message, name)) if message.HasField(name) else None
     return lambda message: convert(getattr(message, name))
 

@@ -323,10 +323,8 @@ def test_the_status_is_read_whole(service: FakeService, client: fitserve.Client)
     reply.models.loaded.add(model="m", version=2)
     service.handlers["GetStatus"] = lambda request, context: reply
     status = client.status()
-    assert status.training is not None
-    assert status.models is not None
     assert (status.version, status.training.active_processes[0].pid) == ("1.0", 12)
-    assert (status.models.loaded[0].model, status.triton) == ("m", None)
+    assert (status.models.loaded[0].model, status.triton.ready) == ("m", False)
 
 
 def test_metadata_goes_with_every_call(service: FakeService, client: fitserve.Client) -> None:
