@@ -75,7 +75,9 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         await journal.open()
         trainer = ForkServerTrainer(heartbeat_timeout=settings.heartbeat_seconds)
         new_triton = partial(EmbeddedTriton, settings.triton_python, model_dir, stop_timeout=0)
-        inference = TritonInference(None if settings.triton_url else new_triton, settings.triton_url)
+        inference = TritonInference(
+            None if settings.triton_url else new_triton, settings.triton_url, settings.triton_start_seconds
+        )
         registry = Registry(
             artifacts, journal, inference, clock, settings.max_loaded_models, settings.prediction_queue_rows
         )

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     triton_python: Path = ROOT / ".venv-triton" / "bin" / "python"
     """The interpreter of the embedded Triton's environment, which `make setup` makes."""
 
+    triton_start_seconds: float = Field(default=60.0, gt=0)
+    """How long Triton may take to answer before the service gives up its start."""
+
     database_url: str = ""
     """The database of jobs and wanted loads, as an SQLAlchemy URL. Empty: SQLite in MODEL_DIR/.fitserve."""
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -28,9 +29,6 @@ from service.domain.ports import ModelCrashed
 log = logging.getLogger("fitserve.triton")
 
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-
-CONNECT_SECONDS = 60.0
-"""How long a Triton may take to be ready."""
 
 LOAD_SECONDS = 120.0
 """How long a load may take."""
@@ -55,12 +53,14 @@ class TritonInference:
     Args:
         new_embedded: Makes one run of a Triton of our own; None if there is a `url`.
         url: The host:port of a Triton that runs already.
+        start_seconds: How long it may take to be ready.
     """
 
-    def __init__(self, new_embedded: Callable[[], EmbeddedTriton] | None, url: str) -> None:
+    def __init__(self, new_embedded: Callable[[], EmbeddedTriton] | None, url: str, start_seconds: float) -> None:
         self._new_embedded = new_embedded
         self._embedded: EmbeddedTriton | None = None
         self._url = url
+        self._start_seconds = start_seconds
         self._channel: grpc.aio.Channel | None = None
         self._version = ""
 
@@ -86,7 +86,7 @@ class TritonInference:
         address = await self._start_embedded() if self._new_embedded else self._url
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         try:
-            await asyncio.wait_for(self._channel.channel_ready(), CONNECT_SECONDS)
+            await asyncio.wait_for(self._channel.channel_ready(), self._start_seconds)
             await self._wait_until_ready()
             metadata = await self._stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=PROBE_SECONDS)
             self._version = metadata.version
@@ -105,7 +105,7 @@ class TritonInference:
             raise ServiceError(Reason.TRITON_UNAVAILABLE, str(error)) from error
 
     async def _wait_until_ready(self) -> None:
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with asyncio.timeout(self._start_seconds):
             while not (await self._stub.ServerReady(service_pb2.ServerReadyRequest())).ready:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
@@ -190,7 +190,9 @@ class TritonInference:
         """Returns the names of the models that Triton has loaded. Raises ServiceError TRITON_UNAVAILABLE."""
         try:
             with _hang_up_is_unavailable():
-                index = await self._stub.RepositoryIndex(service_pb2.RepositoryIndexRequest(), timeout=CONNECT_SECONDS)
+                index = await self._stub.RepositoryIndex(
+                    service_pb2.RepositoryIndexRequest(), timeout=self._start_seconds
+                )
         except grpc.aio.AioRpcError as error:
             raise ServiceError(
                 Reason.TRITON_UNAVAILABLE, "Triton does not say what it has loaded; try again"
@@ -252,16 +254,27 @@ class TritonStream:
         async with self._writing:  # gRPC takes one write at a time, and the order of answers is that of the writes
             if self._closed:
                 raise _broken()
-            call = self._call or self._open()
             self._request.inputs[0].shape[0] = rows
             self._request.raw_input_contents[:] = [batch]
             self._waiting.append((rows, scores))
             try:
                 with _hang_up_is_unavailable():
-                    await call.write(self._request)
+                    if self._call is not None:
+                        await self._call.write(self._request)
+                    else:
+                        await self._write_first(self._open(), scores)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, ServiceError):
                 self._break()  # which answers this batch too
         return await scores
+
+    async def _write_first(self, call: Call, scores: asyncio.Future[Floats]) -> None:
+        """Writes the first batch of a call. If the server cannot be reached, gRPC ends the call but never this write."""
+        writing = asyncio.ensure_future(call.write(self._request))
+        either: tuple[asyncio.Future[Any], ...] = (writing, scores)  # Any: they return different things
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if call is not self._call:
+            writing.cancel()
+        await writing
 
     async def close(self) -> None:
         """Ends the stream. Batches in flight, and later ones, fail."""

@@ -21,6 +21,9 @@ log = logging.getLogger("fitserve.registry")
 
 T = TypeVar("T")
 
+CLOSE_SECONDS = 5.0
+"""How long a stop waits for operations under way. A load that Triton does not answer ends with Triton."""
+
 FIRST_RELOAD_DELAY = 1.0
 """Seconds before the second reload of a model that crashes again and again; each further delay is twice the one before.
 The first reload is done at once."""
@@ -462,7 +465,7 @@ class Registry:
         if self._reloads:
             await asyncio.wait(self._reloads)
         if self._running:
-            await asyncio.wait(self._running)
+            await asyncio.wait(self._running, timeout=CLOSE_SECONDS)
         await asyncio.gather(*(entry.loaded.drain() for entry in self.models() if entry.loaded is not None))
 
     # -- one operation a name ------------------------------------------------------------------------------------
@@ -498,8 +501,14 @@ class Registry:
 
         task = asyncio.get_running_loop().create_task(run())
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._has_ended)
         return await asyncio.shield(task)
+
+    def _has_ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, ServiceError):  # the caller may have gone
+            log.error("an operation failed inside the service", exc_info=error)
 
     @asynccontextmanager
     async def _holding(self, entry: ModelEntry, operation: str) -> AsyncIterator[None]:

@@ -523,6 +523,21 @@ async def test_stopping_does_not_wait_for_a_reload_that_is_far_off(
     assert await world.wanted() == {"a": 1}
 
 
+async def test_stopping_does_not_wait_for_ever_for_a_load_that_hangs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CLOSE_SECONDS", 0.01)
+    registry = await world.started("a")
+    world.inference.load_gate.shut()
+    loading = asyncio.create_task(load(registry, "a"))
+    await until(lambda: world.inference.load_gate.waiting == 1)
+    async with asyncio.timeout(1):
+        await registry.close()
+    world.inference.die()
+    world.inference.load_gate.open()
+    assert await reason_of(loading) == Reason.TRITON_UNAVAILABLE
+
+
 async def test_a_crashed_model_comes_back_with_triton_if_that_dies_too(world: World) -> None:
     registry = await world.started("a")
     await load(registry, "a")
