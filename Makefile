@@ -58,7 +58,7 @@ demo: setup ## train, load, predict and remove real models, and check every figu
 
 .PHONY: test
 test: setup third_party ## run all tests
-	$(PY) -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: setup third_party ## check style, types, layers, the contract and the stubs

@@ -247,12 +247,12 @@ class Jobs:
             log.exception("job %s failed inside the service", active.job.id)
             message = "the service failed while it ran the job; its log has the details under the job's id"
             final = _ended_badly(active.job, ServiceError(Reason.INTERNAL, message, {"job": active.job.id}))
-        await asyncio.to_thread(self._artifacts.discard, active.job.id)
         final = replace(final, end_time=self._clock.now())
         try:
+            await asyncio.to_thread(self._artifacts.discard, final.id)
             await self._journal.update_job(final)
         except Exception:  # what is on disk decides at the next start
-            log.exception("the end of job %s could not be noted in the database", final.id)
+            log.exception("job %s could not be tidied up or noted in the database", final.id)
         # All at once, so that whoever sees the end can use the name.
         self._registry.end_fit(final.model, final.id)
         del self._active[final.id]

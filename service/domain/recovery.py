@@ -100,6 +100,9 @@ class Recovery:
                 log.error("Triton does not start: %s; next try in %.1f s", error.message, delay)
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LONGEST_DELAY)
+            except Exception:  # a bug must not leave the service without Triton for good
+                log.exception("Triton does not start; next try in %.1f s", LONGEST_DELAY)
+                await asyncio.sleep(LONGEST_DELAY)
             else:
                 self.triton_restarts += 1
                 self.triton_ready = True

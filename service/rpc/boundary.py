@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any, NoReturn
 
 import grpc
@@ -99,8 +99,9 @@ class Boundary(grpc.aio.ServerInterceptor):
                     if not hasattr(replies, "__aiter__"):
                         await replies  # it writes by itself, as the health service's Watch does
                         return
-                    async for reply in replies:
-                        await context.write(reply)
+                    async with aclosing(replies):  # so that it ends at once when the caller goes away
+                        async for reply in replies:
+                            await context.write(reply)
             except ServiceError as error:
                 await _abort(context, error)
             except (grpc.aio.AbortError, asyncio.CancelledError):

@@ -86,8 +86,10 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
                 answer = self._answer(index, config, message.inputs)
                 await answers.put(asyncio.get_running_loop().create_task(answer))
                 index += 1
-        finally:
+        except Exception:
             await answers.put(None)
+            raise
+        await answers.put(None)  # but not after a cancellation: nobody takes from the queue then
 
     async def _answer(
         self, index: int, config: pb.PredictStreamConfig, rows: data_pb2.Inputs

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
+from typing import TypeVar
 
 from fitserve.v1 import dataset_pb2, training_service_pb2, training_service_pb2_grpc
 
@@ -20,6 +21,7 @@ from service.rpc.messages import JOB_STATES, dataset_message, job_message, step_
 from service.rpc.pages import place_of, token_after
 
 pb = training_service_pb2
+T = TypeVar("T")
 
 LARGE_REQUEST_BYTES = 2**18
 """Requests from this size on are taken apart in a thread, so that predictions go on meanwhile."""
@@ -56,8 +58,8 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
             async for message in request_iterator:
                 if message.WhichOneof("message") != "chunk":
                     raise invalid("chunk", "after the description every message is a chunk")
-                await asyncio.to_thread(_append, writer, message.chunk)
-            return await asyncio.to_thread(self._finish, writer, description)
+                await _in_thread(_append, writer, message.chunk)
+            return await _in_thread(self._finish, writer, description)
         finally:
             await asyncio.to_thread(writer.abort)
 
@@ -137,6 +139,16 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
         async for news in self._jobs.watch(_job_id(request.job)):
             steps = [step_message(step) for step in news.steps]
             yield pb.WatchTrainingJobResponse(job=job_message(news.job), steps=steps, log_lines=news.log_lines)
+
+
+async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
+    """Runs a function in a thread. If the caller goes away, it has ended all the same before what comes after begins."""
+    work = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise
 
 
 async def _description(messages: AsyncIterator[pb.UploadDatasetRequest]) -> dataset_pb2.DatasetDescription:
