@@ -9,8 +9,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
+
+import psutil
+
+from service.settings import Settings
+from training.limits import end_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 120.0
@@ -26,60 +33,92 @@ class DemoService:
     """Runs `python -m service` for the length of a with statement.
 
     Attributes:
-        address: host:port of its gRPC.
+        address: host:port of its gRPC, once it serves.
     """
 
     def __init__(self, cores: int, max_loaded: int) -> None:
-        """Says what the service may use; the with statement starts it."""
+        """Starts the service, which may use `cores` for training and load `max_loaded` models."""
         self.address = ""
-        self._settings = {"TRAINING_CORES": str(cores), "MAX_LOADED_MODELS": str(max_loaded), "LISTEN": "127.0.0.1:0"}
         self._directory = tempfile.TemporaryDirectory(prefix="fitserve-demo-")
-        self._process: subprocess.Popen[bytes] | None = None
         self._log = Path(self._directory.name, "service.log")
+        environment = _without_settings() | {
+            "LISTEN": "127.0.0.1:0",
+            "MODEL_DIR": str(Path(self._directory.name, "models")),
+            "TRAINING_CORES": str(cores),
+            "MAX_LOADED_MODELS": str(max_loaded),
+            "GRACE_SECONDS": "5",
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python'}",
+        }
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "service"],
+                cwd=self._directory.name,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C reaches the demo alone, which then stops the service; a demo that is killed takes it along.
+                start_new_session=True,
+                preexec_fn=partial(end_with_parent, os.getpid()),
+            )
 
     def __enter__(self) -> DemoService:
-        """Starts the service. Raises DemoFailed with its log if it does not serve."""
-        environment = os.environ | self._settings | {"MODEL_DIR": str(Path(self._directory.name, "models"))}
-        with self._log.open("wb") as log:
-            # In a session of its own, so that Ctrl-C reaches the demo alone, which then stops the service.
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "service"], cwd=ROOT, env=environment, stderr=log, start_new_session=True
-            )
+        """Returns the service, which is starting."""
+        return self
+
+    def wait_until_serving(self) -> None:
+        """Returns when the service answers. Raises DemoFailed with its log if it does not."""
         deadline = time.monotonic() + START_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
             if found := SERVING.search(self._log.read_text()):
                 self.address = found[1]
-                return self
+                return
             time.sleep(0.05)
         raise DemoFailed(f"the service does not start:\n{self._log.read_text()}")
 
     def stop(self) -> None:
-        """Stops the service as an operator would. Raises DemoFailed if it does not end well or leaves a process."""
-        assert self._process is not None
-        family = _descendants(self._process.pid)
-        self._process.send_signal(signal.SIGTERM)
-        code = self._process.wait(STOP_SECONDS)
+        """Stops the service as an operator would.
+
+        Raises:
+            DemoFailed: It does not end in time or with exit code 0, or leaves a process or shared memory behind.
+        """
+        pids = [process.pid for process in self._processes()]
+        code = self._terminate()
         if code != 0:
             raise DemoFailed(f"the service ended with exit code {code}:\n{self._log.read_text()}")
-        left = [pid for pid in family if Path(f"/proc/{pid}").exists()]
-        if left:
+        if left := [f"{process.pid} {process.name()}" for process in self._processes()]:
             raise DemoFailed(f"the service left processes behind: {left}")
+        if regions := [region.name for pid in pids for region in Path("/dev/shm").glob(f"fitserve-{pid}-*")]:
+            raise DemoFailed(f"the service left shared memory behind: {regions}")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Ends the service if it still runs, and deletes its directory."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._directory.cleanup()
+        try:
+            self._terminate()
+        finally:
+            self._directory.cleanup()
+
+    def _terminate(self) -> int:
+        """Returns the exit code, which is that of SIGKILL if the service had to be killed."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def _processes(self) -> list[psutil.Process]:
+        """Returns all processes of the service, whoever is their parent now: those that know of its directory."""
+        found = []
+        for process in psutil.process_iter():
+            # Processes of other users cannot be asked, and some end while they are.
+            with suppress(psutil.Error):
+                if process.pid != os.getpid() and self._directory.name in process.environ().get("MODEL_DIR", ""):
+                    found.append(process)
+        return found
 
 
-def _descendants(pid: int) -> list[int]:
-    """Returns the ids of all processes below one."""
-    children: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        children += [int(child) for child in (task / "children").read_text().split()]
-    return children + [below for child in children for below in _descendants(child)]
+def _without_settings() -> dict[str, str]:
+    """Returns the environment without the settings of the user's own service, which the demo must not touch."""
+    own = set(Settings.model_fields) - {"triton_python"}
+    return {name: value for name, value in os.environ.items() if name.lower() not in own}

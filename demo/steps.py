@@ -10,29 +10,19 @@ from dataclasses import dataclass
 import fitserve
 import numpy as np
 from fitserve import errors
-from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
-from demo.exercises import Exercise
-from demo.reference import score
+from demo.exercises import SEED, Exercise, Features
+from demo.figures import STREAM_ROWS, Refusal
 from demo.service import DemoFailed
 
-STREAM_ROWS = 100_000
 STREAM_BATCH = 500
 SINGLE_ROWS = 200
+READY_SECONDS = 120.0
+POLL_SECONDS = 0.03
 SPARE = "spare"
 """A model more than may be loaded."""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A call that the service has refused, as it should."""
-
-    what: str
-    code: str
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -45,36 +35,60 @@ class Training:
 
 def wait_for_interpreter(client: fitserve.Client) -> None:
     """Returns when an interpreter with all libraries stands ready, so that the fits' times are those of the fits."""
+    deadline = time.monotonic() + READY_SECONDS
     while not client.status().training.idle_interpreter_count:
-        time.sleep(0.05)
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"no interpreter for training was ready within {READY_SECONDS:.0f} s")
+        time.sleep(POLL_SECONDS)
 
 
 def fit_all(client: fitserve.Client, exercises: list[Exercise], console: Console) -> Training:
-    """Fits all models at the same time, with a progress bar for each."""
-    jobs = [client.fit(e.model, *e.train, algorithm=e.parameters, seed=0, queue=True) for e in exercises]
+    """Fits all models at the same time, and shows how far each is: in bars, or in lines where there is no terminal."""
+    jobs = [client.fit(e.model, *e.train, algorithm=e.parameters, seed=SEED, queue=True) for e in exercises]
     in_parallel = 0
-    with _progress(console) as bars:
-        lines = [bars.add_task(f"{e.model:9} {e.algorithm}", total=1.0) for e in exercises]
-        while not all([_show(job, bars, line) for job, line in zip(jobs, lines, strict=True)]):
+    columns = (
+        TextColumn("  {task.description:32}"),
+        BarColumn(20),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[at]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        lines = [bars.add_task(f"{e.model:9}{e.algorithm}", total=1.0, at="") for e in exercises]
+        for job, line in zip(jobs, lines, strict=True):
+            _show(job.latest, bars, line)
+        while not all([_follow(job, bars, line) for job, line in zip(jobs, lines, strict=True)]):
             in_parallel = max(in_parallel, len(client.status().training.active_processes))
-            time.sleep(0.02)
-    if in_parallel < 2:
-        raise DemoFailed(f"at most {in_parallel} training processes were seen at one time; 2 were wanted")
+            time.sleep(POLL_SECONDS)
     return Training({job.model: _seconds(job.wait()) for job in jobs}, in_parallel)
 
 
-def _progress(console: Console) -> Progress:
-    columns = (TextColumn("  {task.description:34}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console)
-
-
-def _show(job: fitserve.Job, bars: Progress, line: TaskID) -> bool:
-    """Moves a job's bar and returns whether the job has ended."""
-    if job.state not in ("QUEUED", "RUNNING"):
+def _follow(job: fitserve.Job, bars: Progress, line: TaskID) -> bool:
+    """Asks how a job is, shows the news, and returns whether it has ended."""
+    if job.latest.has_ended:
         return True
-    latest = job.refresh()
-    bars.update(line, completed=latest.progress)
-    return latest.state not in ("QUEUED", "RUNNING")
+    before, latest = job.state, job.refresh()
+    if latest.state != before or not bars.disable:
+        _show(latest, bars, line)
+    return latest.has_ended
+
+
+def _show(job: fitserve.TrainingJob, bars: Progress, line: TaskID) -> None:
+    if bars.disable:
+        bars.console.print(f"  {job.model:9}{job.algorithm:23}{_where(job)}")
+    else:
+        bars.update(line, completed=job.progress, at=_where(job))
+
+
+def _where(job: fitserve.TrainingJob) -> str:
+    match job.state:
+        case "QUEUED":
+            return "waits for a core"
+        case "RUNNING":
+            return f"{job.step.unit} {job.step.number}/{job.step.total}" if job.step else "starts"
+        case "SUCCEEDED":
+            return f"done in {_seconds(job):.2f} s"
+        case _:
+            return job.state.lower()
 
 
 def _seconds(job: fitserve.TrainingJob) -> float:
@@ -83,9 +97,14 @@ def _seconds(job: fitserve.TrainingJob) -> float:
     return (job.end_time - job.start_time).total_seconds()
 
 
-def scores(client: fitserve.Client, exercises: list[Exercise]) -> dict[str, float]:
-    """Returns the score of each loaded model on its test rows."""
-    return {e.model: score(e, client.predict(e.model, e.test[0])) for e in exercises}
+def load_all(client: fitserve.Client, exercises: list[Exercise]) -> str:
+    """Loads all models and returns what the service then says is loaded."""
+    for exercise in exercises:
+        client.load(exercise.model)
+    pool = client.status().models
+    if {model.model for model in pool.loaded} != {exercise.model for exercise in exercises}:
+        raise DemoFailed(f"loaded are {pool.loaded}")
+    return f"{len(pool.loaded)} of {pool.limit}: " + ", ".join(f"{one.model} v{one.version}" for one in pool.loaded)
 
 
 def single_row_milliseconds(client: fitserve.Client, exercise: Exercise) -> float:
@@ -108,13 +127,14 @@ def stream(client: fitserve.Client, exercise: Exercise) -> tuple[int, float]:
     answers = [answer.predictions for answer in client.predict_stream(exercise.model, _batches(rows))]
     seconds = time.perf_counter() - start
     predictions = np.concatenate(answers)
-    if not np.array_equal(predictions, expected):
-        wrong = np.count_nonzero(predictions != expected) if len(predictions) == len(expected) else "other"
-        raise DemoFailed(f"the stream's answers differ from Predict's: {wrong} of {STREAM_ROWS} rows")
+    if len(predictions) != len(expected):
+        raise DemoFailed(f"{len(predictions)} of {len(expected)} rows came back from the stream")
+    if wrong := np.count_nonzero(predictions != expected):
+        raise DemoFailed(f"{wrong} of {len(expected)} answers of the stream are not Predict's")
     return len(predictions), seconds
 
 
-def _batches(rows: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+def _batches(rows: Features) -> Iterator[Features]:
     for start in range(0, len(rows), STREAM_BATCH):
         yield rows[start : start + STREAM_BATCH]
 
@@ -123,11 +143,11 @@ def refusals(client: fitserve.Client, exercises: list[Exercise], cores: int) -> 
     """Loads one model and fits one model too many; returns how the service refused."""
     tumours = next(exercise for exercise in exercises if exercise.algorithm == "random_forest")
     client.fit(SPARE, *tumours.train, algorithm="logistic_regression", queue=True).wait()
-    too_many_loaded = refused("load one model too many", lambda: client.load(SPARE))
+    too_many_loaded = _refused("load one model too many", lambda: client.load(SPARE))
     digits = next(exercise for exercise in exercises if exercise.algorithm == "torch_cnn")
-    long = client.fit("long", *digits.train, algorithm="torch_cnn", epochs=100_000, cores=cores)
+    long = client.fit("long", *digits.train, algorithm="torch_cnn", epochs=100_000, cores=cores, queue=True)
     try:
-        too_many_fits = refused(
+        too_many_fits = _refused(
             "fit one model too many", lambda: client.fit("extra", *tumours.train, algorithm="logistic_regression")
         )
     finally:
@@ -135,19 +155,24 @@ def refusals(client: fitserve.Client, exercises: list[Exercise], cores: int) -> 
     return [too_many_loaded, too_many_fits]
 
 
-def refused(what: str, call: Callable[[], object]) -> Refusal:
-    """Makes a call that must be refused for want of room. Raises DemoFailed if it is not."""
+def _refused(what: str, call: Callable[[], object]) -> Refusal:
+    """Makes a call that must be refused. Raises DemoFailed if it is not."""
     try:
         call()
-    except errors.ResourceExhausted as error:
+    except errors.FitServeError as error:
         return Refusal(what, error.code.name, error.reason, error.message)
     raise DemoFailed(f"the service did not refuse to {what}")
 
 
 def take_down(client: fitserve.Client, exercises: list[Exercise]) -> None:
-    """Unloads one model, removes one, then all. Raises DemoFailed if anything is left."""
-    client.unload(exercises[0].model)
-    client.remove(exercises[0].model)
+    """Unloads and removes one model, then removes all. Raises DemoFailed if anything is left."""
+    first = exercises[0].model
+    client.unload(first)
+    client.remove(first)
+    if first in {model.name for model in client.models()}:
+        raise DemoFailed(f"{first} is left after Remove")
     client.remove_all(force=True)
     if left := [model.name for model in client.models()]:
         raise DemoFailed(f"models are left after RemoveAll: {left}")
+    if loaded := client.status().models.loaded:
+        raise DemoFailed(f"models are loaded after RemoveAll: {loaded}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from triton_runtime.layout import Installation
 
+_STUB_SECONDS = 10
 _MEBIBYTE = 1 << 20
 
 # A model instance must never use more than its own core: many of them share a small machine.
@@ -56,6 +57,8 @@ def arguments(
         f"--backend-directory={installation.backends}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         f"--backend-config=python,shm-default-byte-size={4 * _MEBIBYTE}",
+        # A stub that dies while its model is loaded holds up all other loads for so long.
+        f"--backend-config=python,stub-timeout-seconds={_STUB_SECONDS}",
         f"--backend-config=python,shm-growth-byte-size={4 * _MEBIBYTE}",
     ]
 

@@ -140,8 +140,10 @@ class ForkServerTrainer:
         code = await server.wait()
         self._server = None
         for run in list(self._runs.values()):
-            # An order that a working server has not taken any more can wait for the next one.
-            if not (run.waiting and server.ready):
+            # An order for which a working server has started no process can wait for the next one.
+            if server.ready and run.unstarted:
+                run.unsend()
+            else:
                 run.lost()
         if self._supervising is not None:
             _log.error("the fork server %d ended with code %d", server.pid, code)

@@ -79,6 +79,7 @@ class ForkedRun:
         self._libraries_bytes = 0
         self._peak_bytes = 0
         self._last_sign: float | None = None
+        self._sent = False
         self._paused = False
         self._killed = False
         self._failure: _Failure | None = None
@@ -99,8 +100,8 @@ class ForkedRun:
 
     @property
     def waiting(self) -> bool:
-        """Whether no fork server has been asked yet."""
-        return self._write_ends is not None
+        """Whether no fork server that still lives has been asked."""
+        return not self._sent and self._finishing is None
 
     async def events(self) -> AsyncIterator[TrainingEvent]:
         """Yields the events as they come, and TrainingEnded last, whatever happens to the process."""
@@ -147,8 +148,18 @@ class ForkedRun:
         """
         assert self._write_ends is not None
         server.fit(self.job, self._order.spec, self._order.model, *self._write_ends)
-        self._close_write_ends()
+        self._sent = True
         self._last_sign = self._loop.time()
+
+    @property
+    def unstarted(self) -> bool:
+        """Whether there is no process and one is still wanted; not if a server had its time to start it."""
+        return not self._pid and not self._killed and not self._silent()
+
+    def unsend(self) -> None:
+        """Notes that the fork server is gone without having started the process; the next one is to be asked."""
+        self._sent = False
+        self._last_sign = None
 
     def started(self, pid: int, libraries_bytes: int) -> None:
         """Notes that the process exists.
@@ -158,6 +169,7 @@ class ForkedRun:
             libraries_bytes: The memory with which it begins, which does not count as its own.
         """
         self._pid = pid
+        self._close_write_ends()  # the process has its own; until now another server might have needed them
         self._libraries_bytes = libraries_bytes
         if self._killed:
             kill_with_group(pid)

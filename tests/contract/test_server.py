@@ -40,7 +40,9 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_reasons_rules_and_the_contracts_enum_are_the_same() -> None:
-    in_contract = {name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_name}
+    in_contract = {
+        name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_name
+    }
     assert {reason.value for reason in Reason} == in_contract - {"UNSPECIFIED"}
     assert set(RULES) == set(Reason)
 
