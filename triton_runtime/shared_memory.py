@@ -34,13 +34,17 @@ def remove_abandoned_regions() -> None:
 
     Regions of another pid namespace stay: whether their owner lives cannot be seen from here.
     """
-    namespace = pid_namespace()
     for region in _DIRECTORY.glob("fitserve-*"):
-        owner = _NAME.match(region.name)
-        if owner is None or int(owner["namespace"]) != namespace:
-            continue
-        if start_ticks(int(owner["pid"])) != int(owner["ticks"]):
+        if is_abandoned(region.name):
             _remove(region)
+
+
+def is_abandoned(region: str) -> bool:
+    """Return whether a name is that of a region whose launcher, of this pid namespace, is no longer alive."""
+    owner = _NAME.match(region)
+    if owner is None or int(owner["namespace"]) != pid_namespace():
+        return False
+    return start_ticks(int(owner["pid"])) != int(owner["ticks"])
 
 
 def _remove(region: Path) -> None:

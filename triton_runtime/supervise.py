@@ -22,6 +22,7 @@ from triton_runtime.layout import Installation, LayoutError, prepare
 from triton_runtime.processes import become_subreaper
 from triton_runtime.shared_memory import region_prefix, remove_abandoned_regions
 from triton_runtime.stop_request import StopRequest
+from triton_runtime.stubs import end_abandoned_stubs
 from triton_runtime.triton_process import TritonProcess
 
 _START_TIMEOUT = 60.0
@@ -52,6 +53,7 @@ def supervise(settings: Settings) -> ExitCode:
     began = time.monotonic()
     stop = StopRequest(settings.stop_when_stdin_closes)
     become_subreaper()
+    end_abandoned_stubs()
     remove_abandoned_regions()
     try:
         installation = prepare()

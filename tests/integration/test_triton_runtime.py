@@ -256,6 +256,26 @@ def test_a_killed_launcher_takes_triton_with_it_and_the_next_one_cleans_up(trito
             assert run.regions() == []
 
 
+def test_a_stub_that_waits_for_a_killed_launcher_for_ever_is_ended_by_the_next_one(
+    triton_python: Path, tmp_path: Path
+) -> None:
+    write(tmp_path, "adder", adder(1))
+    runs = []
+    for hundredths in range(6, 16, 2):  # a stub that is just being started does not notice the end of its Triton
+        with launched(triton_python, tmp_path) as run:
+            with grpc.insecure_channel(run.address) as channel:
+                loading = GRPCInferenceServiceStub(channel).RepositoryModelLoad.future(
+                    pb.RepositoryModelLoadRequest(model_name="adder")
+                )
+                time.sleep(hundredths / 100)  # the moment
+                run.launcher.kill()
+                loading.cancel()
+            runs.append(run)
+    with launched(triton_python, tmp_path):
+        wait_until(lambda: not any(run.processes() for run in runs), seconds=5)
+        assert not any(run.regions() for run in runs)
+
+
 def test_the_next_launcher_removes_the_regions_of_a_dead_one_only(triton_python: Path, tmp_path: Path) -> None:
     with launched(triton_python, tmp_path) as alive:
         dead = subprocess.Popen(["true"])
