@@ -73,7 +73,8 @@ def _backend_files(tree: Path) -> Iterator[tuple[Path, Path]]:
         raise LayoutError(f"nvidia-pytriton has no Python backend stub for Python {python}; use 3.11 to 3.13")
     yield Path("python", stub.name), stub
     for source in sorted((tree / "backends" / "python").iterdir()):
-        yield Path("python", source.name), source
+        if source.is_file():  # and not the bytecode that an installer may have made
+            yield Path("python", source.name), source
     for source in sorted(_OUR_BACKENDS.glob("*/*.py")):
         yield source.relative_to(_OUR_BACKENDS), source
 
