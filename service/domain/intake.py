@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from service.domain.entities import (
     AlgorithmTraits,
@@ -80,10 +82,23 @@ class Intake:
     def _store(self, block: DataBlock, job_id: str) -> Dataset:
         writer = self._datasets.writer(job_id)
         try:
-            writer.append(block)
-            return writer.finish("", self._clock.now())
+            with fields_below("inline"):
+                writer.append(block)
+                return writer.finish("", self._clock.now())
         finally:
             writer.abort()
+
+
+@contextmanager
+def fields_below(path: str) -> Iterator[None]:
+    """Lets the bad fields that a DatasetWriter names be found in the request, where its blocks stand at `path`."""
+    try:
+        yield
+    except ServiceError as error:
+        if error.reason != Reason.INVALID_FIELD:
+            raise
+        field = error.metadata["field"]
+        raise invalid(f"{path}.{field}", error.message.removeprefix(f"{field}: ")) from None
 
 
 def check_fit(order: FitOrder, dataset: Dataset) -> FitCommand:

@@ -12,6 +12,9 @@ from service.domain.entities import Floats, Signature
 from service.domain.errors import invalid
 from service.domain.registry import Registry
 
+PARTS_AT_WORK = 4
+"""So many parts of one request that is larger than a batch wait or are in flight, so that it leaves room for others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -57,8 +60,14 @@ class Predictor:
         limit = batcher.max_batch_rows
         if len(rows) <= limit:
             return await batcher.predict(rows.tobytes(), len(rows))
+        window = asyncio.Semaphore(PARTS_AT_WORK)
+
+        async def scores_of(part: Floats) -> Floats:
+            async with window:
+                return await batcher.predict(part.tobytes(), len(part))
+
         parts = [rows[start : start + limit] for start in range(0, len(rows), limit)]
-        return np.concatenate(await asyncio.gather(*(batcher.predict(part.tobytes(), len(part)) for part in parts)))
+        return np.concatenate(await asyncio.gather(*map(scores_of, parts)))
 
 
 def check_rows(rows: Floats, signature: Signature) -> None:

@@ -17,7 +17,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from service.domain.errors import Reason, ServiceError
-from service.rpc.status import code_of, internal, status_of
+from service.rpc.status import code_of, internal, shortened, status_of
 
 READ_SECONDS = 30.0
 """How long a caller may take to send the message of a call with one request."""
@@ -164,5 +164,5 @@ class Boundary(grpc.aio.ServerInterceptor):
 
 async def _abort(context: Context, error: ServiceError) -> NoReturn:
     """Ends a call with an error; never returns."""
-    status = status_of(error)
-    await context.abort(code_of(error), error.message, (("grpc-status-details-bin", status.SerializeToString()),))
+    status = status_of(shortened(error))
+    await context.abort(code_of(error), status.message, (("grpc-status-details-bin", status.SerializeToString()),))

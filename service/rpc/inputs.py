@@ -41,7 +41,8 @@ def block_of_inline(inline: training_service_pb2.InlineDataset) -> DataBlock:
         targets = tensors.column_of_message(inline.targets, "inline.targets")
     elif inline.HasField("labels"):
         targets = tensors.column_of_values(inline.labels.values, "", "inline.labels")
-    return _block(inline.inputs, targets, "inline.inputs", "inline.targets")
+    targets_path = "inline.labels" if inline.HasField("labels") else "inline.targets"
+    return _block(inline.inputs, targets, "inline.inputs", targets_path)
 
 
 def block_of_chunk(chunk: dataset_pb2.DatasetChunk) -> DataBlock:
@@ -107,6 +108,8 @@ def _columns_of_records(records: Sequence[struct_pb2.Struct], path: str) -> tupl
     if not names:
         raise invalid(f"{path}[0]", "it is empty")
     for name in names:
+        if not name:
+            raise invalid(f"{path}[0]", "a column has no name")
         validate.text(name, f"{path}[0]")
     for index, record in enumerate(records):
         _check_names(record.fields.keys(), names, f"{path}[{index}]")

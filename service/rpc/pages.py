@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 
 from service.domain.errors import invalid
@@ -20,8 +19,12 @@ def place_of(token: str, parts: int) -> list[str] | None:
         return None
     try:
         place = json.loads(base64.urlsafe_b64decode(token.encode()))
-    except (ValueError, binascii.Error):
+    except (ValueError, RecursionError):
         place = None
-    if isinstance(place, list) and len(place) == parts and all(isinstance(part, str) for part in place):
+    if (
+        isinstance(place, list)
+        and len(place) == parts
+        and all(isinstance(part, str) and part.isascii() for part in place)
+    ):
         return place
     raise invalid("page_token", "it is not a token of this list; leave it empty for the first page")

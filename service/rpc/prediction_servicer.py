@@ -68,7 +68,8 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
         if first is None or first.WhichOneof("message") != "config":
             raise invalid("config", "the first message of a stream is its config")
         config = first.config
-        self._predictor.signature(validate.model_name(config.model, "config.model"), validate.version(config))
+        model = validate.model_name(config.model, "config.model")
+        self._predictor.signature(model, validate.version(config, "config"))
         return config
 
     async def _feed(

@@ -122,6 +122,23 @@ RULES: dict[Reason, Rule] = {
 }
 
 
+MAX_MESSAGE_BYTES = 900
+MAX_VALUE_BYTES = 450
+"""How long texts in trailers may be. Message and field stand there several times, partly as %XX, and clients refuse
+trailers of 8 KiB."""
+
+
+def shortened(error: ServiceError) -> ServiceError:
+    """Returns the error with its texts cut so that it fits into trailers, whatever names the caller made up."""
+    metadata = {key: _cut(value, MAX_VALUE_BYTES) for key, value in error.metadata.items()}
+    return ServiceError(error.reason, _cut(error.message, MAX_MESSAGE_BYTES), metadata)
+
+
+def _cut(text: str, limit: int) -> str:
+    data = text.encode()
+    return text if len(data) <= limit else data[: limit - 3].decode(errors="ignore") + "..."
+
+
 def code_of(error: ServiceError) -> grpc.StatusCode:
     """Returns the status code of an error."""
     return RULES[error.reason].code

@@ -31,6 +31,9 @@ DTYPES: dict[int, np.dtype[np.generic]] = {
 
 MAX_DIMENSIONS = 8
 
+SCALARS = frozenset({"number_value", "bool_value", "string_value"})
+"""The kinds of google.protobuf.Value that a column can hold, besides null."""
+
 
 def matrix_of_tensor(tensor: data_pb2.Tensor, path: str) -> Floats:
     """Returns a numeric tensor [rows, ...] as float32, without a copy if it is one.
@@ -40,8 +43,8 @@ def matrix_of_tensor(tensor: data_pb2.Tensor, path: str) -> Floats:
     """
     dtype = DTYPES.get(tensor.dtype)
     if dtype is None:
-        names = data_pb2.DataType.keys()
-        name = data_pb2.DataType.Name(tensor.dtype) if tensor.dtype < len(names) else str(tensor.dtype)
+        known = tensor.dtype in data_pb2.DataType.values()
+        name = data_pb2.DataType.Name(tensor.dtype) if known else str(tensor.dtype)
         raise invalid(f"{path}.dtype", f"{name} is no numeric type; send DATA_TYPE_FP32, or another number type")
     shape = tuple(tensor.shape)
     if not 2 <= len(shape) <= MAX_DIMENSIONS:
@@ -50,6 +53,8 @@ def matrix_of_tensor(tensor: data_pb2.Tensor, path: str) -> Floats:
         )
     if any(length < 0 for length in shape):
         raise invalid(f"{path}.shape", f"{list(shape)} has a negative length")
+    if 0 in shape:  # whose other lengths could be of any size, with no data to bear them out
+        raise invalid(f"{path}.shape", f"there are no rows, or no features, in {list(shape)}; send at least one")
     needed = math.prod(shape) * dtype.itemsize
     if needed != len(tensor.data):
         raise invalid(
@@ -117,10 +122,12 @@ def column_of_values(values: Sequence[struct_pb2.Value], name: str, path: str) -
         ServiceError: INVALID_FIELD naming the first value of another kind than the rest.
     """
     kinds = {kind for value in values if (kind := value.WhichOneof("kind")) not in (None, "null_value")}
-    if len(kinds) > 1 or kinds - {"number_value", "bool_value", "string_value"}:
-        odd = next(i for i, value in enumerate(values) if value.WhichOneof("kind") != values[0].WhichOneof("kind"))
+    if len(kinds) > 1 or kinds - SCALARS:
+        first = next((kind for value in values if (kind := value.WhichOneof("kind")) in SCALARS), None)
+        odd = next(i for i, v in enumerate(values) if v.WhichOneof("kind") not in (None, "null_value", first))
         raise invalid(
-            f"{path}[{odd}]", "it is of another kind than the values before; texts, numbers and truth values do not mix"
+            f"{path}[{odd}]",
+            "it is of another kind than the other values; send texts, numbers or truth values, and do not mix them",
         )
     missing = any(value.WhichOneof("kind") in (None, "null_value") for value in values)
     kind = kinds.pop() if kinds else "number_value"

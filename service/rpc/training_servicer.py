@@ -11,7 +11,7 @@ from fitserve.v1 import dataset_pb2, training_service_pb2, training_service_pb2_
 
 from service.domain.entities import JobState
 from service.domain.errors import Reason, ServiceError, invalid
-from service.domain.intake import Intake
+from service.domain.intake import Intake, fields_below
 from service.domain.jobs import Jobs
 from service.domain.ports import Clock, Datasets, DatasetWriter
 from service.rpc import inputs, validate
@@ -64,7 +64,8 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
             await asyncio.to_thread(writer.abort)
 
     def _finish(self, writer: DatasetWriter, description: dataset_pb2.DatasetDescription) -> pb.UploadDatasetResponse:
-        digest = writer.digest()
+        with fields_below("chunk"):
+            digest = writer.digest()
         if description.digest and digest != description.digest:
             raise ServiceError(
                 Reason.DIGEST_MISMATCH,
@@ -167,7 +168,9 @@ async def _description(messages: AsyncIterator[pb.UploadDatasetRequest]) -> data
 
 
 def _append(writer: DatasetWriter, chunk: dataset_pb2.DatasetChunk) -> None:
-    writer.append(inputs.block_of_chunk(chunk))
+    block = inputs.block_of_chunk(chunk)
+    with fields_below("chunk"):
+        writer.append(block)
 
 
 def _job_id(job_id: str) -> str:

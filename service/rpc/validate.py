@@ -52,9 +52,9 @@ def page_size(asked: int) -> int:
     return min(asked or DEFAULT_PAGE, MAX_PAGE)
 
 
-def version(request: Message) -> int | None:
-    """Returns the request's version, or None if it names none. Raises ServiceError INVALID_FIELD."""
-    bounds(request)
+def version(request: Message, path: str = "") -> int | None:
+    """Returns the version in the message at `path`, or None if it names none. Raises ServiceError INVALID_FIELD."""
+    bounds(request, path)
     value: int = request.version  # type: ignore[attr-defined]  # of the messages that have one
     return value if request.HasField("version") else None
 

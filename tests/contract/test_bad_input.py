@@ -65,7 +65,7 @@ def assert_names(refusal: Refusal, field: str) -> None:
     assert len(refusal.fields) == 1, refusal
     assert refusal.fields[0].startswith(field), refusal
     assert refusal.metadata["field"] == refusal.fields[0]
-    assert refusal.message.startswith(f"{refusal.fields[0]}: ")
+    assert refusal.message.startswith(refusal.fields[0].removesuffix("..."))  # a very long one is cut
 
 
 # -- Fit -------------------------------------------------------------------------------------------------------------
@@ -523,6 +523,9 @@ BAD_TOKENS = {
     "no json": base64.urlsafe_b64encode(b"\xff\xfe").decode(),
     "numbers": token(1, 2),
     "too many parts": token("a", "b", "c"),
+    "half a character, as a name": token("\ud800"),
+    "half a character, as a job": token("2020-01-01T00:00:00+00:00", "\ud800"),
+    "no time": token("yesterday", "x"),
     "an object": base64.urlsafe_b64encode(b"{}").decode(),
     "very deep": base64.urlsafe_b64encode(b"[" * 100_000).decode(),
 }
@@ -541,19 +544,6 @@ PAGES: dict[str, Callable[..., Callable[[Stubs], object]]] = {
 @pytest.mark.parametrize("method", PAGES)
 def test_a_page_token_that_is_none_is_refused(stubs: Stubs, method: str, text: str) -> None:
     assert_names(error_of(lambda: PAGES[method](page_token=text)(stubs)), "page_token")
-
-
-@pytest.mark.parametrize(
-    "place",
-    [
-        ("yesterday", "x"),
-        ("2020-01-01T00:00:00", "x"),
-        ("0001-01-01T00:00:00+23:59", "x"),
-        ("2020-01-01T00:00:00+00:00", "\ud800"),
-    ],
-)
-def test_a_page_token_made_by_hand_is_refused(stubs: Stubs, place: tuple[str, str]) -> None:
-    assert_names(error_of(lambda: PAGES["ListTrainingJobs"](page_token=token(*place))(stubs)), "page_token")
 
 
 @pytest.mark.parametrize("method", PAGES)

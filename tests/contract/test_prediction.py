@@ -83,6 +83,11 @@ def test_more_rows_than_a_batch_holds_are_answered_in_order(client: fitserve.Cli
     assert np.array_equal(client.predict(iris, rows), np.resize(client.predict(iris, X), 5000))
 
 
+def test_a_message_of_sixty_megabytes_is_answered_whole(client: fitserve.Client, iris: str) -> None:
+    rows = np.resize(X, (60 * 2**20 // 16, 4))
+    assert np.array_equal(client.predict(iris, rows, timeout=120), np.resize(client.predict(iris, X), len(rows)))
+
+
 def test_numbers_of_any_type_are_taken(stub, iris: str) -> None:
     rows = np.array([[5, 3, 1, 0]])
     replies = []

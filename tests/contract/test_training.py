@@ -317,6 +317,22 @@ def test_file_formats_are_unimplemented_and_say_so(service: ServiceProcess) -> N
     assert "DATASET_FORMAT_CHUNKS" in failed.value.details()
 
 
+def test_sixty_megabytes_are_learned_from_inline(service: ServiceProcess, client: fitserve.Client, name: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(60 * 2**20 // 400, 100)).astype(np.float32)
+    inputs = data_pb2.Tensor(dtype=data_pb2.DATA_TYPE_FP32, shape=rows.shape, data=rows.tobytes())
+    targets = data_pb2.Column(booleans=data_pb2.BooleanValues(values=rows[:, 0] > 0))
+    request = training_service_pb2.FitRequest(
+        model=name,
+        inline=training_service_pb2.InlineDataset(inputs=data_pb2.Inputs(tensor=inputs), targets=targets),
+        xgboost=algorithm_pb2.Xgboost(n_estimators=2, max_depth=2),
+        queue=True,
+    )
+    stub = training_service_pb2_grpc.TrainingServiceStub(
+        grpc.insecure_channel(service.address, [("grpc.max_send_message_length", -1)])
+    )
+    assert client.job(stub.Fit(request, timeout=60).job.id).wait(120).metrics["accuracy"] > 0.9
+
+
 def test_data_larger_than_one_message_goes_by_upload(start_service: StartService) -> None:
     service = start_service(MAX_MESSAGE_BYTES="200000")
     rows = np.random.default_rng(0).normal(size=(20_000, 10)).astype(np.float32)
