@@ -12,6 +12,7 @@ import fitserve
 import grpc
 import psutil
 import pytest
+from fitserve import errors
 from fitserve.v1 import error_reason_pb2
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -19,6 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from service.domain.errors import Reason
 from service.rpc.status import RULES
+from tests.conftest import StartService
 from tests.contract.test_training import X, fit
 from tests.service_process import ROOT, ServiceProcess
 
@@ -146,3 +148,23 @@ def test_a_triton_that_does_not_answer_is_one_clear_line(tmp_path: Path) -> None
     ended = run(LISTEN="127.0.0.1:0", MODEL_DIR=str(tmp_path), TRITON_URL="127.0.0.1:1", TRITON_START_SECONDS="1")
     assert ended.returncode == 1
     assert "TRITON_URL" in ended.stderr.splitlines()[-1]
+
+
+def test_no_more_calls_are_at_work_than_allowed(start_service: StartService) -> None:
+    service = start_service(MAX_CALLS="1")
+    with fitserve.Client(service.address) as client:
+        job = client.fit("long", X, X[:, 0].astype(float), algorithm="torch_mlp", epochs=100_000)
+        updates = job.watch()
+        next(updates)  # this call stays at work
+        with pytest.raises(errors.ResourceExhausted) as refused:
+            client.models()
+        assert refused.value.reason == "TOO_MANY_CALLS"
+        assert refused.value.retry_after > 0
+        updates.close()
+        deadline = time.monotonic() + 10
+        while True:  # until the service has seen that the watcher is gone
+            try:
+                job.cancel()
+                break
+            except errors.ResourceExhausted:
+                assert time.monotonic() < deadline
