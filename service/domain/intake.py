@@ -52,7 +52,10 @@ class Intake:
         task = asyncio.get_running_loop().create_task(self._accept(order))
         self._accepting.add(task)
         task.add_done_callback(self._accepting.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        finally:
+            del task  # else its exception and this frame hold each other, and the order's data with them
 
     async def _accept(self, order: FitOrder) -> Job:
         if order.request_id:

@@ -71,43 +71,52 @@ class Boundary(grpc.aio.ServerInterceptor):
         return grpc.stream_unary_rpc_method_handler(behavior, None, encode)
 
     def _lone_reply(self, inner: Behavior, method: str, decode: Decode, streamed: bool) -> Behavior:
+        async def lone(messages: AsyncIterator[bytes], context: Context) -> Any:
+            data = await self._read(messages, method)
+            with self._slot():
+                return await inner(self._decode(data, method, decode), context)
+
         async def behavior(messages: AsyncIterator[bytes], context: Context) -> Any:
             try:
                 if streamed:
                     with self._slot():
                         return await inner(self._decoded(messages, method, decode), context)
-                data = await self._read(messages, method)
-                with self._slot():
-                    return await inner(self._decode(data, method, decode), context)
+                return await lone(messages, context)
             except ServiceError as error:
-                await _abort(context, error)
+                failure = shortened(error)
             except (grpc.aio.AbortError, asyncio.CancelledError):
                 raise
             except Exception:
-                await _abort(context, internal(method))
+                failure = internal(method)
+            return await _abort(context, failure)
 
         return behavior
 
     def _streamed_reply(self, inner: Behavior, method: str, decode: Decode, streamed: bool) -> Behavior:
+        async def reply_all(messages: AsyncIterator[bytes], context: Context) -> None:
+            data = None if streamed else await self._read(messages, method)
+            with self._slot():
+                decoded = self._decoded(messages, method, decode)
+                request = decoded if data is None else self._decode(data, method, decode)
+                replies = inner(request, context)
+                if not hasattr(replies, "__aiter__"):
+                    await replies  # it writes by itself, as the health service's Watch does
+                    return
+                async with aclosing(replies):  # so that it ends at once when the caller goes away
+                    async for reply in replies:
+                        await context.write(reply)
+
         async def behavior(messages: AsyncIterator[bytes], context: Context) -> None:
             try:
-                data = None if streamed else await self._read(messages, method)
-                with self._slot():
-                    decoded = self._decoded(messages, method, decode)
-                    request = decoded if data is None else self._decode(data, method, decode)
-                    replies = inner(request, context)
-                    if not hasattr(replies, "__aiter__"):
-                        await replies  # it writes by itself, as the health service's Watch does
-                        return
-                    async with aclosing(replies):  # so that it ends at once when the caller goes away
-                        async for reply in replies:
-                            await context.write(reply)
+                await reply_all(messages, context)
+                return
             except ServiceError as error:
-                await _abort(context, error)
+                failure = shortened(error)
             except (grpc.aio.AbortError, asyncio.CancelledError):
                 raise
             except Exception:
-                await _abort(context, internal(method))
+                failure = internal(method)
+            await _abort(context, failure)
 
         return behavior
 
@@ -163,6 +172,11 @@ class Boundary(grpc.aio.ServerInterceptor):
 
 
 async def _abort(context: Context, error: ServiceError) -> NoReturn:
-    """Ends a call with an error; never returns."""
-    status = status_of(shortened(error))
+    """Ends a call with an error; never returns.
+
+    To be called outside of `except`, with an error that was never raised: grpcio's context keeps the AbortError, and with
+    it the frames of all that it came from, so a message that one of them holds would stay until the next full garbage
+    collection.
+    """
+    status = status_of(error)
     await context.abort(code_of(error), status.message, (("grpc-status-details-bin", status.SerializeToString()),))

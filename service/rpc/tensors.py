@@ -46,11 +46,10 @@ def matrix_of_tensor(tensor: data_pb2.Tensor, path: str) -> Floats:
         known = tensor.dtype in data_pb2.DataType.values()
         name = data_pb2.DataType.Name(tensor.dtype) if known else str(tensor.dtype)
         raise invalid(f"{path}.dtype", f"{name} is no numeric type; send DATA_TYPE_FP32, or another number type")
+    if not 2 <= len(tensor.shape) <= MAX_DIMENSIONS:
+        given = f"there are {len(tensor.shape)} dimensions"
+        raise invalid(f"{path}.shape", f"{given}; send [rows, columns] or [rows, channels, height, width]")
     shape = tuple(tensor.shape)
-    if not 2 <= len(shape) <= MAX_DIMENSIONS:
-        raise invalid(
-            f"{path}.shape", f"{list(shape)[:MAX_DIMENSIONS]} is not [rows, columns] or [rows, channels, height, width]"
-        )
     if any(length < 0 for length in shape):
         raise invalid(f"{path}.shape", f"{list(shape)} has a negative length")
     if 0 in shape:  # whose other lengths could be of any size, with no data to bear them out

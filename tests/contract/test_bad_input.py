@@ -659,3 +659,13 @@ def test_an_import_is_unimplemented_and_says_so(stubs: Stubs) -> None:
     assert refusal.code == grpc.StatusCode.UNIMPLEMENTED
     assert (refusal.reason, refusal.domain) == ("UNIMPLEMENTED", "fitserve")
     assert refusal.metadata["method"].endswith("/ImportModel")
+
+
+def test_refused_requests_leave_their_memory(start_service: Callable[..., ServiceProcess]) -> None:
+    service = start_service()
+    request = fit(InlineDataset(inputs=tensor([1, 2, 3], bytes(4_000_000))))
+    with grpc.insecure_channel(service.address) as channel:
+        stubs = stubs_of(channel)
+        for _ in range(100):
+            assert_names(error_of(lambda: stubs.training.Fit(request)), "inline.inputs.tensor.data")
+    assert service.family()[0].memory_info().rss < 300e6
