@@ -12,6 +12,9 @@ from service.settings import Settings
 
 log = logging.getLogger("fitserve")
 
+LAST_NEWS_SECONDS = 3.0
+"""Calls have so much longer than trainings to end, so that whoever watches a training is told its end."""
+
 
 class CannotListen(Exception):
     """The address is taken, or is not this machine's; the message says which."""
@@ -83,11 +86,10 @@ async def _stop(service: Service, watcher: asyncio.Task[None] | None, grace: flo
     service.overview.draining = True
     await service.health.set_all(False)
     # Trainings end first: whoever watches one is told its end before the calls are cut off.
-    await asyncio.gather(service.jobs.drain(grace), service.server.stop(grace))
+    await asyncio.gather(service.jobs.drain(grace), service.server.stop(grace + LAST_NEWS_SECONDS))
     if watcher is not None:
         watcher.cancel()
-        with suppress(asyncio.CancelledError):
-            await watcher
+        await asyncio.wait([watcher])  # what it may have raised is raised by `_first_of`
     await service.registry.close()
     await asyncio.gather(service.trainer.stop(), service.inference.stop())
     log.info("stopped")

@@ -41,8 +41,12 @@ PROBES = 3
 
 Call = grpc.aio.StreamStreamCall[service_pb2.ModelInferRequest, service_pb2.ModelStreamInferResponse]
 
-STUB_DIED = re.compile("Stub process .*is not healthy", re.DOTALL)
-"""What Triton answers to each batch for a Python-based model whose process was killed. It still calls the model ready."""
+MODEL_LOST = re.compile(
+    r"Stub process .*is not healthy|Request for unknown model|has no available versions|is not at ready state",
+    re.DOTALL,
+)
+"""What Triton answers to each batch for a Python-based model whose process was killed (which it still calls ready), and for
+a model that it has lost, as a Triton at TRITON_URL does that was started again faster than it is looked at."""
 
 SELF_TEST_MODEL = "fitserve_self_test"
 
@@ -263,7 +267,7 @@ class TritonStream:
                         await self._call.write(self._request)
                     else:
                         await self._write_first(self._open(), scores)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, ServiceError):
+            except Exception:  # of several kinds, UsageError of a closed channel among them
                 self._break()  # which answers this batch too
         return await scores
 
@@ -322,7 +326,7 @@ class TritonStream:
     def _refused(self, why: str) -> ServiceError:
         model = self._request.model_name
         log.error("a batch of model %s failed in Triton: %s", model, why)
-        if STUB_DIED.search(why):
+        if MODEL_LOST.search(why):
             return ModelCrashed(model)
         return ServiceError(
             Reason.INTERNAL, f"Triton could not compute a batch of model {model!r}; the log says why", {"model": model}

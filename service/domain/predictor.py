@@ -67,7 +67,12 @@ class Predictor:
                 return await batcher.predict(part.tobytes(), len(part))
 
         parts = [rows[start : start + limit] for start in range(0, len(rows), limit)]
-        return np.concatenate(await asyncio.gather(*map(scores_of, parts)))
+        work = [asyncio.ensure_future(scores_of(part)) for part in parts]
+        try:
+            return np.concatenate(await asyncio.gather(*work))
+        finally:  # after a failure nobody wants the rest
+            for task in work:
+                task.cancel()
 
 
 def check_rows(rows: Floats, signature: Signature) -> None:

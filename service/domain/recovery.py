@@ -96,16 +96,19 @@ class Recovery:
             try:
                 await self._inference.start()
                 await self._registry.triton_is_up()
-            except ServiceError as error:
-                log.error("Triton does not start: %s; next try in %.1f s", error.message, delay)
+            except Exception as error:  # not even a bug may leave the service without Triton for good
+                log.error("Triton does not start: %s; next try in %.1f s", error, delay, exc_info=_is_bug(error))
+                # The next try begins with another Triton: what was loaded into this one is gone.
+                await self._registry.triton_is_down()
                 await asyncio.sleep(delay)
                 delay = min(2 * delay, LONGEST_DELAY)
-            except Exception:  # a bug must not leave the service without Triton for good
-                log.exception("Triton does not start; next try in %.1f s", LONGEST_DELAY)
-                await asyncio.sleep(LONGEST_DELAY)
             else:
                 self.triton_restarts += 1
                 self.triton_ready = True
                 await self._tell_readiness(True)
                 log.warning("Triton answers again")
                 return
+
+
+def _is_bug(error: Exception) -> bool:
+    return not isinstance(error, ServiceError)

@@ -428,6 +428,9 @@ class Registry:
             # With Triton away it keeps its place, and is loaded when Triton is back.
             away = error.reason == Reason.TRITON_UNAVAILABLE
             entry.moving = (wanted.version, VersionState.LOADING) if away else None
+        except Exception:  # one model must not keep the others, or Triton, from coming back
+            log.exception("version %s of model %s is not loaded again", wanted.version, wanted.model)
+            entry.moving = None
 
     # -- a model crashes in Triton -------------------------------------------------------------------------------
 

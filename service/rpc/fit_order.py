@@ -18,6 +18,8 @@ TASKS = {
 MAX_REQUEST_ID = 128
 MIN_TIME_LIMIT = 0.001
 """The shortest time_limit, in seconds."""
+MAX_TIME_LIMIT = 1e7
+"""The longest, some four months."""
 
 _ALGORITHMS = training_service_pb2.FitRequest.DESCRIPTOR.oneofs_by_name["algorithm"]
 
@@ -68,6 +70,10 @@ def _time_limit(request: training_service_pb2.FitRequest) -> float | None:
     seconds = request.time_limit.seconds + request.time_limit.nanos / 1e9
     if seconds < MIN_TIME_LIMIT:
         raise invalid("time_limit", f"{seconds:g} s is too short; leave it out for no limit")
+    if seconds > MAX_TIME_LIMIT:
+        raise invalid(
+            "time_limit", f"{seconds:g} s is too long; at most {MAX_TIME_LIMIT:g} s, or leave it out for no limit"
+        )
     return seconds
 
 

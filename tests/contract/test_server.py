@@ -49,12 +49,16 @@ def test_reasons_rules_and_the_contracts_enum_are_the_same() -> None:
     assert set(RULES) == set(Reason)
 
 
-def test_the_service_imports_no_training_library_and_stays_small(
-    service: ServiceProcess, client: fitserve.Client, name: str
-) -> None:
-    fit(client, name, load=True).wait(30)
-    for _ in range(100):
-        client.predict(name, X)
+def test_the_service_imports_no_training_library_and_stays_small(start_service: StartService) -> None:
+    service = start_service()
+    with fitserve.Client(service.address) as client:
+        fit(client, "iris", load=True).wait(30)
+        for _ in range(100):
+            client.predict("iris", X)
+        check_size(service, client)
+
+
+def check_size(service: ServiceProcess, client: fitserve.Client) -> None:
     maps = Path(f"/proc/{service.pid}/maps").read_text()
     assert not [library for library in ("sklearn", "xgboost", "torch", "onnx") if f"/{library}" in maps]
     assert "numpy" in maps  # the check sees libraries at all
