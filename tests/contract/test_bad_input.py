@@ -222,6 +222,7 @@ BAD_FITS: dict[str, tuple[FitRequest, str]] = {
     "more cores than there are": (fit(cores=3), "cores"),
     "a negative time limit": (fit(time_limit=seconds(-1)), "time_limit"),
     "a time limit of 0": (fit(time_limit=seconds(0)), "time_limit"),
+    "a time limit of years": (fit(time_limit=seconds(1e8)), "time_limit"),
     "a time limit of a microsecond": (fit(time_limit=seconds(1e-6)), "time_limit"),
     "too little memory": (fit(memory_limit_bytes=2**20 - 1), "memory_limit_bytes"),
     "a long request_id": (fit(request_id="r" * 129), "request_id"),

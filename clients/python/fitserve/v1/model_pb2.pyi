@@ -219,7 +219,7 @@ class ModelVersion(_message.Message):
     size_bytes: _builtins.int
     """The size on disk."""
     loaded_by: _builtins.str
-    """Who asked for the load: "job <id>", "recovery", or the caller's address. Set while it is loaded."""
+    """Who asked for the load: "job <id>" or the caller's address, also after a restart. Set while it is loaded."""
     @_builtins.property
     def signature(self) -> Global___Signature:
         """What goes in and what comes out."""

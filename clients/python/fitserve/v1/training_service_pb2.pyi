@@ -133,7 +133,7 @@ class FitRequest(_message.Message):
 
     @_builtins.property
     def time_limit(self) -> _duration_pb2.Duration:
-        """The wall time that the training may take, from one millisecond up. The default is no limit."""
+        """The wall time that the training may take, from one millisecond to 10,000,000 seconds. The default is no limit."""
 
     def __init__(
         self,
