@@ -130,19 +130,23 @@ class Inputs(_message.Message):
 
     @_builtins.property
     def table(self) -> Global___Table:
-        """Typed, named columns."""
+        """Typed, named columns. For models that were trained on named columns, in any order."""
 
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.ListValue]:
-        """One list of numbers a row, easy to type by hand. Nested lists make rows of more dimensions, such as images."""
+        """One list of numbers a row, easy to type by hand, such as [[5.1, 3.5], [4.9, 3.0]]. Truth values count as 1 and 0,
+        null is a missing value. Nested lists make rows of more dimensions, such as images.
+        """
 
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]:
-        """One object a row, from column name to value, easy to type by hand."""
+        """One object a row, from column name to value, easy to type by hand, such as [{"length": 5.1, "width": 3.5}]. All
+        have the same names; null is a missing value. For models that were trained on named columns.
+        """
 
     @_builtins.property
     def tensors(self) -> _containers.MessageMap[_builtins.str, Global___Tensor]:
-        """Named tensors, for imported models that have several inputs."""
+        """Named tensors, for imported models that have several inputs. Not in this release."""
 
     def __init__(
         self,
@@ -163,7 +167,7 @@ Global___Inputs: _TypeAlias = Inputs  # noqa: Y015
 
 @_typing.final
 class Tensor(_message.Message):
-    """Tensor is a dense array of numbers, truth values or texts."""
+    """Tensor is a dense array of numbers, truth values or texts. In JSON `data` is in base64."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -251,7 +255,9 @@ class Column(_message.Message):
 
     @_builtins.property
     def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The numbers of the rows, from 0, whose value is missing, whatever stands there. For columns that are not numbers."""
+        """The numbers of the rows, from 0, whose value is missing, whatever stands there. Columns of texts may have none in
+        this release.
+        """
 
     def __init__(
         self,
