@@ -119,8 +119,8 @@ def test_each_call_of_grpcurl_in_the_readme_has_a_twin_of_buf_curl() -> None:
 
 
 def test_every_make_command_that_is_named_exists() -> None:
-    targets = set(re.findall(r"^([a-z_]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {name for text in DOCUMENTS.values() for name in re.findall(r"(?:^|`)make ([a-z_]+)", text, re.MULTILINE)}
+    targets = set(re.findall(r"^([a-z_-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {name for text in DOCUMENTS.values() for name in re.findall(r"(?:^|`)make ([a-z_-]+)", text, re.MULTILINE)}
     assert named
     assert named <= targets
 
