@@ -42,6 +42,9 @@ TOOLS = {
     "evans": Tool("make tools", lambda service: {"--port 50051": f"--port {service.address.partition(':')[2]}"}),
 }
 
+# The first words of lines that other tests run, and where those are.
+ELSEWHERE = {"make": "tests/e2e/test_readme.py"}
+
 # What the end of a line is, and what its output shows; the first that fits counts. A line unlike these is added here.
 ANSWERS = {
     r" (list|--list-services)": r"fitserve\.v1\.TrainingService\n",
@@ -64,9 +67,15 @@ def blocks(text: str) -> list[tuple[str, str]]:
 
 
 def lines_of(language: str, text: str) -> list[str]:
-    """Returns the lines of the blocks of a language; those that end with a backslash are joined with the next."""
+    """Returns the commands of the blocks of a language; lines that end with a backslash are joined with the next."""
     code = "".join(block for found, block in blocks(text) if found == language)
-    return code.replace("\\\n", "").splitlines()
+    return [line for line in code.replace("\\\n", "").splitlines() if line and not line.startswith("#")]
+
+
+def run_python(library: str, service: ServiceProcess) -> None:
+    """Runs the README's one Python block that imports a library."""
+    (snippet,) = (code for language, code in blocks(README) if language == "python" and f"import {library}" in code)
+    exec(compile(snippet.replace(ADDRESS, service.address), "README.md", "exec"), {})
 
 
 def tool_of(line: str) -> str | None:
@@ -82,13 +91,17 @@ def answer_of(line: str) -> str | None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_shell_line_is_run_by_a_test(document: str) -> None:
     text = DOCUMENTS[document]
-    lines = lines_of("sh", text)
+    # No command hides in a block of another kind.
+    assert {language for language, _ in blocks(text)} <= {"", "sh", "python", "yaml", "json"}
+    lines = [line for line in lines_of("sh", text) + lines_of("", text) if line.split()[0] not in ELSEWHERE]
     assert lines
     assert [line for line in lines if tool_of(line) is None] == []
     assert [line for line in lines if answer_of(line) is None] == []
-    # No command hides in a block of another kind; `make` lines have a test of their own below.
-    assert {language for language, _ in blocks(text)} <= {"", "sh", "python", "yaml", "json"}
-    assert [line for line in lines_of("", text) if not line.startswith("make ")] == []
+
+
+@pytest.mark.parametrize("tool", ELSEWHERE)
+def test_lines_that_other_tests_run_are_there(tool: str) -> None:
+    assert f"{tool} " in (ROOT / ELSEWHERE[tool]).read_text()
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -96,7 +109,8 @@ def test_the_shell_lines_do_what_they_say(tool: str, service: ServiceProcess) ->
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{ROOT}/.tools:{os.environ['PATH']}", "JOB": ""}
     if shutil.which(tool.split()[0], path=environment["PATH"]) is None:
         pytest.skip(f"{tool} is not on PATH; {TOOLS[tool].install} installs it")
-    lines = [line for text in DOCUMENTS.values() for line in lines_of("sh", text) if tool_of(line) == tool]
+    lines = [line for text in DOCUMENTS.values() for line in lines_of("sh", text) + lines_of("", text)]
+    lines = [line for line in lines if tool_of(line) == tool]
     assert lines
     for line in lines:
         command = line
@@ -126,8 +140,7 @@ def test_every_make_command_that_is_named_exists() -> None:
 
 
 def test_the_python_snippet_runs(service: ServiceProcess, capsys: pytest.CaptureFixture[str]) -> None:
-    (snippet,) = [block for language, block in blocks(README) if language == "python"]
-    exec(compile(snippet.replace(ADDRESS, service.address), "README.md", "exec"), {})
+    run_python("fitserve", service)
     printed = capsys.readouterr().out
     assert "['setosa' 'setosa' 'setosa']" in printed
     assert "MODEL_NOT_FOUND there is no model 'irs'" in printed
