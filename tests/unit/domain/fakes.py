@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -113,6 +114,13 @@ class Gate:
             await self._open.wait()
         finally:
             self.waiting -= 1
+
+
+def open_gate() -> threading.Event:
+    """A gate for what runs in threads."""
+    gate = threading.Event()
+    gate.set()
+    return gate
 
 
 class FakeStream:
@@ -228,6 +236,7 @@ class FakeArtifacts:
         self.unknown: list[str] = []
         self.publish_error: Exception | None = None
         self.verify_error: Exception | None = None
+        self.discard_error: Exception | None = None
 
     def put(self, model: str, version: int = 1, job: str = "job", error: ServiceError | None = None) -> StoredVersion:
         content = None if error else manifest(model, version, job)
@@ -242,6 +251,8 @@ class FakeArtifacts:
 
     def discard(self, job: str) -> None:
         self.discarded.append(job)
+        if self.discard_error is not None:
+            raise self.discard_error
 
     def publish(self, job: str, model: str, version: int) -> Manifest:
         if self.publish_error is not None:
@@ -290,6 +301,7 @@ class FakeWriter:
         self._datasets = datasets
 
     def append(self, block: DataBlock) -> None:
+        assert self._datasets.write_gate.wait(5)
         if self._datasets.write_error is not None:
             raise self._datasets.write_error
 
@@ -304,15 +316,20 @@ class FakeWriter:
 
 
 class FakeDatasets:
-    """Datasets in memory."""
+    """Datasets in memory, whose writing and deleting can be held up."""
 
     def __init__(self) -> None:
         self.shared: dict[str, Dataset] = {}
         self.inline = dataset()
         self.write_error: ServiceError | None = None
+        self.write_gate = open_gate()
+        self.delete_gate = open_gate()
+        self.writers = 0
+        self.deletes = 0
         self.aborts = 0
 
     def writer(self, job: str | None) -> FakeWriter:
+        self.writers += 1
         return FakeWriter(self)
 
     def path(self, digest: str) -> Path:
@@ -328,6 +345,8 @@ class FakeDatasets:
         return [*self.shared.values()]
 
     def delete(self, digest: str) -> None:
+        self.deletes += 1
+        assert self.delete_gate.wait(5)
         del self.shared[digest]
 
 
