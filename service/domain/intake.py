@@ -128,17 +128,16 @@ def check_fit(order: FitOrder, dataset: Dataset) -> FitCommand:
     Raises:
         ServiceError: INVALID_FIELD naming the field and how to mend it.
     """
-    inputs, targets = (
-        ("inline.inputs", "inline.targets") if isinstance(order.data, DataBlock) else ("dataset", "dataset")
-    )
+    inputs = targets = "dataset"
+    if isinstance(order.data, DataBlock):
+        inputs, targets = "inline.inputs", f"inline.{order.data.targets_field}"
     target = _target(order.target, dataset, targets)
     features = [column for column in dataset.columns if column is not target]
     _check_features(features if dataset.features is None else [dataset.features], order.algorithm, inputs)
     shape = dataset.shape or (len(features),)
     _check_shape(shape, order.algorithm, inputs)
-    where = f"{targets} (column {target.name!r})" if target.name else targets
     task = _task(order, target)
-    _check_target(target, task, dataset.rows, where)
+    _check_target(target, task, dataset.rows, f"{inputs} (column {target.name!r})" if order.target else targets)
     return FitCommand(order, task, dataset, shape, tuple(ColumnSpec(c.name, c.kind) for c in features))
 
 

@@ -41,9 +41,11 @@ def dataset_digest(digest: str, field: str = "dataset") -> str:
 
 
 def text(value: str, field: str, limit: int = MAX_TEXT) -> str:
-    """Returns a text that is not too long. Raises ServiceError INVALID_FIELD."""
+    """Returns a text that is not too long and that databases take. Raises ServiceError INVALID_FIELD."""
     if len(value) > limit:
         raise invalid(field, f"it has {len(value)} characters and {limit} are allowed")
+    if "\0" in value:
+        raise invalid(field, "it holds the character NUL, which is not allowed")
     return value
 
 

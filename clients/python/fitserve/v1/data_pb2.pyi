@@ -93,7 +93,8 @@ class Inputs(_message.Message):
     """Inputs are rows of features, in whichever form suits the caller. Exactly one form is set.
 
     All forms but `tensors` become one matrix of 32-bit floats, in training and in prediction alike; integers above
-    16,777,216 and doubles are rounded to it.
+    16,777,216 and doubles are rounded to it. To train on, a matrix may have 100,000 columns, an image 4,194,304 values, and
+    `table` and `records` 10,000 columns.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -208,7 +209,7 @@ class Table(_message.Message):
     COLUMNS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___Column]:
-        """The columns, at least one, with unique names."""
+        """The columns, 1 to 10,000, with unique names."""
 
     def __init__(
         self,
@@ -236,7 +237,7 @@ class Column(_message.Message):
     STRINGS_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The name, 1 to 256 characters. It may be empty where the column stands alone, as for targets."""
+    """The name, 1 to 256 characters, none of them NUL. It may be empty where the column stands alone, as for targets."""
     @_builtins.property
     def doubles(self) -> Global___DoubleValues:
         """Numbers; NaN is a missing value."""
@@ -251,7 +252,9 @@ class Column(_message.Message):
 
     @_builtins.property
     def strings(self) -> Global___StringValues:
-        """Texts, such as class labels."""
+        """Texts, such as class labels. A column may have 100,000 different ones, and the different texts of all columns of
+        a dataset about 64 MiB.
+        """
 
     @_builtins.property
     def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
