@@ -356,7 +356,7 @@ class Jobs:
                 active.change(
                     replace(active.job, peak_memory_bytes=ended.peak_memory_bytes, cpu_seconds=ended.cpu_seconds)
                 )
-                if ended.exit_code != 0:
+                if ended.exit_code != 0 or ended.reason:
                     raise active.stop or failure_of(active.job, ended)
 
     @staticmethod

@@ -546,6 +546,8 @@ BAD_TOKENS = {
     "half a character, as a name": token("\ud800"),
     "half a character, as a job": token("2020-01-01T00:00:00+00:00", "\ud800"),
     "no time": token("yesterday", "x"),
+    "a name with a NUL": token("a\0"),
+    "a job with a NUL": token("2020-01-01T00:00:00+00:00", "a\0"),
     "an object": base64.urlsafe_b64encode(b"{}").decode(),
     "very deep": base64.urlsafe_b64encode(b"[" * 100_000).decode(),
 }

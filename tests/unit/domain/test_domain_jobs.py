@@ -164,6 +164,7 @@ async def test_load_loads_the_version_and_its_failure_leaves_the_job_succeeded(w
         (-9, {}, Reason.TRAINER_DIED, {"signal": "9"}),
         (3, {"reason": "TRAINER_OOM", "message": "too large"}, Reason.TRAINER_OOM, {}),
         (-9, {"reason": "TRAINER_OOM", "message": "too large"}, Reason.TRAINER_OOM, {}),
+        (0, {"reason": "TRAINING_FAILED", "message": "it made no sense"}, Reason.TRAINING_FAILED, {}),
         (
             2,
             {"reason": "INVALID_FIELD", "message": "no", "field": "tree.depth"},

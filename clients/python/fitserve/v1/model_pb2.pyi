@@ -320,7 +320,10 @@ class Signature(_message.Message):
 
     @_builtins.property
     def classes(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Value]:
-        """The labels in the order of the probabilities, for classification: sorted, as they were given in training."""
+        """The labels in the order of the probabilities, for classification: sorted, as they were given in training. Integers
+        beyond ±2^53, which a number of JSON does not hold, are texts of their digits; `prediction_dtype` tells them from
+        labels that are texts.
+        """
 
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:

@@ -105,7 +105,9 @@ class PredictResponse(_message.Message):
     """The version that answered."""
     @_builtins.property
     def predictions(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Value]:
-        """The predictions: the most probable labels, as they were given in training, or numbers for regression."""
+        """The predictions: the most probable labels, as they were given in training (integers beyond ±2^53 as texts of their
+        digits), or numbers for regression.
+        """
 
     @_builtins.property
     def probabilities(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.ListValue]:
@@ -113,7 +115,9 @@ class PredictResponse(_message.Message):
 
     @_builtins.property
     def classes(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Value]:
-        """The labels in the order of the probabilities. Set when there are probabilities."""
+        """The labels in the order of the probabilities, integers beyond ±2^53 as texts of their digits. Set when there are
+        probabilities.
+        """
 
     @_builtins.property
     def prediction_tensor(self) -> _data_pb2.Tensor:

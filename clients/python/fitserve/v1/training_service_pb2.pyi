@@ -109,8 +109,8 @@ class FitRequest(_message.Message):
     """
     request_id: _builtins.str
     """Makes the call idempotent: a second call with the same request_id answers with the first one's job, as it is then;
-    with another content it is INVALID_ARGUMENT. A Fit that was refused does not count. At most 128 characters; any
-    text that is unique, such as a UUID. The default is none.
+    with another content it is INVALID_ARGUMENT. A Fit that was refused does not count. At most 128 characters, none of
+    them NUL; any text that is unique, such as a UUID. The default is none.
     """
     @_builtins.property
     def inline(self) -> Global___InlineDataset:
@@ -247,7 +247,8 @@ class InlineDataset(_message.Message):
     @_builtins.property
     def labels(self) -> _struct_pb2.ListValue:
         """The values to learn as a plain list of texts, numbers or truth values, easy to type by hand, such as
-        ["setosa", "versicolor"]. Kinds may not be mixed; whole numbers count as integers.
+        ["setosa", "versicolor"]. Kinds may not be mixed; whole numbers count as integers. Integers beyond ±2^53 lose digits
+        here; send them in `targets`.
         """
 
     def __init__(

@@ -144,7 +144,8 @@ class TrainingServiceServicer:
 
     def CancelTrainingJob(self, request, context):
         """Cancels a job and answers when it has ended: its process ends and its cores are free within two seconds. A job that
-        has ended already stays as it is, and one whose version is just being published may still succeed. Returns
+        has ended already stays as it is; one whose version is published succeeds, and `load_error` says that it did not wait
+        for the load. Returns
         NOT_FOUND for an unknown job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -67,7 +67,8 @@ class TrainingServiceStub:
     """Lists the jobs, the latest first, page by page. Returns INVALID_ARGUMENT for a malformed page_token."""
     CancelTrainingJob: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.CancelTrainingJobRequest, _training_service_pb2.CancelTrainingJobResponse]
     """Cancels a job and answers when it has ended: its process ends and its cores are free within two seconds. A job that
-    has ended already stays as it is, and one whose version is just being published may still succeed. Returns
+    has ended already stays as it is; one whose version is published succeeds, and `load_error` says that it did not wait
+    for the load. Returns
     NOT_FOUND for an unknown job.
     """
     WatchTrainingJob: _grpc.UnaryStreamMultiCallable[_training_service_pb2.WatchTrainingJobRequest, _training_service_pb2.WatchTrainingJobResponse]
@@ -115,7 +116,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """Lists the jobs, the latest first, page by page. Returns INVALID_ARGUMENT for a malformed page_token."""
     CancelTrainingJob: _aio.UnaryUnaryMultiCallable[_training_service_pb2.CancelTrainingJobRequest, _training_service_pb2.CancelTrainingJobResponse]  # type: ignore[assignment]
     """Cancels a job and answers when it has ended: its process ends and its cores are free within two seconds. A job that
-    has ended already stays as it is, and one whose version is just being published may still succeed. Returns
+    has ended already stays as it is; one whose version is published succeeds, and `load_error` says that it did not wait
+    for the load. Returns
     NOT_FOUND for an unknown job.
     """
     WatchTrainingJob: _aio.UnaryStreamMultiCallable[_training_service_pb2.WatchTrainingJobRequest, _training_service_pb2.WatchTrainingJobResponse]  # type: ignore[assignment]
@@ -202,7 +204,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.CancelTrainingJobResponse, _abc.Awaitable[_training_service_pb2.CancelTrainingJobResponse]]:
         """Cancels a job and answers when it has ended: its process ends and its cores are free within two seconds. A job that
-        has ended already stays as it is, and one whose version is just being published may still succeed. Returns
+        has ended already stays as it is; one whose version is published succeeds, and `load_error` says that it did not wait
+        for the load. Returns
         NOT_FOUND for an unknown job.
         """
 
