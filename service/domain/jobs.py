@@ -13,7 +13,6 @@ from functools import partial
 from service.domain.entities import (
     FitCommand,
     Job,
-    JobError,
     JobNews,
     JobState,
     Manifest,
@@ -22,6 +21,13 @@ from service.domain.entities import (
     VersionState,
 )
 from service.domain.errors import Reason, ServiceError, invalid
+from service.domain.job_ends import (
+    ended_badly,
+    failure_of,
+    interruption,
+    not_loaded,
+    stopped_before_load,
+)
 from service.domain.job_feed import JobFeed
 from service.domain.job_states import JobStates
 from service.domain.ports import (
@@ -194,7 +200,7 @@ class Jobs:
             self._registry.end_fit(order.model, job_id)
             raise
         if self._draining:  # since the check above
-            self._stop(active, _interrupted(job))
+            self._stop(active, interruption(job))
         self._active[job_id] = active
         active.task = asyncio.get_running_loop().create_task(self._run(active))
         return job
@@ -241,12 +247,12 @@ class Jobs:
         self._draining = True
         interrupted = [active for active in self._active.values() if active.job.state == JobState.QUEUED]
         for active in interrupted:
-            self._stop(active, _interrupted(active.job))
+            self._stop(active, interruption(active.job))
         tasks = [active.task for active in self._active.values() if active.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
             for active in list(self._active.values()):
-                self._stop(active, _interrupted(active.job))
+                self._stop(active, interruption(active.job))
             await asyncio.wait(tasks, timeout=STOP_SECONDS)
         for job_id in self._active:
             log.error("job %s does not end; the next start of the service decides about it", job_id)
@@ -269,11 +275,11 @@ class Jobs:
         try:
             final = await self._train_and_publish(active)
         except ServiceError as error:
-            final = _ended_badly(active.job, error)
+            final = ended_badly(active.job, error)
         except Exception:
             log.exception("job %s failed inside the service", active.job.id)
             message = "the service failed while it ran the job; its log has the details under the job's id"
-            final = _ended_badly(active.job, ServiceError(Reason.INTERNAL, message, {"job": active.job.id}))
+            final = ended_badly(active.job, ServiceError(Reason.INTERNAL, message, {"job": active.job.id}))
         final = replace(final, end_time=self._clock.now())
         try:
             await asyncio.to_thread(self._artifacts.discard, final.id)
@@ -396,7 +402,7 @@ class Jobs:
             error = self._leave(loading, job, active.stop)
         else:
             error = _load_error(loading, job)
-        return replace(job, load_error=_as_job_error(error)) if error else job
+        return not_loaded(job, error) if error else job
 
     def _leave(self, loading: asyncio.Task[None], job: Job, why: ServiceError | None) -> ServiceError | None:
         """Stops waiting for a load: one that waits for its turn is withdrawn, one that has begun goes on by itself.
@@ -410,7 +416,7 @@ class Jobs:
             loading.cancel()
         self._left_loads.add(loading)
         loading.add_done_callback(partial(self._left_load_ended, job))
-        return None if loaded else _not_loaded(job, why, begun)
+        return None if loaded else stopped_before_load(job, why, begun)
 
     def _left_load_ended(self, job: Job, loading: asyncio.Task[None]) -> None:
         self._left_loads.discard(loading)
@@ -430,17 +436,6 @@ def _load_error(loading: asyncio.Task[None], job: Job) -> ServiceError | None:
     log.error("version %d of job %s was not loaded", job.version, job.id, exc_info=error)
     message = f"the service failed while it loaded version {job.version}; its log has the details under the job's id"
     return ServiceError(Reason.INTERNAL, message, {"job": job.id})
-
-
-def _not_loaded(job: Job, why: ServiceError, begun: bool) -> ServiceError:
-    """Returns what a job says that was stopped when its version was published and not loaded."""
-    what = "the job was cancelled" if why.reason == Reason.CANCELLED else "the service stopped"
-    if begun:
-        rest = f"while version {job.version} was being loaded; GetModel says whether it is loaded now"
-    else:
-        rest = f"before version {job.version} was loaded"
-    message = f"{what} {rest}. The version is published: Load loads it"
-    return ServiceError(why.reason, message, {"job": job.id})
 
 
 def check_same_inputs(command: FitCommand, latest: Manifest | None) -> None:
@@ -465,27 +460,6 @@ def check_same_inputs(command: FitCommand, latest: Manifest | None) -> None:
         raise invalid("task", f"the task is {command.task}, that of the model's versions is {before.task}; {mend}")
 
 
-def failure_of(job: Job, ended: TrainingEnded) -> ServiceError:
-    """Returns the error of a training process that ended badly by itself."""
-    metadata = {"job": job.id}
-    if ended.reason == Reason.INVALID_FIELD:
-        return ServiceError(Reason.INVALID_FIELD, f"{ended.field}: {ended.message}", metadata | {"field": ended.field})
-    if ended.reason:
-        return ServiceError(Reason(ended.reason), ended.message, metadata)
-    if ended.exit_code < 0:
-        return ServiceError(
-            Reason.TRAINER_DIED,
-            f"the training process was ended by signal {-ended.exit_code}; fit again, and look at the machine's log if it "
-            "was not you (signal 9 without a sender usually means that the machine had no memory left)",
-            metadata | {"signal": str(-ended.exit_code)},
-        )
-    return ServiceError(
-        Reason.TRAINING_FAILED,
-        f"the training of {job.algorithm} failed with exit code {ended.exit_code}; the service's log has the details",
-        metadata,
-    )
-
-
 def request_id_reused(request_id: str, job_id: str) -> ServiceError:
     """Returns the error for a request_id with which another request came before, for a job."""
     return ServiceError(
@@ -493,23 +467,3 @@ def request_id_reused(request_id: str, job_id: str) -> ServiceError:
         f"request_id: {request_id!r} was used for another request (job {job_id}); use a new one",
         {"field": "request_id", "request_id": request_id, "job": job_id},
     )
-
-
-def _interrupted(job: Job) -> ServiceError:
-    return ServiceError(
-        Reason.JOB_INTERRUPTED, "the service stopped before the job had ended; fit again", {"job": job.id}
-    )
-
-
-def interrupted(job: Job) -> Job:
-    """Returns a job that the service's own end has interrupted."""
-    return _ended_badly(job, _interrupted(job))
-
-
-def _ended_badly(job: Job, error: ServiceError) -> Job:
-    state = JobState.CANCELLED if error.reason == Reason.CANCELLED else JobState.FAILED
-    return replace(job, state=state, error=_as_job_error(error))
-
-
-def _as_job_error(error: ServiceError) -> JobError:
-    return JobError(error.reason, error.message, error.metadata)
