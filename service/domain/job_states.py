@@ -35,8 +35,13 @@ class JobStates:
     async def write(self, job: Job) -> None:
         """Returns when the state is durable or, for whatever reason, not to be had durable now; then it is tried again."""
         self._unwritten[job.id] = job
-        if not await self._try(job) and (self._retrying is None or self._retrying.done()):
-            self._retrying = asyncio.get_running_loop().create_task(self._retry())
+        if not await self._try(job):
+            self._retry_later()
+
+    def write_later(self, job: Job) -> None:
+        """Has the state written in the background; one of a job that the journal does not know changes nothing there."""
+        self._unwritten[job.id] = job
+        self._retry_later()
 
     async def close(self) -> None:
         """Tries once more. The next start of the service decides about a job whose end is still not written."""
@@ -44,6 +49,10 @@ class JobStates:
             self._retrying.cancel()
             await asyncio.wait([self._retrying])
         await asyncio.gather(*(self._try(job) for job in self._unwritten.values()))
+
+    def _retry_later(self) -> None:
+        if self._retrying is None or self._retrying.done():
+            self._retrying = asyncio.get_running_loop().create_task(self._retry())
 
     async def _retry(self) -> None:
         delay = FIRST_DELAY

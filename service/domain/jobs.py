@@ -195,9 +195,12 @@ class Jobs:
         active = ActiveJob(job, command, latest, granted, JobFeed(job))
         try:
             await self._journal.add_job(job)
-        except BaseException:
+        except BaseException as error:
             self._give_back(active)
             self._registry.end_fit(order.model, job_id)
+            if isinstance(error, ServiceError) and error.reason == Reason.DATABASE_UNAVAILABLE:
+                # It may have the job all the same, if it went away before it could say so.
+                self._states.write_later(replace(ended_badly(job, error), end_time=self._clock.now()))
             raise
         if self._draining:  # since the check above
             self._stop(active, interruption(job))

@@ -86,6 +86,8 @@ def _check(field: FieldDescriptor, value: Any, limits: options_pb2.Bounds, place
         return
     if limits.HasField("max_items") and len(value) > limits.max_items:
         raise invalid(place, f"there are {len(value)} entries and at most {limits.max_items} are allowed")
+    if field.message_type is not None:
+        return
     for index, item in enumerate(value):
         _check_item(item, limits, f"{place}[{index}]")
 

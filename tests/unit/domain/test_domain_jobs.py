@@ -40,6 +40,7 @@ class SlowJournal(InMemoryJournal):
         super().__init__()
         self.gate = Gate()
         self.error: Exception | None = None
+        self.add_error: Exception | None = None
         self.update_gate = Gate()
         self.update_error: Exception | None = None
 
@@ -48,6 +49,8 @@ class SlowJournal(InMemoryJournal):
         if self.error is not None:
             raise self.error
         await super().add_job(job)
+        if self.add_error is not None:
+            raise self.add_error
 
     async def update_job(self, job: Job) -> None:
         await self.update_gate.passed()
@@ -423,6 +426,21 @@ async def test_a_fit_that_the_database_does_not_take_holds_nothing(world: World)
     with pytest.raises(ServiceError):
         await world.fit()
     assert world.nothing_is_held()
+    assert world.trainer.runs == []
+
+
+@pytest.mark.usefixtures("quick_retries")
+async def test_a_job_that_the_database_took_without_saying_so_does_not_wait_for_ever(world: World) -> None:
+    away = ServiceError(Reason.DATABASE_UNAVAILABLE, "the connection broke at the commit")
+    world.journal.add_error = away
+    with pytest.raises(ServiceError):
+        await world.fit(order(request_id="r"))
+    (job,) = world.journal._jobs.values()
+    assert job.state == JobState.RUNNING
+    await until(lambda: world.journal._jobs[job.id].state == JobState.FAILED)
+    again = await world.fit(order(request_id="r"))
+    assert again.error is not None
+    assert again.error.reason == Reason.DATABASE_UNAVAILABLE
     assert world.trainer.runs == []
 
 
