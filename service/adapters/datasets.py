@@ -233,7 +233,7 @@ class _Form:
                 )
             if total > VOCABULARY_BYTES:
                 message = (
-                    f"with the different texts of column {column.name!r}, those of all columns take more than "
+                    f"with the different texts of column {column.name or field!r}, those of all columns take more than "
                     f"{VOCABULARY_BYTES >> 20} MiB of memory; send shorter or fewer ones, or numbers"
                 )
                 raise invalid(field, message)

@@ -50,7 +50,7 @@ class _Failure:
 
 
 class _Absurd(Exception):
-    """A number in an event is none that a training can have."""
+    """An event is none that a training can have, although it is JSON."""
 
 
 class ForkedRun:
@@ -269,10 +269,10 @@ class ForkedRun:
     def _take_event(self, line: str) -> None:
         self._last_sign = self._loop.time()
         try:
-            self._take_fields(json.loads(line))
+            self._take_fields(_fields_of(line))
         except ValueError:
             _log.warning("job %s sent %r as an event, which is none; ignored", self.job, line[:200])
-        except (_Absurd, ArithmeticError, RecursionError):
+        except (_Absurd, OverflowError):
             _log.error("job %s sent %r as an event, which makes no sense; it is ended", self.job, line[:200])
             self._fail(
                 Reason.TRAINING_FAILED,
@@ -280,7 +280,7 @@ class ForkedRun:
             )
             self.kill_soon()
 
-    def _take_fields(self, fields: Mapping[str, object]) -> None:
+    def _take_fields(self, fields: object) -> None:
         match fields:
             case {"event": "started", "train_rows": int(train), "validation_rows": int(validation)}:
                 self._put(TrainingStarted(_count(train), _count(validation)))
@@ -327,6 +327,16 @@ def _two_pipes() -> tuple[int, int, tuple[int, int] | None]:
         os.close(their_events)
         raise
     return events, log, (their_events, their_log)
+
+
+def _fields_of(line: str) -> object:
+    """Returns the JSON value of a line. Raises ValueError if it is none, and _Absurd for one that cannot be read."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError):  # a number of too many digits; too deep
+        raise _Absurd from None
 
 
 def _count(number: int) -> int:

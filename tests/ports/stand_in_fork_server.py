@@ -190,6 +190,12 @@ def deep(report: Report) -> int:
     return endless(report)
 
 
+def long_number(report: Report) -> int:
+    """Writes a number of more digits than are read, and then goes on for ever."""
+    print(f'{{"event": "heartbeat", "memory_bytes": {"9" * 5000}}}', file=report.stream, flush=True)  # type: ignore[call-overload]
+    return endless(report)
+
+
 def absurd_rows(report: Report) -> int:
     """Says that it has more rows than there can be, and then goes on for ever."""
     report("started", train_rows=10**30, validation_rows=1)
@@ -250,7 +256,7 @@ BEHAVIOURS = {
     behaviour.__name__: behaviour
     for behaviour in (
         good, endless, silent, family, stray, daemon, refused, crash, garbage, noisy, flood, hog, hog_by_child,
-        deep, absurd_rows, absurd_step, absurd_metric, absurd_progress, absurd_memory
+        deep, long_number, absurd_rows, absurd_step, absurd_metric, absurd_progress, absurd_memory
     )
 }  # fmt: skip
 

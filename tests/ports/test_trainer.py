@@ -285,7 +285,8 @@ async def test_garbage_among_the_events_is_ignored(make_order: MakeOrder) -> Non
 
 
 @pytest.mark.parametrize(
-    "behaviour", ["deep", "absurd_rows", "absurd_step", "absurd_metric", "absurd_progress", "absurd_memory"]
+    "behaviour",
+    ["deep", "long_number", "absurd_rows", "absurd_step", "absurd_metric", "absurd_progress", "absurd_memory"],
 )
 async def test_events_that_make_no_sense_end_the_run_as_failed_and_hurt_nobody_else(
     make_order: MakeOrder, behaviour: str
