@@ -159,6 +159,7 @@ class FakeInference:
         held: The versions that it holds, by model.
         calls: The loads and unloads, in order.
         load_errors: What the load of a model raises.
+        unload_errors: What the unload of a model raises.
         infer_errors: What a batch of a model raises.
     """
 
@@ -172,6 +173,7 @@ class FakeInference:
         self.batches: list[tuple[str, int, int]] = []
         self.streams: list[FakeStream] = []
         self.load_errors: dict[str, Exception] = {}
+        self.unload_errors: dict[str, Exception] = {}
         self.infer_errors: dict[str, Exception] = {}
         self.start_errors: list[ServiceError] = []
         self.starts = 0
@@ -212,6 +214,8 @@ class FakeInference:
     async def unload(self, model: str) -> None:
         self.calls.append(("unload", model))
         self._check_alive()
+        if (error := self.unload_errors.get(model)) is not None:
+            raise error
         self.held.pop(model, None)
 
     async def loaded_models(self) -> set[str]:
