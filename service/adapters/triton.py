@@ -24,20 +24,28 @@ from service.adapters.embedded_triton import EmbeddedTriton, TritonStartError
 from service.adapters.triton_config import TritonModelConfig
 from service.domain.entities import Floats, Manifest, Signature
 from service.domain.errors import Reason, ServiceError
-from service.domain.ports import ModelCrashed
+from service.domain.ports import LoadHung, ModelCrashed
 
 log = logging.getLogger("fitserve.triton")
 
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 LOAD_SECONDS = 120.0
-"""How long a load may take."""
+"""How long a load may take. A Triton that needs longer hangs: its Python backend waits for ever for a process that was
+killed in the first milliseconds of its life, was stopped, or died while it held a lock in shared memory."""
+
+LOADS_AT_ONCE = 4
+"""So many loads are given to Triton at one time, as it has threads for them (`--model-load-thread-count`): the time that a
+load waits behind others does not count, and one that hangs leaves room for others."""
 
 PROBE_SECONDS = 2.0
 """The time between two looks at Triton, and the time that it has to answer."""
 
 PROBES = 3
 """So many looks in a row must fail before Triton counts as down."""
+
+AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+"""How a call ends whose Triton has gone, or was stopped."""
 
 Call = grpc.aio.StreamStreamCall[service_pb2.ModelInferRequest, service_pb2.ModelStreamInferResponse]
 
@@ -67,6 +75,8 @@ class TritonInference:
         self._start_seconds = start_seconds
         self._channel: grpc.aio.Channel | None = None
         self._version = ""
+        self._loads = asyncio.Semaphore(LOADS_AT_ONCE)
+        self._hung = asyncio.Event()
 
     @property
     def embedded(self) -> bool:
@@ -87,18 +97,39 @@ class TritonInference:
     async def start(self) -> None:
         """Starts or finds Triton and proves with a known row that it computes."""
         await self.stop()
+        self._hung.clear()
         address = await self._start_embedded() if self._new_embedded else self._url
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        meeting = asyncio.create_task(self._meet(self._channel))
         try:
-            await asyncio.wait_for(self._channel.channel_ready(), self._start_seconds)
-            await self._wait_until_ready()
-            metadata = await self._stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=PROBE_SECONDS)
-            self._version = metadata.version
-            await self._self_test()
+            await self._done_or_dead(meeting)
         except (TimeoutError, grpc.aio.AioRpcError) as error:
             raise ServiceError(
                 Reason.TRITON_UNAVAILABLE, f"Triton at {address} does not answer; check TRITON_URL and its log"
             ) from error
+
+    async def _meet(self, channel: grpc.aio.Channel) -> None:
+        """Waits until Triton is ready, asks for its version and tests it."""
+        await asyncio.wait_for(channel.channel_ready(), self._start_seconds)
+        await self._wait_until_ready()
+        metadata = await self._stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=PROBE_SECONDS)
+        self._version = metadata.version
+        await self._self_test()
+
+    async def _done_or_dead(self, meeting: asyncio.Task[None]) -> None:
+        """Awaits the first meeting with Triton. Raises ServiceError TRITON_UNAVAILABLE if ours ends meanwhile."""
+        tasks: set[asyncio.Task[Any]] = {meeting}  # Any: they return different things
+        if self._embedded is not None:
+            tasks.add(asyncio.create_task(self._exit(self._embedded)))
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if not meeting.done():
+                raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton ended while it was started; its log says why")
+            await meeting
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     async def _start_embedded(self) -> str:
         assert self._new_embedded is not None
@@ -115,7 +146,7 @@ class TritonInference:
 
     async def wait_until_down(self) -> str:
         """Returns, with the reason, when Triton has died or no longer answers."""
-        watchers = [asyncio.create_task(self._probe())]
+        watchers = [asyncio.create_task(self._probe()), asyncio.create_task(self._hang())]
         if self._embedded is not None:
             watchers.append(asyncio.create_task(self._exit(self._embedded)))
         try:
@@ -128,6 +159,10 @@ class TritonInference:
     @staticmethod
     async def _exit(embedded: EmbeddedTriton) -> str:
         return f"its launcher ended with code {await embedded.wait()}"
+
+    async def _hang(self) -> str:
+        await self._hung.wait()
+        return f"it did not answer to a load or unload within {LOAD_SECONDS:.0f} s"
 
     async def _probe(self) -> str:
         failed = 0
@@ -158,19 +193,23 @@ class TritonInference:
         request.parameters["config"].string_param = config.to_json(versions)
         ready = service_pb2.ModelReadyRequest(name=manifest.model, version=str(manifest.version))
         try:
-            with _hang_up_is_unavailable():
-                await self._stub.RepositoryModelLoad(request, timeout=LOAD_SECONDS)
-                reply = await self._stub.ModelReady(ready, timeout=LOAD_SECONDS)
+            async with self._loads:
+                with _hang_up_is_unavailable():
+                    await self._stub.RepositoryModelLoad(request, timeout=LOAD_SECONDS)
+                    reply = await self._stub.ModelReady(ready, timeout=LOAD_SECONDS)
             if not reply.ready:  # a missing version is no error to the load
                 raise self._refused(manifest, "it is not ready after its load")
         except grpc.aio.AioRpcError as error:
             raise self._load_error(error, manifest) from error
 
-    @staticmethod
-    def _load_error(error: grpc.aio.AioRpcError, manifest: Manifest) -> ServiceError:
-        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+    def _load_error(self, error: grpc.aio.AioRpcError, manifest: Manifest) -> ServiceError:
+        if error.code() in AWAY:
             return ServiceError(Reason.TRITON_UNAVAILABLE, "Triton is being started again; try again")
-        return TritonInference._refused(manifest, error.details() or "")
+        if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+            log.error("Triton hangs in the load of version %s of model %s", manifest.version, manifest.model)
+            self._hung.set()
+            return LoadHung(manifest.model)
+        return self._refused(manifest, error.details() or "")
 
     @staticmethod
     def _refused(manifest: Manifest, why: str) -> ServiceError:
@@ -188,14 +227,26 @@ class TritonInference:
             with _hang_up_is_unavailable():
                 await self._stub.RepositoryModelUnload(request, timeout=LOAD_SECONDS)
         except grpc.aio.AioRpcError as error:
-            raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton did not unload the model; try again") from error
+            raise self._unload_error(error, model) from error
+
+    def _unload_error(self, error: grpc.aio.AioRpcError, model: str) -> ServiceError:
+        if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+            log.error("Triton hangs in the unload of model %s", model)
+            self._hung.set()
+        if error.code() in (*AWAY, grpc.StatusCode.DEADLINE_EXCEEDED):
+            return ServiceError(Reason.TRITON_UNAVAILABLE, "Triton is being started again; try again")
+        log.error("Triton does not unload model %s: %s", model, error.details())
+        return ServiceError(
+            Reason.INTERNAL, f"Triton did not unload model {model!r}; the service's log says why", {"model": model}
+        )
 
     async def loaded_models(self) -> set[str]:
         """Returns the names of the models that Triton has loaded. Raises ServiceError TRITON_UNAVAILABLE."""
         try:
             with _hang_up_is_unavailable():
+                # Only what is ready: else Triton reads the whole directory, and lists our private one too.
                 index = await self._stub.RepositoryIndex(
-                    service_pb2.RepositoryIndexRequest(), timeout=self._start_seconds
+                    service_pb2.RepositoryIndexRequest(ready=True), timeout=self._start_seconds
                 )
         except grpc.aio.AioRpcError as error:
             raise ServiceError(

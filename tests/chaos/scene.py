@@ -16,6 +16,7 @@ import numpy.typing as npt
 import psutil
 from fitserve import errors
 
+from service.domain.registry import LONGEST_RELOAD_DELAY
 from tests.service_process import ServiceProcess
 
 STEADY = "steady"
@@ -24,8 +25,9 @@ STEADY = "steady"
 RESTING = "resting"
 """A model that the disturbances load and unload."""
 
-RECOVERY_SECONDS = 30.0
-"""How long the service may take to be whole again, on a machine that tests share."""
+RECOVERY_SECONDS = LONGEST_RELOAD_DELAY + 30.0
+"""How long the service may take to be whole again, on a machine that tests share: a model that is killed again and again
+waits for its reload."""
 
 # What a call may meet while a process is killed under it; anything else is a bug.
 _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED)
