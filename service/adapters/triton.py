@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.adapters.embedded_triton import EmbeddedTriton, TritonStartError
+from service.adapters.stub_watch import stub_is_lost
 from service.adapters.triton_config import TritonModelConfig
 from service.domain.entities import Floats, Manifest, Signature
 from service.domain.errors import Reason, ServiceError
@@ -32,7 +33,7 @@ CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_mess
 
 LOAD_SECONDS = 120.0
 """How long a load may take. A Triton that needs longer hangs: its Python backend waits for ever for a process that was
-killed in the first milliseconds of its life, was stopped, or died while it held a lock in shared memory."""
+stopped, or that died while it held a lock in shared memory."""
 
 LOADS_AT_ONCE = 4
 """So many loads are given to Triton at one time, as it has threads for them (`--model-load-thread-count`): the time that a
@@ -100,13 +101,19 @@ class TritonInference:
         self._hung.clear()
         address = await self._start_embedded() if self._new_embedded else self._url
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        meeting = asyncio.create_task(self._meet(self._channel))
         try:
-            await self._done_or_dead(meeting)
+            await self._meet_unless_it_ends(self._channel)
         except (TimeoutError, grpc.aio.AioRpcError) as error:
             raise ServiceError(
                 Reason.TRITON_UNAVAILABLE, f"Triton at {address} does not answer; check TRITON_URL and its log"
             ) from error
+
+    async def _meet_unless_it_ends(self, channel: grpc.aio.Channel) -> None:
+        """Meets Triton. Raises ServiceError TRITON_UNAVAILABLE as soon as it ends, if it is ours."""
+        if self._embedded is None:
+            await self._meet(channel)
+        elif not await _done_before(self._embedded.wait(), self._meet(channel)):
+            raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton ended while it was started; its log says why")
 
     async def _meet(self, channel: grpc.aio.Channel) -> None:
         """Waits until Triton is ready, asks for its version and tests it."""
@@ -115,21 +122,6 @@ class TritonInference:
         metadata = await self._stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=PROBE_SECONDS)
         self._version = metadata.version
         await self._self_test()
-
-    async def _done_or_dead(self, meeting: asyncio.Task[None]) -> None:
-        """Awaits the first meeting with Triton. Raises ServiceError TRITON_UNAVAILABLE if ours ends meanwhile."""
-        tasks: set[asyncio.Task[Any]] = {meeting}  # Any: they return different things
-        if self._embedded is not None:
-            tasks.add(asyncio.create_task(self._exit(self._embedded)))
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if not meeting.done():
-                raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton ended while it was started; its log says why")
-            await meeting
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
 
     async def _start_embedded(self) -> str:
         assert self._new_embedded is not None
@@ -162,7 +154,7 @@ class TritonInference:
 
     async def _hang(self) -> str:
         await self._hung.wait()
-        return f"it did not answer to a load or unload within {LOAD_SECONDS:.0f} s"
+        return "it hangs in the load or unload of a model"
 
     async def _probe(self) -> str:
         failed = 0
@@ -195,20 +187,31 @@ class TritonInference:
         try:
             async with self._loads:
                 with _hang_up_is_unavailable():
-                    await self._stub.RepositoryModelLoad(request, timeout=LOAD_SECONDS)
+                    await self._load(request)
                     reply = await self._stub.ModelReady(ready, timeout=LOAD_SECONDS)
             if not reply.ready:  # a missing version is no error to the load
                 raise self._refused(manifest, "it is not ready after its load")
         except grpc.aio.AioRpcError as error:
             raise self._load_error(error, manifest) from error
 
+    async def _load(self, request: service_pb2.RepositoryModelLoadRequest) -> None:
+        """Has Triton load a model. Raises LoadHung when the model's process has died and Triton waits for it for ever."""
+        loading = self._stub.RepositoryModelLoad(request, timeout=LOAD_SECONDS)
+        if self._embedded is None or self._embedded.pid is None:
+            await loading
+        elif not await _done_before(stub_is_lost(self._embedded.pid), loading):
+            raise self._load_hangs(request.model_name, "its process died")
+
+    def _load_hangs(self, model: str, why: str) -> LoadHung:
+        log.error("Triton hangs in the load of model %s: %s", model, why)
+        self._hung.set()
+        return LoadHung(model)
+
     def _load_error(self, error: grpc.aio.AioRpcError, manifest: Manifest) -> ServiceError:
         if error.code() in AWAY:
             return ServiceError(Reason.TRITON_UNAVAILABLE, "Triton is being started again; try again")
         if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-            log.error("Triton hangs in the load of version %s of model %s", manifest.version, manifest.model)
-            self._hung.set()
-            return LoadHung(manifest.model)
+            return self._load_hangs(manifest.model, f"no answer within {LOAD_SECONDS:.0f} s")
         return self._refused(manifest, error.details() or "")
 
     @staticmethod
@@ -268,7 +271,7 @@ class TritonInference:
         config = TritonModelConfig(name=SELF_TEST_MODEL, backend="onnxruntime", shape=(3,), max_batch_size=8)
         request.parameters["config"].string_param = config.to_json([1])
         request.parameters["file:1/model.onnx"].bytes_param = model
-        await self._stub.RepositoryModelLoad(request, timeout=LOAD_SECONDS)
+        await self._load(request)
         stream = TritonStream(self._stub, SELF_TEST_MODEL, "1", (3,))
         rows = np.array([[1, 10, 100], [0.5, 0, -1]], np.float32)
         scores = await asyncio.wait_for(stream.infer(rows.tobytes(), 2), LOAD_SECONDS)
@@ -394,6 +397,22 @@ class TritonStream:
 
 def _broken() -> ServiceError:
     return ServiceError(Reason.TRITON_UNAVAILABLE, "the connection to Triton broke; try again")
+
+
+async def _done_before(alarm: Awaitable[object], work: Awaitable[object]) -> bool:
+    """Awaits work until an alarm ends first, which cancels it; returns whether it was done. Raises what the work raises."""
+    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(alarm)
+    both: set[asyncio.Future[Any]] = {working, watching}  # Any: they return different things
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            return False
+        await working
+        return True
+    finally:
+        for future in both:
+            future.cancel()
+        await asyncio.wait(both)
 
 
 @contextmanager

@@ -38,9 +38,8 @@ def publish(artifacts: RepositoryArtifacts, model: str) -> None:
 
 
 @pytest.fixture
-async def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
     """A service without its transport, with the models `first`, `second` and `hanging`."""
-    monkeypatch.setattr(adapter, "LOAD_SECONDS", LOAD_SECONDS)
     models = tmp_path / "models"
     artifacts = RepositoryArtifacts(models)
     for name in ("first", "second", "hanging"):
@@ -74,7 +73,10 @@ async def predict(service: Service, model: str) -> list[list[float]]:
     return scores.tolist()
 
 
-async def test_a_load_that_hangs_costs_a_restart_and_nothing_else(service: Service) -> None:
+async def test_a_load_that_hangs_costs_a_restart_and_nothing_else(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "LOAD_SECONDS", LOAD_SECONDS)
     registry = service.registry
     await registry.load("first", None, False, "test")
     hanging = asyncio.create_task(registry.load("hanging", None, False, "test"))
@@ -100,7 +102,7 @@ async def test_a_load_that_hangs_costs_a_restart_and_nothing_else(service: Servi
     assert service.recovery.triton_restarts == 1
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.05, 0.2])
+@pytest.mark.parametrize("delay", [0.0, 0.2])
 async def test_whenever_a_stub_is_killed_under_its_load_the_model_can_be_loaded_then(
     service: Service, delay: float
 ) -> None:
@@ -113,7 +115,7 @@ async def test_whenever_a_stub_is_killed_under_its_load_the_model_can_be_loaded_
     stub.kill()
     with suppress(ServiceError):
         await hanging
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(40):
         while True:
             with suppress(ServiceError):
                 await registry.load("hanging", None, False, "test")

@@ -149,7 +149,7 @@ async def test_a_load_that_does_not_come_back_makes_triton_count_as_down(
         await inference.serve(manifest("iris"), [1])
     assert hung.value.reason is Reason.TRITON_UNAVAILABLE
     async with asyncio.timeout(1):
-        assert "did not answer to a load" in await watching
+        assert "it hangs in the load" in await watching
     stand_in.load_error = None
     await inference.start()
     watching = asyncio.create_task(inference.wait_until_down())
@@ -176,6 +176,8 @@ async def test_triton_is_given_no_more_loads_than_it_has_threads(inference: Trit
 
 class DeadTriton:
     """An embedded Triton that reports its address and is gone."""
+
+    pid = None
 
     async def start(self) -> str:
         return "127.0.0.1:1"
