@@ -297,9 +297,9 @@ class TritonStream:
         shape: tuple[int, ...],
     ) -> None:
         self._stub = stub
-        self._request = service_pb2.ModelInferRequest(model_name=model, model_version=version)
-        self._request.inputs.add(name="features", datatype="FP32", shape=(0, *shape))
-        self._request.outputs.add(name="scores")
+        self._template = service_pb2.ModelInferRequest(model_name=model, model_version=version)
+        self._template.inputs.add(name="features", datatype="FP32", shape=(0, *shape))
+        self._template.outputs.add(name="scores")
         self._call: Call | None = None
         self._reader: asyncio.Task[None] | None = None
         self._waiting: deque[tuple[int, asyncio.Future[Floats]]] = deque()
@@ -312,22 +312,32 @@ class TritonStream:
         async with self._writing:  # gRPC takes one write at a time, and the order of answers is that of the writes
             if self._closed:
                 raise _broken()
-            self._request.inputs[0].shape[0] = rows
-            self._request.raw_input_contents[:] = [batch]
+            request = self._message(batch, rows)
             self._waiting.append((rows, scores))
             try:
                 with _hang_up_is_unavailable():
                     if self._call is not None:
-                        await self._call.write(self._request)
+                        await self._call.write(request)
                     else:
-                        await self._write_first(self._open(), scores)
+                        await self._write_first(self._open(), request, scores)
             except Exception:  # of several kinds, UsageError of a closed channel among them
                 self._break()  # which answers this batch too
         return await scores
 
-    async def _write_first(self, call: Call, scores: asyncio.Future[Floats]) -> None:
+    def _message(self, batch: bytes, rows: int) -> service_pb2.ModelInferRequest:
+        """Returns the message of one batch: always a new one, since a protobuf message keeps the memory of all values that
+        it ever had until it is gone itself."""
+        request = service_pb2.ModelInferRequest()
+        request.CopyFrom(self._template)
+        request.inputs[0].shape[0] = rows
+        request.raw_input_contents.append(batch)
+        return request
+
+    async def _write_first(
+        self, call: Call, request: service_pb2.ModelInferRequest, scores: asyncio.Future[Floats]
+    ) -> None:
         """Writes the first batch of a call. If the server cannot be reached, gRPC ends the call but never this write."""
-        writing = asyncio.ensure_future(call.write(self._request))
+        writing = asyncio.ensure_future(call.write(request))
         either: tuple[asyncio.Future[Any], ...] = (writing, scores)  # Any: they return different things
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if call is not self._call:
@@ -358,7 +368,7 @@ class TritonStream:
         except (grpc.aio.AioRpcError, asyncio.CancelledError):
             pass  # what waits is told below
         except Exception:
-            log.exception("Triton sent what is no answer for model %s", self._request.model_name)
+            log.exception("Triton sent what is no answer for model %s", self._template.model_name)
             call.cancel()
         if call is self._call:
             self._break()
@@ -378,7 +388,7 @@ class TritonStream:
         scores.set_result(np.frombuffer(outputs[0], np.float32).reshape(rows, -1))
 
     def _refused(self, why: str) -> ServiceError:
-        model = self._request.model_name
+        model = self._template.model_name
         log.error("a batch of model %s failed in Triton: %s", model, why)
         if MODEL_LOST.search(why):
             return ModelCrashed(model)
