@@ -9,9 +9,10 @@ M_TRIM_THRESHOLD = -1
 """The parameter of glibc's mallopt: so many free bytes at the end of an arena are given back."""
 
 TRIM_THRESHOLD = 128 * 1024
-"""glibc's own first value. Unless it is set it grows with each large block that is freed, up to 64 MiB for the arena of every
-thread, whose end malloc_trim does not touch. Setting it also keeps the size from growing from which on blocks are mapped by
-themselves, and so are given back at once. Measured: without it each 60 MB message left 25 MB more than the one before."""
+"""glibc's own first value. Unless it is set it grows with each large block that is freed, up to 64 MiB for the arena of
+every thread, whose end malloc_trim does not touch. Setting it also keeps the size from growing from which on blocks are
+mapped by themselves, and so are given back at once. Measured: without it each 60 MB message left 25 MB more than the one
+before."""
 
 FIRST_TRIM_SECONDS = 1.0
 """The time from a large message to the first trim."""

@@ -325,8 +325,10 @@ class TritonStream:
         return await scores
 
     def _message(self, batch: bytes, rows: int) -> service_pb2.ModelInferRequest:
-        """Returns the message of one batch: always a new one, since a protobuf message keeps the memory of all values that
-        it ever had until it is gone itself."""
+        """Returns the message of one batch.
+
+        It is a new one each time: a protobuf message keeps the memory of every value that it ever had.
+        """
         request = service_pb2.ModelInferRequest()
         request.CopyFrom(self._template)
         request.inputs[0].shape[0] = rows

@@ -37,8 +37,8 @@ LARGE_BYTES = 2**18
 """Work on every value of messages from this size on belongs in a thread."""
 
 large_message: ContextVar[int] = ContextVar("large_message", default=0)
-"""The size in bytes of the message that the current task has read last, 0 if it is below `LARGE_BYTES`. To ask protobuf costs
-as much as to write the message anew."""
+"""The size in bytes of the message that the current task has read last, 0 if it is below `LARGE_BYTES`. To ask protobuf
+costs as much as to write the message anew."""
 
 Context = grpc.aio.ServicerContext[Any, Any]  # Any: the messages differ from method to method
 Behavior = Callable[[Any, Context], Any]
@@ -103,10 +103,10 @@ class Boundary(grpc.aio.ServerInterceptor):
         slots = self._slots_of(method)
 
         async def work(context: Context) -> Any:
-            first = await self.read(context, self._first_message_seconds)
+            first = await self._read(context, self._first_message_seconds)
             slots.take()
             try:
-                request = self._stream(first, context, method, decode) if streamed else self._lone(first, method, decode)
+                request = self._request(first, context, method, decode, streamed)
                 replying = inner(request, context)
                 del first, request  # the work may be long, and is to decide what it keeps
                 return await replying
@@ -121,10 +121,10 @@ class Boundary(grpc.aio.ServerInterceptor):
         slots = self._slots_of(method)
 
         async def work(context: Context) -> None:
-            first = await self.read(context, self._first_message_seconds)
+            first = await self._read(context, self._first_message_seconds)
             slots.take()
             try:
-                request = self._stream(first, context, method, decode) if streamed else self._lone(first, method, decode)
+                request = self._request(first, context, method, decode, streamed)
                 replies = inner(request, context)
                 del first, request
                 if not hasattr(replies, "__aiter__"):
@@ -142,30 +142,29 @@ class Boundary(grpc.aio.ServerInterceptor):
     def _slots_of(self, method: str) -> _Slots:
         return self._operators_slots if method.startswith(OPERATORS_SERVICES) else self._slots
 
-    def _stream(self, first: bytes | object, context: Context, method: str, decode: Decode) -> _Messages:
-        def decoded(data: bytes) -> Any:
-            return self._decode(data, method, decode)
-
-        async def read() -> bytes | object:
-            return await self.read(context, self._next_message_seconds)
-
-        return _Messages(first, read, decoded)
-
-    def _lone(self, data: bytes | object, method: str, decode: Decode) -> Any:
-        if not isinstance(data, bytes):
+    def _request(self, first: bytes | None, context: Context, method: str, decode: Decode, streamed: bool) -> Any:
+        """Returns what the handler takes: the one message, or an iterator of all of them."""
+        if streamed:
+            return _Messages(
+                first,
+                lambda: self._read(context, self._next_message_seconds),
+                lambda data: self._decode(data, method, decode),
+            )
+        if first is None:
             raise ServiceError(Reason.UNDECODABLE_MESSAGE, "the call has no message; send one", {"method": method})
-        return self._decode(data, method, decode)
+        return self._decode(first, method, decode)
 
-    async def read(self, context: Context, seconds: float) -> bytes | object:
-        """Returns the next message of a call, or grpc.aio.EOF. A caller who sends none in time loses the call.
+    async def _read(self, context: Context, seconds: float) -> bytes | None:
+        """Returns the next message of a call, None after the last. A caller who sends none in time loses the call.
 
-        The call is ended rather than the read cancelled: the caller is told why, and a cancelled read leaks memory in grpcio.
+        The call is ended, the read is not cancelled: so the caller is told why, and cancelled reads leak memory in grpcio.
         """
         timer = asyncio.get_running_loop().call_later(seconds, self._hang_up, context, seconds)
         try:
-            return await context.read()  # raises AbortError if the call is ended meanwhile
+            data = await context.read()  # raises AbortError if the call is ended meanwhile
         finally:
             timer.cancel()
+        return None if data is grpc.aio.EOF else data
 
     def _hang_up(self, context: Context, seconds: float) -> None:
         task = asyncio.get_running_loop().create_task(_end_silent_call(context, seconds))
@@ -224,15 +223,15 @@ class _Messages:
     """The messages of a stream, decoded one by one as they are asked for; none is kept.
 
     Args:
-        first: The first message, which was read before the call was admitted, or grpc.aio.EOF.
-        read: Returns the next message, or grpc.aio.EOF.
+        first: The first message, which was read before the call was admitted; None if there is none.
+        read: Returns the next message, None after the last.
         decode: Decodes a message.
     """
 
     def __init__(
-        self, first: bytes | object, read: Callable[[], Awaitable[bytes | object]], decode: Callable[[bytes], Any]
+        self, first: bytes | None, read: Callable[[], Awaitable[bytes | None]], decode: Callable[[bytes], Any]
     ) -> None:
-        self._first: bytes | object | None = first
+        self._unread = [first]
         self._read = read
         self._decode = decode
 
@@ -240,10 +239,8 @@ class _Messages:
         return self
 
     async def __anext__(self) -> Any:
-        data, self._first = self._first, None
+        data = self._unread.pop() if self._unread else await self._read()
         if data is None:
-            data = await self._read()
-        if not isinstance(data, bytes):
             raise StopAsyncIteration
         return self._decode(data)
 
