@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from functools import partial
 
 from fitserve.v1 import data_pb2, prediction_service_pb2, prediction_service_pb2_grpc
 
@@ -12,16 +13,17 @@ from service.domain.errors import ServiceError, invalid
 from service.domain.predictor import Predictor
 from service.rpc import inputs, validate
 from service.rpc.boundary import Context, large_message
+from service.rpc.ordered import answer_or_error, in_order
 from service.rpc.replies import Replies, values_to_write
-from service.rpc.status import internal, status_of
+from service.rpc.status import status_of
 
 pb = prediction_service_pb2
 
 LARGE_REPLY_VALUES = 8192
-"""Replies with so many values to write one by one are written in a thread: that takes about 5 ms."""
+"""Replies with so many values to write one by one are written in a thread: they take 5 ms and more."""
 
-STREAM_BYTES = 64 * 2**20
-"""The most bytes of large messages of one stream that are at work at one time."""
+Batch = tuple[int, data_pb2.Inputs]
+"""The rows of one message of a stream, and its place among them."""
 
 
 class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -41,23 +43,19 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
         """Predicts the rows of one request."""
         model = validate.model_name(request.model)
         version = validate.version(request)
-        return await self._predict(
-            model, version, request.inputs, request.include_probabilities, bool(large_message.get())
-        )
+        return await self._predict(model, version, request.inputs, request.include_probabilities)
 
     async def _predict(
-        self, model: str, version: int | None, rows: data_pb2.Inputs, include_probabilities: bool, large: bool
+        self, model: str, version: int | None, rows: data_pb2.Inputs, include_probabilities: bool
     ) -> pb.PredictResponse:
-        """Returns the reply to some rows; what is `large` is taken apart in a thread, so that other calls go on."""
+        """Returns the reply to some rows. Large ones are taken apart in a thread, so that other calls go on meanwhile."""
         signature = self._predictor.signature(model, version)
-        if large:
+        if large_message.get():
             matrix = await asyncio.to_thread(inputs.matrix_for, rows, signature)
         else:
             matrix = inputs.matrix_for(rows, signature)
-        form = inputs.form_of(rows, "inputs")
-        del rows
         prediction = await self._predictor.predict(model, version, matrix)
-        del matrix
+        form = inputs.form_of(rows, "inputs")
         if values_to_write(prediction, form) < LARGE_REPLY_VALUES:
             return self._replies.write(prediction, form, include_probabilities)
         return await asyncio.to_thread(self._replies.write, prediction, form, include_probabilities)
@@ -67,18 +65,11 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
     ) -> AsyncIterator[pb.PredictStreamResponse]:
         """Predicts batch after batch, and answers in order."""
         config = await self._config(request_iterator)
-        window = _Window(self._stream_batches)
-        feeder = asyncio.get_running_loop().create_task(self._feed(request_iterator, config, window))
-        try:
-            while (answer := await window.next_answer()) is not None:
-                yield await answer
-                window.leave()
+        batches = self._batches(request_iterator)
+        async with aclosing(in_order(batches, partial(self._answer, config), self._stream_batches)) as answers:
+            async for answer in answers:
+                yield answer
                 del answer  # the next one may be long in coming
-            await feeder  # raises what ended the stream early
-        finally:
-            feeder.cancel()
-            await asyncio.gather(feeder, return_exceptions=True)
-            window.cancel()
 
     async def _config(self, messages: AsyncIterator[pb.PredictStreamRequest]) -> pb.PredictStreamConfig:
         first = await anext(messages, None)
@@ -89,75 +80,22 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
         self._predictor.signature(model, validate.version(config, "config"))
         return config
 
-    async def _feed(
-        self, messages: AsyncIterator[pb.PredictStreamRequest], config: pb.PredictStreamConfig, window: _Window
-    ) -> None:
-        """Starts the work on each batch; waits when as much is at work as may be."""
+    @staticmethod
+    async def _batches(messages: AsyncIterator[pb.PredictStreamRequest]) -> AsyncIterator[Batch]:
         index = 0
-        try:
-            async for message in messages:
-                if message.WhichOneof("message") != "inputs":
-                    raise invalid("inputs", "after the config every message is inputs")
-                size = large_message.get()
-                await window.room_for(size)
-                window.enter(self._answer(index, config, message.inputs, bool(size)), size)
-                index += 1
-                del message  # the next one may be long in coming
-        finally:
-            window.close()
+        async for message in messages:
+            if message.WhichOneof("message") != "inputs":
+                raise invalid("inputs", "after the config every message is inputs")
+            yield index, message.inputs
+            del message  # the next one may be long in coming
+            index += 1
 
-    async def _answer(
-        self, index: int, config: pb.PredictStreamConfig, rows: data_pb2.Inputs, large: bool
-    ) -> pb.PredictStreamResponse:
+    async def _answer(self, config: pb.PredictStreamConfig, batch: Batch) -> pb.PredictStreamResponse:
         """Returns the answer to one batch, be it an error."""
+        index, rows = batch
         version = config.version if config.HasField("version") else None
-        try:
-            response = await self._predict(config.model, version, rows, config.include_probabilities, large)
-            return pb.PredictStreamResponse(index=index, response=response)
-        except ServiceError as error:
-            return pb.PredictStreamResponse(index=index, error=status_of(error))
-        except Exception:
-            hidden = internal("/fitserve.v1.PredictionService/PredictStream")
-            return pb.PredictStreamResponse(index=index, error=status_of(hidden))
-
-
-class _Window:
-    """The batches of one stream that are at work, in order: at most `batches`, and of large ones `STREAM_BYTES`."""
-
-    def __init__(self, batches: int) -> None:
-        self._batches = batches
-        self._sizes: deque[int] = deque()
-        self._bytes = 0
-        self._left = asyncio.Event()
-        self._answers: asyncio.Queue[asyncio.Task[pb.PredictStreamResponse] | None] = asyncio.Queue()
-
-    async def room_for(self, size: int) -> None:
-        """Returns when a batch of so many bytes may enter; one that is alone always may."""
-        while len(self._sizes) >= self._batches or (self._sizes and self._bytes + size > STREAM_BYTES):
-            self._left.clear()
-            await self._left.wait()
-
-    def enter(self, answering: Coroutine[None, None, pb.PredictStreamResponse], size: int) -> None:
-        """Starts the work on a batch."""
-        self._sizes.append(size)
-        self._bytes += size
-        self._answers.put_nowait(asyncio.get_running_loop().create_task(answering))
-
-    async def next_answer(self) -> asyncio.Task[pb.PredictStreamResponse] | None:
-        """Returns the work on the next batch; None when there will be none."""
-        return await self._answers.get()
-
-    def leave(self) -> None:
-        """Notes that the answer to the earliest batch is with the caller."""
-        self._bytes -= self._sizes.popleft()
-        self._left.set()
-
-    def close(self) -> None:
-        """Notes that no more batches will come."""
-        self._answers.put_nowait(None)
-
-    def cancel(self) -> None:
-        """Ends the work on all batches whose answers nobody has taken."""
-        while not self._answers.empty():
-            if (answer := self._answers.get_nowait()) is not None:
-                answer.cancel()
+        work = self._predict(config.model, version, rows, config.include_probabilities)
+        answer = await answer_or_error(work, "/fitserve.v1.PredictionService/PredictStream")
+        if isinstance(answer, ServiceError):
+            return pb.PredictStreamResponse(index=index, error=status_of(answer))
+        return pb.PredictStreamResponse(index=index, response=answer)
