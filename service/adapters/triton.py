@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -56,6 +57,9 @@ MODEL_LOST = re.compile(
 )
 """What Triton answers to each batch for a Python-based model whose process was killed (which it still calls ready), and for
 a model that it has lost, as a Triton at TRITON_URL does that was started again faster than it is looked at."""
+
+LOG_PAUSE = 5.0
+"""Of a model's batches that fail, one is logged in so many seconds."""
 
 SELF_TEST_MODEL = "fitserve_self_test"
 
@@ -305,6 +309,7 @@ class TritonStream:
         self._waiting: deque[tuple[int, asyncio.Future[Floats]]] = deque()
         self._writing = asyncio.Lock()
         self._closed = False
+        self._silent_until = 0.0
 
     async def infer(self, batch: bytes, rows: int) -> Floats:
         """Sends rows of features [rows, *shape] and returns their scores [rows, outputs]."""
@@ -391,7 +396,9 @@ class TritonStream:
 
     def _refused(self, why: str) -> ServiceError:
         model = self._template.model_name
-        log.error("a batch of model %s failed in Triton: %s", model, why)
+        if time.monotonic() >= self._silent_until:  # a model that always fails would fill the disk
+            self._silent_until = time.monotonic() + LOG_PAUSE
+            log.error("a batch of model %s failed in Triton: %s", model, why)
         if MODEL_LOST.search(why):
             return ModelCrashed(model)
         return ServiceError(

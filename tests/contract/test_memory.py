@@ -31,6 +31,11 @@ def predict_what_is_refused(client: fitserve.Client, service: ServiceProcess) ->
         client.predict("iris", LARGE.reshape(-1, 8), timeout=120)
 
 
+def predict_and_go(client: fitserve.Client, service: ServiceProcess) -> None:
+    with pytest.raises(errors.DeadlineExceeded):
+        client.predict("iris", LARGE, timeout=1)
+
+
 def fit_inline(client: fitserve.Client, service: ServiceProcess) -> None:
     targets = np.arange(len(LARGE), dtype=np.int8) % 2
     client.fit("large", LARGE, targets, algorithm="torch_mlp", queue=True, timeout=120).cancel()
@@ -58,7 +63,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
     process.stop()
 
 
-@pytest.mark.parametrize("use", [predict, predict_what_is_refused, fit_inline, upload])
+@pytest.mark.parametrize("use", [predict, predict_what_is_refused, predict_and_go, fit_inline, upload])
 def test_large_messages_leave_no_memory_behind(
     service: ServiceProcess, client: fitserve.Client, use: Callable[[fitserve.Client, ServiceProcess], None]
 ) -> None:

@@ -47,7 +47,9 @@ async def test_answers_come_in_order_and_no_more_than_the_limit_are_at_work() ->
     assert [await first, *[answer async for answer in answers]] == list(range(10))
 
 
-@pytest.mark.parametrize(("size", "at_once"), [(STREAM_BYTES // 2, 2), (STREAM_BYTES // 2 + 1, 1), (2 * STREAM_BYTES, 1)])
+@pytest.mark.parametrize(
+    ("size", "at_once"), [(STREAM_BYTES // 2, 2), (STREAM_BYTES // 2 + 1, 1), (2 * STREAM_BYTES, 1)]
+)
 async def test_large_messages_are_bounded_by_their_bytes_and_one_is_always_at_work(size: int, at_once: int) -> None:
     work = Work()
     answers = in_order(numbers(4, size), work.answer, 16)
