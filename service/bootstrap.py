@@ -92,7 +92,9 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         servicers = Servicers(
             training=TrainingServicer(intake, jobs, datasets, shared, clock),
             models=ModelServicer(registry),
-            predictions=PredictionServicer(Predictor(registry), settings.stream_batches),
+            predictions=PredictionServicer(
+                Predictor(registry, settings.prediction_queue_bytes), settings.stream_batches
+            ),
             server=ServerServicer(overview, clock.now()),
             health=health.servicer,
         )

@@ -60,6 +60,10 @@ class Settings(BaseSettings):
     prediction_queue_rows: int = Field(default=1_000_000, ge=1)
     """The most rows that may wait for one model."""
 
+    prediction_queue_bytes: int = Field(default=512 * 2**20, ge=1)
+    """The most bytes of rows, as 32-bit floats, that may wait or be at work for all models together. The service needs about
+    three times as much memory."""
+
     stream_batches: int = Field(default=16, ge=1, le=10_000)
     """The most batches of one PredictStream that are at work at one time."""
 

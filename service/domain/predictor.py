@@ -9,8 +9,11 @@ import numpy as np
 
 from service.domain.batcher import Batcher
 from service.domain.entities import Floats, Signature
-from service.domain.errors import invalid
+from service.domain.errors import Reason, ServiceError, invalid
 from service.domain.registry import Registry
+
+MAX_BYTES = 512 * 2**20
+"""The bytes of rows that may wait or be at work unless the settings say otherwise."""
 
 PARTS_AT_WORK = 4
 """So many parts of one request that is larger than a batch wait or are in flight, so that it leaves room for others."""
@@ -27,10 +30,17 @@ class Prediction:
 
 
 class Predictor:
-    """Answers prediction requests with loaded versions."""
+    """Answers prediction requests with loaded versions.
 
-    def __init__(self, registry: Registry) -> None:
+    Args:
+        registry: Knows the loaded versions.
+        max_bytes: The most bytes of rows that may wait or be at work, of all models together; more are refused at once.
+    """
+
+    def __init__(self, registry: Registry, max_bytes: int = MAX_BYTES) -> None:
         self._registry = registry
+        self._max_bytes = max_bytes
+        self._bytes = 0
 
     def signature(self, model: str, version: int | None) -> Signature:
         """Returns the signature of the version that would answer, so that named columns can be put in order.
@@ -51,8 +61,24 @@ class Predictor:
         signature = loaded.manifest.signature
         check_rows(rows, signature)
         loaded.touch()
-        scores = await self._scores(loaded.batcher, rows)
+        size = rows.nbytes
+        self._check_room_for(size, model)
+        self._bytes += size
+        try:
+            scores = await self._scores(loaded.batcher, rows)
+        finally:
+            self._bytes -= size
         return Prediction(model, loaded.manifest.version, signature, scores)
+
+    def _check_room_for(self, size: int, model: str) -> None:
+        """Refuses rows of so many bytes if there is no room for them; one request that is alone always has room."""
+        if self._bytes and self._bytes + size > self._max_bytes:
+            raise ServiceError(
+                Reason.PREDICTION_QUEUE_FULL,
+                f"rows of {self._bytes} bytes wait or are at work and at most {self._max_bytes} bytes may; try again later, "
+                "send smaller batches, or raise PREDICTION_QUEUE_BYTES",
+                {"model": model, "limit": str(self._max_bytes), "setting": "PREDICTION_QUEUE_BYTES"},
+            )
 
     @staticmethod
     async def _scores(batcher: Batcher, rows: Floats) -> Floats:

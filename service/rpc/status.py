@@ -53,8 +53,9 @@ def _precondition(error: ServiceError) -> Message:
 
 def _quota(subject: str, key: str) -> Detail:
     def detail(error: ServiceError) -> Message:
-        description = f"{subject}: {error.metadata[key]}" if key in error.metadata else error.message
-        violation = error_details_pb2.QuotaFailure.Violation(subject=subject, description=description)
+        name = error.metadata.get("setting", subject)  # for errors that several settings have
+        description = f"{name}: {error.metadata[key]}" if key in error.metadata else error.message
+        violation = error_details_pb2.QuotaFailure.Violation(subject=name, description=description)
         message: Message = error_details_pb2.QuotaFailure(violations=[violation])
         return message
 

@@ -1,0 +1,83 @@
+"""Predictions through the registry: requests of any size, in parts and within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from service.domain.entities import Floats
+from service.domain.errors import Reason, ServiceError
+from service.domain.predictor import Prediction, Predictor
+from service.domain.registry import Registry
+from service.rpc.status import status_of
+from tests.ports.fakes import InMemoryJournal
+from tests.unit.domain.fakes import FakeArtifacts, FakeInference, SetClock, turns
+
+ROWS = np.ones((4, 2), np.float32)
+
+
+@pytest.fixture
+def inference() -> FakeInference:
+    return FakeInference()
+
+
+async def predictor_of(inference: FakeInference, max_bytes: int = 2**20) -> Predictor:
+    """Returns a predictor with two models loaded."""
+    artifacts = FakeArtifacts()
+    registry = Registry(artifacts, InMemoryJournal(), inference, SetClock(), 10, 10**6)
+    for name in ("iris", "rose"):
+        registry.add(artifacts.put(name))
+    await registry.triton_is_up()
+    for name in ("iris", "rose"):
+        await registry.load(name, None, False, "test")
+    return Predictor(registry, max_bytes)
+
+
+def ask(predictor: Predictor, model: str, rows: Floats) -> asyncio.Task[Prediction]:
+    return asyncio.create_task(predictor.predict(model, None, rows))
+
+
+async def refusal_of(call: asyncio.Task[Prediction]) -> ServiceError:
+    with pytest.raises(ServiceError) as refused:
+        await call
+    return refused.value
+
+
+async def test_a_request_of_more_rows_than_a_batch_is_answered_in_order(inference: FakeInference) -> None:
+    rows = np.arange(10_000, dtype=np.float32).reshape(-1, 2)
+    prediction = await ask(await predictor_of(inference), "iris", rows)
+    assert prediction.scores.ravel().tolist() == rows.sum(axis=1).tolist()
+
+
+async def test_more_bytes_than_may_be_at_work_are_refused_whatever_their_model(inference: FakeInference) -> None:
+    predictor = await predictor_of(inference, max_bytes=2 * ROWS.nbytes)
+    inference.infer_gate.shut()
+    first = [ask(predictor, "iris", ROWS), ask(predictor, "rose", ROWS)]
+    await turns()
+    refused = await refusal_of(ask(predictor, "rose", ROWS[:1]))
+    assert refused.reason == Reason.PREDICTION_QUEUE_FULL
+    assert refused.metadata["limit"] == str(2 * ROWS.nbytes)
+    assert "PREDICTION_QUEUE_BYTES" in refused.message
+    assert b"PREDICTION_QUEUE_BYTES: 64" in status_of(refused).SerializeToString()
+    inference.infer_gate.open()
+    await asyncio.gather(*first)
+    await ask(predictor, "rose", ROWS)
+
+
+async def test_the_bytes_of_callers_who_have_gone_count_no_more(inference: FakeInference) -> None:
+    predictor = await predictor_of(inference, max_bytes=ROWS.nbytes)
+    inference.infer_gate.shut()
+    going = ask(predictor, "iris", ROWS)
+    await turns()
+    going.cancel()
+    await asyncio.gather(going, return_exceptions=True)
+    staying = ask(predictor, "iris", ROWS)
+    inference.infer_gate.open()
+    assert len((await staying).scores) == len(ROWS)
+
+
+async def test_a_request_larger_than_the_bound_is_taken_when_nothing_else_is_at_work(inference: FakeInference) -> None:
+    predictor = await predictor_of(inference, max_bytes=1)
+    assert len((await ask(predictor, "iris", ROWS)).scores) == len(ROWS)
