@@ -79,11 +79,26 @@ class Family:
                 process.kill()
         return bool(victims)
 
+    def wait_until_gone(self) -> None:
+        """Returns when none of them is left. Raises AssertionError naming those that are, after 5 s."""
+        deadline = time.monotonic() + 5
+        while left := [process for process in self.seen if alive(process)]:
+            assert time.monotonic() < deadline, [" ".join(words) for words in map(_words, left)]
+            time.sleep(0.02)
+
     def leftovers(self) -> list[str]:
         """Returns the processes that still run and the shared memory regions that are still there."""
         processes = [f"process {process.pid}" for process in self.seen if alive(process)]
         regions = [path.name for process in self.seen for path in Path("/dev/shm").glob(f"fitserve-{process.pid}-*")]
         return processes + regions
+
+
+def _words(process: psutil.Process) -> list[str]:
+    """Returns a process's id, state and command line."""
+    try:
+        return [str(process.pid), process.status(), *process.cmdline()]
+    except psutil.Error as error:
+        return [repr(error)]
 
 
 def _part_of(process: psutil.Process) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import fitserve
 import pytest
 
-from tests.chaos.scene import STEADY, Family, Scene, alive, wait_until
+from tests.chaos.scene import STEADY, Scene, wait_until
 
 pytestmark = pytest.mark.xdist_group("chaos-kill")
 
@@ -115,15 +115,6 @@ def test_a_killed_training_frees_its_core_and_says_why(scene: Scene) -> None:
     assert scene.free_cores() == 2
 
 
-def wait_until_gone(family: Family) -> None:
-    """Returns when no process of a killed service is left. Raises AssertionError naming those that are, after 5 s."""
-    deadline = time.monotonic() + 5
-    while left := [process for process in family.seen if alive(process)]:
-        if time.monotonic() > deadline:
-            raise AssertionError([(process.pid, process.status(), process.cmdline()) for process in left])
-        time.sleep(0.02)
-
-
 def service_round(scene: Scene, moment: Callable[[], list[fitserve.Job]], delay: float) -> None:
     """Kills the service itself; a new one on the same directory continues."""
     with scene.callers():
@@ -132,7 +123,7 @@ def service_round(scene: Scene, moment: Callable[[], list[fitserve.Job]], delay:
         scene.family.members()
         scene.service.kill()
         family = scene.family
-        wait_until_gone(family)
+        family.wait_until_gone()
     scene.restart()
     assert family.leftovers() == []
     jobs = [scene.client.job(job.id) for job in jobs]

@@ -163,20 +163,35 @@ def starting_service(directory: Path) -> subprocess.Popen[bytes]:
         )
 
 
+def family_with(service: subprocess.Popen[bytes], part: str) -> Family:
+    """Returns the processes of a starting service, as soon as one of them is a certain part."""
+    root = psutil.Process(service.pid)
+    family = Family.__new__(Family)
+    family.seen = {root}
+
+    def started() -> bool:
+        family.seen.update(root.children(recursive=True))
+        return any(part in " ".join(process.cmdline()) for process in family.seen if alive(process))
+
+    wait_until(started, f"{part} is there")
+    return family
+
+
 @pytest.mark.parametrize("part", ["triton_runtime", "tritonserver", "triton_python_backend_stub"])
 def test_a_stop_during_the_start_leaves_nothing(tmp_path: Path, part: str) -> None:
     service = starting_service(tmp_path)
-    root = psutil.Process(service.pid)
-    seen: set[psutil.Process] = {root}
-
-    def started() -> bool:
-        seen.update(root.children(recursive=True))
-        return any(part in " ".join(process.cmdline()) for process in seen if alive(process))
-
-    wait_until(started, f"{part} is there")
+    family = family_with(service, part)
     service.send_signal(signal.SIGTERM)
     assert service.wait(20) == 0, (tmp_path / "service.log").read_text()
-    family = Family.__new__(Family)
-    family.seen = seen
     assert family.leftovers() == []
     assert "Traceback" not in (tmp_path / "service.log").read_text()
+
+
+@pytest.mark.parametrize("part", ["training serve", "triton_runtime", "tritonserver", "triton_python_backend_stub"])
+def test_a_kill_during_the_start_leaves_nothing(tmp_path: Path, part: str) -> None:
+    service = starting_service(tmp_path)
+    family = family_with(service, part)
+    service.kill()
+    service.wait()
+    family.wait_until_gone()
+    assert family.leftovers() == []
