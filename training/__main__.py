@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 import time
 from pathlib import Path
@@ -28,10 +29,25 @@ def main() -> int:
     start = time.monotonic()
     limits.prepare_environment()
     if arguments.command == "serve":
-        from training import fork_server
-
-        return fork_server.serve(arguments.socket_fd, start)
+        return _serve(arguments.socket_fd, start)
     return _fit(arguments.spec)
+
+
+def _serve(socket_fd: int, start: float) -> int:
+    # First of all: the imports take seconds, in which the service may end.
+    limits.end_with_parent(os.getppid())
+    if _has_hung_up(socket_fd):  # it ended before it could be seen to
+        return 0
+    from training import fork_server
+
+    return fork_server.serve(socket_fd, start)
+
+
+def _has_hung_up(socket_fd: int) -> bool:
+    """Returns whether nobody holds the other end of a socket."""
+    poll = select.poll()
+    poll.register(socket_fd, 0)  # a hang-up is always told
+    return bool(poll.poll(0))
 
 
 def _fit(spec: Path) -> int:

@@ -47,7 +47,6 @@ def serve(socket_fd: int, start: float) -> int:
         socket_fd: One end of an AF_UNIX SOCK_SEQPACKET pair.
         start: When this process started, on the monotonic clock.
     """
-    limits.end_with_parent(os.getppid())
     limits.set_process_name("fit-server")
     warm_up.import_libraries()
     warm_up.run_families()
