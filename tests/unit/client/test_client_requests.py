@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import queue
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import fitserve
@@ -200,15 +203,28 @@ def test_data_larger_than_memory_comes_from_an_iterator(
 
 
 def test_what_an_iterator_of_chunks_raises_reaches_the_caller_and_ends_the_upload(
-    client: fitserve.Client, uploads: list[list[training_service_pb2.UploadDatasetRequest]]
+    service: FakeService, client: fitserve.Client
 ) -> None:
+    cut_off: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    # An iterator of requests. Its end alone does not tell a cut-off upload from a whole one, for which an answer is awaited.
+    def take(requests: Any, context: grpc.ServicerContext) -> training_service_pb2.UploadDatasetResponse:
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        with suppress(grpc.RpcError):
+            list(requests)
+        cut_off.put(ended.wait(10))
+        return training_service_pb2.UploadDatasetResponse()
+
+    service.handlers["UploadDataset"] = take
+
     def broken() -> Any:  # a generator of pairs
         yield X, Y
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
         client.upload_dataset(broken())
-    assert uploads == []
+    assert cut_off.get(timeout=20)
 
 
 def test_an_upload_that_is_refused_halfway_tells_the_reason(service: FakeService, client: fitserve.Client) -> None:
