@@ -27,6 +27,9 @@ T = TypeVar("T")
 LARGE_REQUEST_BYTES = 2**18
 """Requests from this size on are taken apart in a thread, so that predictions go on meanwhile."""
 
+GONE_SECONDS = 0.02
+"""After the end of an upload's messages it takes at most so long until a caller who has gone is known to have."""
+
 STATES = {message: state for state, message in JOB_STATES.items()}
 
 
@@ -61,21 +64,17 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
                 if message.WhichOneof("message") != "chunk":
                     raise invalid("chunk", "after the description every message is a chunk")
                 await _in_thread(_append, writer, message.chunk)
-            return await _in_thread(self._finish, writer, description)
+            digest = await _in_thread(_digest, writer, description)
+            # In grpc.aio the messages of a caller who has gone end like those of one who has sent all; only after that
+            # this task is cancelled.
+            await asyncio.sleep(GONE_SECONDS)
+            return await _in_thread(self._finish, writer, digest, description.display_name)
         finally:
             await asyncio.to_thread(writer.abort)
 
-    def _finish(self, writer: DatasetWriter, description: dataset_pb2.DatasetDescription) -> pb.UploadDatasetResponse:
-        with fields_below("chunk"):
-            digest = writer.digest()
-        if description.digest and digest != description.digest:
-            raise ServiceError(
-                Reason.DIGEST_MISMATCH,
-                f"the data has the digest {digest} and the description says {description.digest}; send it again",
-                {"expected": description.digest, "actual": digest},
-            )
+    def _finish(self, writer: DatasetWriter, digest: str, display_name: str) -> pb.UploadDatasetResponse:
         existed = self._datasets.get(digest) is not None
-        dataset = writer.finish(description.display_name, self._clock.now())
+        dataset = writer.finish(display_name, self._clock.now())
         return pb.UploadDatasetResponse(dataset=dataset_message(dataset), existed=existed)
 
     async def ListDatasets(self, request: pb.ListDatasetsRequest, context: Context) -> pb.ListDatasetsResponse:
@@ -160,6 +159,19 @@ def _append(writer: DatasetWriter, chunk: dataset_pb2.DatasetChunk) -> None:
     block = inputs.block_of_chunk(chunk)
     with fields_below("chunk"):
         writer.append(block)
+
+
+def _digest(writer: DatasetWriter, description: dataset_pb2.DatasetDescription) -> str:
+    """Returns the digest of what was written. Raises ServiceError DIGEST_MISMATCH if another one was announced."""
+    with fields_below("chunk"):
+        digest = writer.digest()
+    if description.digest and digest != description.digest:
+        raise ServiceError(
+            Reason.DIGEST_MISMATCH,
+            f"the data has the digest {digest} and the description says {description.digest}; send it again",
+            {"expected": description.digest, "actual": digest},
+        )
+    return digest
 
 
 def _job_id(job_id: str) -> str:

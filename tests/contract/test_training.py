@@ -332,6 +332,35 @@ def test_a_wrong_digest_is_data_loss_and_an_interrupted_upload_leaves_nothing(se
     wait_until(lambda: not set(staging.iterdir()) - before)
 
 
+def test_an_upload_whose_caller_goes_away_is_not_stored(service: ServiceProcess) -> None:
+    stub = training_service_pb2_grpc.TrainingServiceStub(grpc.insecure_channel(service.address))
+    name = "gone"
+
+    def messages(number: int, sent: threading.Event, end: threading.Event):
+        description = dataset_pb2.DatasetDescription(display_name=name)
+        yield training_service_pb2.UploadDatasetRequest(description=description)
+        rows = data_pb2.Tensor(dtype=data_pb2.DATA_TYPE_FP32, shape=[1, 1], data=np.float32(number).tobytes())
+        yield training_service_pb2.UploadDatasetRequest(
+            chunk=dataset_pb2.DatasetChunk(inputs=data_pb2.Inputs(tensor=rows))
+        )
+        sent.set()
+        end.wait(20)
+
+    def stored() -> list[str]:
+        page = stub.ListDatasets(training_service_pb2.ListDatasetsRequest(page_size=1000))
+        return [dataset.display_name for dataset in page.datasets]
+
+    for number in range(20):
+        sent, end = threading.Event(), threading.Event()
+        call = stub.UploadDataset.future(messages(number, sent, end))
+        assert sent.wait(20)
+        wait_until(lambda: any(Path(service.model_dir, ".fitserve", "staging").iterdir()))
+        call.cancel()
+        end.set()
+        wait_until(lambda: not any(Path(service.model_dir, ".fitserve", "staging").iterdir()))
+    assert name not in stored()
+
+
 def test_file_formats_are_unimplemented_and_say_so(service: ServiceProcess) -> None:
     stub = training_service_pb2_grpc.TrainingServiceStub(grpc.insecure_channel(service.address))
     description = dataset_pb2.DatasetDescription(format=dataset_pb2.DATASET_FORMAT_CSV)
