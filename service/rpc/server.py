@@ -59,12 +59,7 @@ def build_server(servicers: Servicers, max_calls: int, max_message_bytes: int) -
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", max_message_bytes + MESSAGE_MARGIN),
             ("grpc.max_send_message_length", -1),
-            # A caller who is gone without a word (a machine that lost its power) is noticed within a minute or so, and its
-            # streams end. By default that takes two hours.
-            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-            # By default the server sends no more than two pings while no data flows.
-            ("grpc.http2.max_pings_without_data", 0),
+            *keepalive_options(KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS),
             # Clients that keep idle connections alive are welcome.
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),
@@ -77,3 +72,22 @@ def build_server(servicers: Servicers, max_calls: int, max_message_bytes: int) -
     health_pb2_grpc.add_HealthServicer_to_server(servicers.health, server)
     add_reflection(server, (*SERVICES, health.SERVICE_NAME))
     return server
+
+
+def keepalive_options(time_ms: int, timeout_ms: int) -> list[tuple[str, int]]:
+    """Returns the options with which a server notices callers who are gone without a word, and ends their calls.
+
+    By default it would take two hours to notice a machine that lost its power.
+
+    Args:
+        time_ms: A caller who was silent for so long is pinged.
+        timeout_ms: One who does not answer in so long is gone.
+    """
+    return [
+        ("grpc.keepalive_time_ms", time_ms),
+        ("grpc.keepalive_timeout_ms", timeout_ms),
+        # Pings have a time-out of their own, of a minute, and it is the one that counts while the other's kernel answers.
+        ("grpc.http2.ping_timeout_ms", timeout_ms),
+        # By default no more than two pings are sent while no data flows.
+        ("grpc.http2.max_pings_without_data", 0),
+    ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,10 +15,30 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from service.rpc.boundary import LARGE_BYTES, Boundary, large_message
+from service.rpc.server import keepalive_options
 
 Message = health_pb2.HealthCheckRequest  # with one text field
 SERVICE = "test.Echo"
-SECONDS = 0.2
+SECONDS = 0.5
+
+SILENT_CALLER = """
+import sys, threading, grpc
+from grpc_health.v1 import health_pb2
+
+def messages():
+    yield health_pb2.HealthCheckRequest(service="a")
+    threading.Event().wait()
+
+echo = grpc.insecure_channel(sys.argv[1]).stream_stream(
+    "/test.Echo/Echo",
+    health_pb2.HealthCheckRequest.SerializeToString,
+    health_pb2.HealthCheckRequest.FromString,
+)
+answers = echo(messages())
+print(next(answers).service, flush=True)
+threading.Event().wait()
+"""
+"""A program with a stream on which it has sent one message."""
 
 
 class Handlers:
@@ -25,8 +47,10 @@ class Handlers:
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
         self.go_on.set()
+        self.echo_ended = asyncio.Event()
         self.sizes: list[int] = []
         self.arrived = asyncio.Semaphore(0)
+        self.address = ""
 
     async def lone(self, request: Message, context: Any) -> Message:
         self.sizes.append(large_message.get())
@@ -38,9 +62,12 @@ class Handlers:
         return Message(service=",".join([message.service async for message in messages]))
 
     async def echo(self, messages: AsyncIterator[Message], context: Any) -> AsyncIterator[Message]:
-        async for message in messages:
-            self.sizes.append(large_message.get())
-            yield message
+        try:
+            async for message in messages:
+                self.sizes.append(large_message.get())
+                yield message
+        finally:
+            self.echo_ended.set()
 
     async def repeat(self, request: Message, context: Any) -> AsyncIterator[Message]:
         yield request
@@ -53,9 +80,9 @@ def handler_of(make: Callable[..., Any], behavior: Callable[..., Any]) -> Any:
 
 @asynccontextmanager
 async def serving(handlers: Handlers, service: str = SERVICE, **limits: Any) -> AsyncIterator[grpc.aio.Channel]:
-    """Yields a channel to a server of these handlers."""
+    """Yields a channel to a server of these handlers, which pings its callers every second."""
     boundary = Boundary(**({"max_calls": 1, "max_message_bytes": 2**20} | limits))
-    server = grpc.aio.server(interceptors=[boundary])
+    server = grpc.aio.server(interceptors=[boundary], options=keepalive_options(1000, 3000))
     methods = {
         "Lone": handler_of(grpc.unary_unary_rpc_method_handler, handlers.lone),
         "Collect": handler_of(grpc.stream_unary_rpc_method_handler, handlers.collect),
@@ -66,7 +93,8 @@ async def serving(handlers: Handlers, service: str = SERVICE, **limits: Any) -> 
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    handlers.address = f"127.0.0.1:{port}"
+    async with grpc.aio.insecure_channel(handlers.address) as channel:
         yield channel
     await server.stop(None)
 
@@ -122,6 +150,29 @@ async def test_a_stream_that_falls_silent_ends_and_gives_its_slot_back() -> None
         assert (await call.read()).service == "a"
         assert await call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         assert (await lone(channel, "b")).service == "b"
+
+
+async def test_a_stream_whose_caller_hangs_ends_and_gives_its_slot_back() -> None:
+    """As that of a machine which is gone would; one that is only silent for as long goes on."""
+    handlers = Handlers()
+    async with serving(handlers, max_calls=2) as channel:
+        silent = stream(channel, "Echo")
+        await silent.write(Message(service="a"))
+        await silent.read()
+        caller = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SILENT_CALLER, handlers.address, stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            assert caller.stdout is not None
+            await caller.stdout.readline()
+            caller.send_signal(signal.SIGSTOP)
+            await asyncio.wait_for(handlers.echo_ended.wait(), 20)
+        finally:
+            caller.kill()
+            await caller.wait()
+        assert (await lone(channel, "b")).service == "b"
+        await silent.write(Message(service="c"))
+        assert (await silent.read()).service == "c"
 
 
 async def test_a_call_that_is_at_work_for_longer_than_a_caller_may_be_silent_goes_on() -> None:
