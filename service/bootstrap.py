@@ -27,6 +27,7 @@ from service.domain.scheduler import Scheduler
 from service.domain.shared_datasets import SharedDatasets
 from service.rpc.health import Health
 from service.rpc.model_servicer import ModelServicer
+from service.rpc.oip_servicer import OipServicer
 from service.rpc.prediction_servicer import PredictionServicer
 from service.rpc.server import Servicers, build_server
 from service.rpc.server_servicer import ServerServicer
@@ -89,13 +90,13 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         health = Health()
         recovery = Recovery(artifacts, journal, registry, inference, clock, health.set_predictions)
         overview = Overview(registry, jobs, scheduler, trainer, inference, recovery, ProcProcesses())
+        predictor = Predictor(registry, settings.prediction_queue_bytes)
         servicers = Servicers(
             training=TrainingServicer(intake, jobs, datasets, shared, clock),
             models=ModelServicer(registry),
-            predictions=PredictionServicer(
-                Predictor(registry, settings.prediction_queue_bytes), settings.stream_batches
-            ),
+            predictions=PredictionServicer(predictor, settings.stream_batches),
             server=ServerServicer(overview, clock.now()),
+            oip=OipServicer(predictor, overview, settings.stream_batches),
             health=health.servicer,
         )
         server = build_server(servicers, settings.max_calls, settings.max_message_bytes)

@@ -261,6 +261,19 @@ class TritonInference:
             ) from error
         return {model.name for model in index.models if model.state == "READY"}
 
+    async def configuration(self, model: str, version: int) -> bytes:
+        """Returns a loaded version's configuration, a serialized `inference.ModelConfigResponse`."""
+        request = service_pb2.ModelConfigRequest(name=model, version=str(version))
+        try:
+            with _hang_up_is_unavailable():
+                response = await self._stub.ModelConfig(request, timeout=self._start_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise ServiceError(
+                Reason.TRITON_UNAVAILABLE, "Triton does not say how the model is configured; try again"
+            ) from error
+        data: bytes = response.SerializeToString()
+        return data
+
     def open_stream(self, model: str, version: int, signature: Signature) -> TritonStream:
         """Returns a new stream to a loaded version."""
         return TritonStream(self._stub, model, str(version), signature.shape)

@@ -20,11 +20,9 @@ from tritonclient.grpc.model_config_pb2 import (
     ModelVersionPolicy,
 )
 
-from service.domain.entities import Signature
+from service.domain.entities import INPUT, OUTPUT, Signature
 from service.domain.loaded import max_batch_rows
 
-INPUT = "features"
-OUTPUT = "scores"
 MODEL_FILE = "model.onnx"
 
 # NVIDIA's backend would start a thread for each core and model, and the models share the cores.

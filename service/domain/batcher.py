@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from service.domain.entities import Floats
 from service.domain.errors import Reason, ServiceError
 from service.domain.ports import Infer, ModelCrashed
+from service.domain.usage import Usage
 
 log = logging.getLogger("fitserve.batcher")
 
@@ -46,6 +48,7 @@ class _Waiting:
     data: bytes
     rows: int
     scores: asyncio.Future[Floats]
+    arrival_ns: int = field(default_factory=time.monotonic_ns)
 
 
 def watched(infer: Infer, model: str, seconds: float = BATCH_SECONDS) -> Infer:
@@ -64,6 +67,9 @@ def watched(infer: Infer, model: str, seconds: float = BATCH_SECONDS) -> Infer:
 
 class Batcher:
     """Collects rows into batches and splits their scores among the callers.
+
+    Attributes:
+        usage: What was answered; the batcher notes the batches, its callers their requests.
 
     Args:
         model: The model's name, for messages.
@@ -87,6 +93,7 @@ class Batcher:
         self._idle.set()
         self._send_scheduled = False
         self._no_retries_before = 0.0
+        self.usage = Usage()
 
     @property
     def pending_requests(self) -> int:
@@ -179,8 +186,9 @@ class Batcher:
 
     async def _answer(self, members: list[_Waiting]) -> None:
         data = members[0].data if len(members) == 1 else b"".join(member.data for member in members)
+        rows, sent_ns = len(data) // self._row_bytes, time.monotonic_ns()
         try:
-            scores = await self._infer(data, len(data) // self._row_bytes)
+            scores = await self._infer(data, rows)
         except ServiceError as error:
             await self._answer_rejected(members, error)
             return
@@ -192,6 +200,8 @@ class Batcher:
         except Exception as error:
             self._fail(members, error)
             return
+        waited_ns = sum(sent_ns - member.arrival_ns for member in members)
+        self.usage.note_batch(rows, len(members), waited_ns, time.monotonic_ns() - sent_ns)
         start = 0
         for member in members:
             if not member.scores.done():

@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 
 from service.domain.errors import ServiceError
 
+INPUT = "features"
+OUTPUT = "scores"
+"""What Triton calls the one input and the one output of every model, both FP32."""
+
 Label = str | int | float | bool
 """A class label, as the caller gave it."""
 

@@ -112,6 +112,13 @@ class Inference(Protocol):
     async def loaded_models(self) -> set[str]:
         """Returns the names of the models that the server has loaded."""
 
+    async def configuration(self, model: str, version: int) -> bytes:
+        """Returns a loaded version's configuration as the server has it: its own message, which the domain never opens.
+
+        Raises:
+            ServiceError: TRITON_UNAVAILABLE if the server is away, or has lost the version.
+        """
+
     def open_stream(self, model: str, version: int, signature: Signature) -> InferenceStream:
         """Returns a new stream to a loaded version."""
 

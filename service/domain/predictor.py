@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,8 +51,11 @@ class Predictor:
         """
         return self._registry.serving(model, version).manifest.signature
 
-    async def predict(self, model: str, version: int | None, rows: Floats) -> Prediction:
+    async def predict(self, model: str, version: int | None, rows: Floats, data: bytes | None = None) -> Prediction:
         """Returns the scores of float32 rows [rows, *signature.shape].
+
+        Args:
+            data: The bytes of the rows, if the caller has them already: they are sent as they are.
 
         Raises:
             ServiceError: INVALID_FIELD naming `inputs` if the rows do not fit the model, PREDICTION_QUEUE_FULL, and those
@@ -65,7 +69,7 @@ class Predictor:
         self._check_room_for(size, model)
         self._bytes += size
         try:
-            scores = await self._scores(loaded.batcher, rows)
+            scores = await self._counted_scores(loaded.batcher, rows, data)
         finally:
             self._bytes -= size
         return Prediction(model, loaded.manifest.version, signature, scores)
@@ -80,12 +84,23 @@ class Predictor:
                 {"model": model, "limit": str(self._max_bytes), "setting": "PREDICTION_QUEUE_BYTES"},
             )
 
+    async def _counted_scores(self, batcher: Batcher, rows: Floats, data: bytes | None) -> Floats:
+        """Returns the scores of rows, and notes that the request was answered, or failed."""
+        began_ns = time.monotonic_ns()
+        try:
+            scores = await self._scores(batcher, rows, data)
+        except ServiceError:
+            batcher.usage.failure.add(time.monotonic_ns() - began_ns)
+            raise
+        batcher.usage.success.add(time.monotonic_ns() - began_ns)
+        return scores
+
     @staticmethod
-    async def _scores(batcher: Batcher, rows: Floats) -> Floats:
+    async def _scores(batcher: Batcher, rows: Floats, data: bytes | None) -> Floats:
         """Returns the scores of rows, in parts if they are more than one batch may hold."""
         limit = batcher.max_batch_rows
         if len(rows) <= limit:
-            return await batcher.predict(rows.tobytes(), len(rows))
+            return await batcher.predict(rows.tobytes() if data is None else data, len(rows))
         window = asyncio.Semaphore(PARTS_AT_WORK)
 
         async def scores_of(part: Floats) -> Floats:

@@ -167,6 +167,12 @@ class Registry:
             return loaded
         raise self._why_not_serving(name, version)
 
+    def answers(self, name: str, version: int | None) -> bool:
+        """Whether a prediction of this model, and version if one is named, would be answered now."""
+        entry = self._models.get(name)
+        loaded = entry.loaded if entry is not None else None
+        return loaded is not None and version in (None, loaded.manifest.version)
+
     def _why_not_serving(self, name: str, version: int | None) -> ServiceError:
         entry = self.model(name)
         if version is not None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from grpc_health.v1 import health, health_pb2
 
-from service.rpc.server import PREDICTION_SERVICE, SERVICES
+from service.rpc.server import PREDICTING, SERVICES
 
 
 class Health:
     """The answers of the health service.
 
     The empty name and the services for training and models are SERVING from the end of the start-up to the begin of the
-    stop. PredictionService is SERVING only while Triton answers.
+    stop. PredictionService and GRPCInferenceService are SERVING only while Triton answers.
     """
 
     def __init__(self) -> None:
@@ -23,8 +23,9 @@ class Health:
             await self._set(name, serving)
 
     async def set_predictions(self, serving: bool) -> None:
-        """Sets PredictionService to SERVING or NOT_SERVING."""
-        await self._set(PREDICTION_SERVICE, serving)
+        """Sets the services that predict to SERVING or NOT_SERVING."""
+        for name in PREDICTING:
+            await self._set(name, serving)
 
     async def _set(self, name: str, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse

@@ -13,20 +13,27 @@ from fitserve.v1 import (
     training_service_pb2_grpc,
 )
 from grpc_health.v1 import health, health_pb2_grpc
+from tritonclient.grpc import service_pb2_grpc as oip_pb2_grpc
 
 from service.rpc.boundary import Boundary
 from service.rpc.model_servicer import ModelServicer
+from service.rpc.oip_servicer import SERVICE as OIP_SERVICE
+from service.rpc.oip_servicer import OipServicer
 from service.rpc.prediction_servicer import PredictionServicer
 from service.rpc.reflection import add_reflection
 from service.rpc.server_servicer import ServerServicer
 from service.rpc.training_servicer import TrainingServicer
 
 PREDICTION_SERVICE = "fitserve.v1.PredictionService"
+PREDICTING = (PREDICTION_SERVICE, OIP_SERVICE)
+"""The services that answer only while Triton does."""
+
 SERVICES = (
     "fitserve.v1.ModelService",
     PREDICTION_SERVICE,
     "fitserve.v1.ServerService",
     "fitserve.v1.TrainingService",
+    OIP_SERVICE,
 )
 
 MESSAGE_MARGIN = 2**20
@@ -47,6 +54,7 @@ class Servicers:
     models: ModelServicer
     predictions: PredictionServicer
     server: ServerServicer
+    oip: OipServicer
     health: health.aio.HealthServicer
 
 
@@ -69,6 +77,7 @@ def build_server(servicers: Servicers, max_calls: int, max_message_bytes: int) -
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicers.models, server)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(servicers.predictions, server)
     server_service_pb2_grpc.add_ServerServiceServicer_to_server(servicers.server, server)
+    oip_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicers.oip, server)
     health_pb2_grpc.add_HealthServicer_to_server(servicers.health, server)
     add_reflection(server, (*SERVICES, health.SERVICE_NAME))
     return server

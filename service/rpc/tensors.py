@@ -46,20 +46,32 @@ def matrix_of_tensor(tensor: data_pb2.Tensor, path: str) -> Floats:
         known = tensor.dtype in data_pb2.DataType.values()
         name = data_pb2.DataType.Name(tensor.dtype) if known else str(tensor.dtype)
         raise invalid(f"{path}.dtype", f"{name} is no numeric type; send DATA_TYPE_FP32, or another number type")
-    if not 2 <= len(tensor.shape) <= MAX_DIMENSIONS:
-        given = f"there are {len(tensor.shape)} dimensions"
-        raise invalid(f"{path}.shape", f"{given}; send [rows, columns] or [rows, channels, height, width]")
-    shape = tuple(tensor.shape)
+    return to_float32(array_of(tensor.data, dtype, tuple(tensor.shape), f"{path}.data", f"{path}.shape"))
+
+
+def array_of(
+    data: bytes, dtype: np.dtype[np.generic], shape: tuple[int, ...], data_path: str, shape_path: str
+) -> NDArray[np.generic]:
+    """Returns little-endian bytes as an array [rows, ...], without a copy.
+
+    Args:
+        data_path: Where the bytes stand in the request.
+        shape_path: Where the shape stands.
+
+    Raises:
+        ServiceError: INVALID_FIELD naming one of them.
+    """
+    if not 2 <= len(shape) <= MAX_DIMENSIONS:
+        given = f"there are {len(shape)} dimensions"
+        raise invalid(shape_path, f"{given}; send [rows, columns] or [rows, channels, height, width]")
     if any(length < 0 for length in shape):
-        raise invalid(f"{path}.shape", f"{list(shape)} has a negative length")
+        raise invalid(shape_path, f"{list(shape)} has a negative length")
     if 0 in shape:  # whose other lengths could be of any size, with no data to bear them out
-        raise invalid(f"{path}.shape", f"there are no rows, or no features, in {list(shape)}; send at least one")
+        raise invalid(shape_path, f"there are no rows, or no features, in {list(shape)}; send at least one")
     needed = math.prod(shape) * dtype.itemsize
-    if needed != len(tensor.data):
-        raise invalid(
-            f"{path}.data", f"it has {len(tensor.data)} bytes; shape {list(shape)} of {dtype.name} needs {needed}"
-        )
-    return to_float32(np.frombuffer(tensor.data, dtype).reshape(shape))
+    if needed != len(data):
+        raise invalid(data_path, f"it has {len(data)} bytes; shape {list(shape)} of {dtype.name} needs {needed}")
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def to_float32(values: NDArray[np.generic]) -> Floats:
