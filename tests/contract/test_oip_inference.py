@@ -104,9 +104,7 @@ def infer(service: ServiceProcess, oip):
 def request(model: str, **fields: object) -> pb.ModelInferRequest:
     tensor = {"name": "features", "datatype": "FP32", "shape": [1, 4]} | fields.pop("tensor", {})
     fields.setdefault("raw_input_contents", [X[:1].tobytes()])
-    return pb.ModelInferRequest(
-        model_name=model, inputs=[pb.ModelInferRequest.InferInputTensor(**tensor)], **fields
-    )
+    return pb.ModelInferRequest(model_name=model, inputs=[pb.ModelInferRequest.InferInputTensor(**tensor)], **fields)
 
 
 def contents(**values: object) -> dict[str, object]:

@@ -96,9 +96,7 @@ async def test_the_async_client_streams(service: ServiceProcess, oip_iris: str) 
     assert str(got[3][1]) == "there is no model 'nobody'"
 
 
-def test_a_stream_whose_answers_nobody_reads_is_not_read_either(
-    oip, client: fitserve.Client, oip_iris: str
-) -> None:
+def test_a_stream_whose_answers_nobody_reads_is_not_read_either(oip, client: fitserve.Client, oip_iris: str) -> None:
     """Each request is small and each answer large, so that gRPC's own window for answers is soon full."""
     sent = 0
     stop = threading.Event()
