@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from functools import partial
@@ -18,6 +19,9 @@ from service.rpc.boundary import Context
 from service.rpc.ordered import answer_or_error, in_order
 
 SERVICE = "inference.GRPCInferenceService"
+
+LARGE = 8192
+"""So many values to read or write one by one are read or written in a thread, so that other calls go on meanwhile."""
 
 
 class OipServicer:
@@ -85,9 +89,14 @@ class OipServicer:
         version = oip_tensors.version_of(request.model_version, "model_version")
         self._registry.serving(model, version)  # a model that does not answer is told before what its input lacks
         classes = oip_tensors.classes_wanted(request)
-        rows = oip_tensors.rows_of(request)
+        if oip_tensors.values_to_read(request) < LARGE:
+            rows = oip_tensors.rows_of(request)
+        else:
+            rows = await asyncio.to_thread(oip_tensors.rows_of, request)
         prediction = await self._predictor.predict(model, version, rows.features, rows.data)
-        return oip_tensors.response_of(request, prediction, classes)
+        if classes is None or len(prediction.scores) * classes < LARGE:
+            return oip_tensors.response_of(request, prediction, classes)
+        return await asyncio.to_thread(oip_tensors.response_of, request, prediction, classes)
 
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context
@@ -102,6 +111,7 @@ class OipServicer:
         async with aclosing(in_order(request_iterator, answer, self._stream_batches)) as answers:
             async for one in answers:
                 yield one
+                del one  # the next one may be long in coming
 
     async def _stream_answer(
         self, context: Context, ends_at_error: bool, request: pb.ModelInferRequest

@@ -50,6 +50,11 @@ def version_of(text: str, field: str) -> int | None:
 # -- requests --------------------------------------------------------------------------------------------------------
 
 
+def values_to_read(request: pb.ModelInferRequest) -> int:
+    """Returns how many values of a request are read one by one: those that did not come as bytes."""
+    return sum(len(tensor.contents.fp32_contents) for tensor in request.inputs)
+
+
 def rows_of(request: pb.ModelInferRequest) -> Rows:
     """Returns the rows of a request.
 

@@ -117,6 +117,15 @@ def test_typed_contents_are_taken(infer, oip_iris: str) -> None:
     assert typed.raw_output_contents == raw.raw_output_contents
 
 
+def test_many_typed_values_and_many_classes_are_taken(oip, infer, oip_iris: str) -> None:
+    rows = np.resize(X, (30_000, 4))
+    best = {"outputs": [scores(1)._get_tensor()], "tensor": {"shape": rows.shape}}
+    raw = infer(request(oip_iris, **best, raw_input_contents=[rows.tobytes()]))
+    many = best | {"tensor": contents(fp32_contents=rows.ravel())["tensor"] | best["tensor"]}
+    assert infer(request(oip_iris, **many, raw_input_contents=[])).raw_output_contents == raw.raw_output_contents
+    assert len(triton.InferResult(raw).as_numpy("scores")) == 30_000
+
+
 def requested(**fields: object) -> dict[str, object]:
     return {"outputs": [pb.ModelInferRequest.InferRequestedOutputTensor(**fields)]}
 

@@ -13,7 +13,7 @@ import subprocess
 
 import pytest
 
-from tests.service_process import ServiceProcess
+from tests.service_process import ROOT, ServiceProcess
 
 FIGURES = ("Throughput", "Inference count", "Execution count", "Successful request count", "queue", "compute infer")
 
@@ -38,12 +38,22 @@ def measure(command: list[str], service: ServiceProcess, model: str, *options: s
     return {name: float(match[1]) for name, match in found.items() if match}
 
 
+DOCUMENTED = "perf_analyzer -m iris -i grpc -u 127.0.0.1:50051 "
+
+
+def documented() -> tuple[str, ...]:
+    """Returns the options of the line in docs/operations.md that follow the address."""
+    text = (ROOT / "docs/operations.md").read_text()
+    (line,) = (line for line in text.splitlines() if line.startswith(DOCUMENTED))
+    return tuple(line.removeprefix(DOCUMENTED).split())
+
+
 @pytest.mark.parametrize(
     "options",
     [
         (),
         ("--async", "--concurrency-range", "32"),
-        ("--streaming", "--async", "--concurrency-range", "32"),
+        documented(),
         ("-b", "8"),
     ],
     ids=" ".join,

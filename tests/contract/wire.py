@@ -21,17 +21,18 @@ from fitserve.v1 import (
 from google.protobuf import struct_pb2
 from google.protobuf.descriptor import MethodDescriptor
 from google.rpc import error_details_pb2, status_pb2
+from tritonclient.grpc import service_pb2 as oip_pb2
 
 Scalar = float | str | bool | None
 Nested = Sequence["Scalar | Nested"]
 
 METHODS: dict[str, MethodDescriptor] = {
     f"/{service.full_name}/{method.name}": method
-    for file in (training_service_pb2, model_service_pb2, prediction_service_pb2, server_service_pb2)
+    for file in (training_service_pb2, model_service_pb2, prediction_service_pb2, server_service_pb2, oip_pb2)
     for service in file.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
-"""All methods of the contract by their paths."""
+"""All methods of the contract, and of Triton's, by their paths."""
 
 
 @dataclass(frozen=True)

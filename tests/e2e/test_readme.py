@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import fitserve
 import pytest
+from sklearn.datasets import load_iris
 
 from service.settings import Settings
 from tests.service_process import ROOT, ServiceProcess
@@ -43,7 +45,7 @@ TOOLS = {
 }
 
 # The first words of lines that other tests run, and where those are.
-ELSEWHERE = {"make": "tests/e2e/test_readme.py"}
+ELSEWHERE = {"make": "tests/e2e/test_readme.py", "perf_analyzer": "tests/contract/test_oip_perf_analyzer.py"}
 
 # What the end of a line is, and what its output shows; the first that fits counts. A line unlike these is added here.
 ANSWERS = {
@@ -144,6 +146,18 @@ def test_the_python_snippet_runs(service: ServiceProcess, capsys: pytest.Capture
     printed = capsys.readouterr().out
     assert "['setosa' 'setosa' 'setosa']" in printed
     assert "MODEL_NOT_FOUND there is no model 'irs'" in printed
+
+
+def test_the_snippet_for_tritons_client_runs(service: ServiceProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    iris = load_iris()
+    with fitserve.Client(service.address) as client:
+        species = iris.target_names[iris.target]
+        client.fit("iris", iris.data, species, algorithm="random_forest", queue=True).wait(60)
+        run_python("tritonclient", service)
+        client.remove("iris", force=True)
+    printed = capsys.readouterr().out
+    assert ":0:setosa'" in printed
+    assert ":2:virginica'" in printed
 
 
 def test_the_settings_table_names_every_setting_and_no_other() -> None:
