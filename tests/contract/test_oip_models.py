@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 from service import __version__
 from tests.conftest import StartService
 from tests.contract.oip import features
-from tests.contract.test_training import X, fit
+from tests.contract.test_training import X, fit, wait_until
 from tests.contract.wire import error_of
 from tests.service_process import ServiceProcess
 
@@ -29,6 +29,22 @@ def test_the_server_is_live_ready_and_known_by_name(oip) -> None:
     metadata = oip.get_server_metadata()
     assert (metadata.name, metadata.version) == ("fitserve", __version__)
     assert set(metadata.extensions) == {"classification", "model_configuration", "model_repository", "statistics"}
+
+
+def test_a_server_whose_triton_has_died_is_not_ready_until_it_is_back(start_service: StartService) -> None:
+    service = start_service()
+    with fitserve.Client(service.address) as client, triton.InferenceServerClient(service.address) as oip:
+        fit(client, "iris", load=True).wait(30)
+        (server,) = (process for process in service.family() if process.name() == "tritonserver")
+        server.kill()
+        wait_until(lambda: not oip.is_server_ready())
+        assert oip.is_server_live()
+        with pytest.raises(InferenceServerException) as refused:
+            oip.infer("iris", [features(X[:1])])
+        assert refused.value.status() == "StatusCode.UNAVAILABLE"
+        assert not oip.is_model_ready("iris")
+        wait_until(lambda: oip.is_server_ready() and oip.is_model_ready("iris"), 60)
+        oip.infer("iris", [features(X[:1])])
 
 
 def test_a_model_tells_its_tensors_and_its_configuration(oip, oip_iris: str) -> None:
