@@ -19,7 +19,7 @@ from tests.contract.oip import features
 from tests.contract.test_training import X
 from tests.service_process import ServiceProcess
 
-WAIT = 20
+WAIT = 60
 
 
 class Answers:
