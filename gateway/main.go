@@ -46,7 +46,6 @@ func run(arguments []string) int {
 	slog.Info("serving on http://"+listener.Addr().String(), "service", settings.Service)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	if err := server.Serve(ctx, listener, handler, settings.Grace); err != nil {
 		return fail(1, err)
 	}

@@ -1,4 +1,7 @@
-"""Generates the Python stubs from protos/ by `buf generate`; with --check says whether those in the tree are the same."""
+"""Generates code from protos/ by `buf generate`; with --check says whether what is in the tree is the same.
+
+The Python stubs always; the gateway's Go code and its OpenAPI document where there is a Go, which builds their plugins.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +12,69 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
-STUBS = Path("clients/python/fitserve/v1")
+from oip_descriptors import descriptors
 
 
-def generate(root: Path) -> Path:
-    """Generates the stubs below `root` and returns their directory."""
+@dataclass(frozen=True)
+class Output:
+    """What one template of buf generates.
+
+    Attributes:
+        template: The template.
+        paths: The files, and the directories that hold nothing else.
+    """
+
+    template: Path
+    paths: tuple[Path, ...]
+
+
+PYTHON = Output(Path("buf.gen.yaml"), (Path("clients/python/fitserve/v1"),))
+DESCRIPTORS = Path("gateway/internal/oip/inference.binpb")
+GATEWAY = Output(
+    Path("gateway/buf.gen.yaml"), (Path("gateway/gen"), Path("gateway/docs/fitserve.swagger.json"), DESCRIPTORS)
+)
+
+
+def generate(output: Output, root: Path) -> None:
+    """Generates an output below `root`."""
     # buf finds its plugins, and the plugins their python, beside the interpreter that runs this.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = ["buf", "generate", "--output", str(root)]
-    subprocess.run(command, check=True, env=os.environ | {"PATH": path}, stderr=subprocess.DEVNULL)
-    stubs = root / STUBS
-    for typed in stubs.glob("*_pb2_grpc.pyi"):  # mypy-protobuf writes one even where there is no service
+    command = ["buf", "generate", "--template", str(output.template), "--output", str(root)]
+    done = subprocess.run(command, env=os.environ | {"PATH": path}, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    for typed in root.glob("clients/**/*_pb2_grpc.pyi"):  # mypy-protobuf writes one even where there is no service
         if not typed.with_suffix(".py").exists():
             typed.unlink()
-    return stubs
+    if output is GATEWAY:
+        (root / DESCRIPTORS).parent.mkdir(parents=True, exist_ok=True)
+        (root / DESCRIPTORS).write_bytes(descriptors())
 
 
-def differences(fresh: Path, committed: Path) -> list[str]:
+def files(root: Path, path: Path) -> set[Path]:
+    """Returns the files at a path below `root`, as paths from `root`."""
+    found = (root / path).rglob("*") if (root / path).is_dir() else [root / path]
+    return {file.relative_to(root) for file in found if file.is_file() and "__pycache__" not in file.parts}
+
+
+def differences(output: Output, fresh: Path, committed: Path) -> list[str]:
     """Returns the names of the files that differ or are on one side only."""
-    names = sorted({path.name for directory in (fresh, committed) for path in directory.glob("*.py*")})
-    same, _, _ = filecmp.cmpfiles(fresh, committed, names, shallow=False)
-    return [name for name in names if name not in same]
+    names = {name for path in output.paths for root in (fresh, committed) for name in files(root, path)}
+    same, _, _ = filecmp.cmpfiles(fresh, committed, [str(name) for name in names], shallow=False)
+    return sorted({str(name) for name in names} - set(same))
+
+
+def replace(output: Output, fresh: Path, committed: Path) -> None:
+    """Puts what is fresh into the tree, and deletes there what is not generated any more."""
+    for path in output.paths:
+        for stale in files(committed, path) - files(fresh, path):
+            (committed / stale).unlink()
+        for name in files(fresh, path):
+            (committed / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(fresh / name, committed / name)
 
 
 def main() -> int:
@@ -39,16 +82,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the stubs are stale")
     check = parser.parse_args().check
-    with tempfile.TemporaryDirectory() as directory:
-        fresh = generate(Path(directory))
-        if check:
-            stale = differences(fresh, STUBS)
-            if stale:
-                print(f"stale stubs: {', '.join(stale)}; run `make generate` and commit", file=sys.stderr)
-            return 1 if stale else 0
-        shutil.rmtree(STUBS)
-        shutil.copytree(fresh, STUBS)
-    return 0
+    outputs = [PYTHON]
+    if shutil.which("go"):
+        outputs.append(GATEWAY)
+    else:
+        print("there is no go: the gateway's code is left as it is", file=sys.stderr)
+    stale: list[str] = []
+    for output in outputs:
+        with tempfile.TemporaryDirectory() as directory:
+            fresh = Path(directory)
+            generate(output, fresh)
+            if check:
+                stale += differences(output, fresh, Path())
+            else:
+                replace(output, fresh, Path())
+    if stale:
+        print(f"stale: {', '.join(stale)}; run `make generate` and commit", file=sys.stderr)
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

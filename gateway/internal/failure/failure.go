@@ -96,7 +96,7 @@ var (
 	protoPrefix = regexp.MustCompile(`^proto:[\s\x{a0}]*`)
 	// Texts with a field: `unknown field "modle"`, `invalid value for int32 field version: "x"`, `parsing field "force"`,
 	// `type mismatch, parameter: version`, `error parsing "inline", oneof ... is already set`.
-	fieldName = regexp.MustCompile(`(?:\b(?:field|parsing) |\bparameter: )"?([A-Za-z_][\w.]*)`)
+	fieldName = regexp.MustCompile(`(?:\bfield |\berror parsing |\bparameter: )"?([A-Za-z_][\w.]*)`)
 )
 
 // refused returns the error of a request that cannot be turned into its message. The text comes from protojson or from

@@ -23,6 +23,15 @@ func newCodec() *codec {
 	}}
 }
 
+// Marshal ends a message with a line feed, for people at a terminal. The lines of a stream come as maps.
+func (c *codec) Marshal(value any) ([]byte, error) {
+	data, err := c.JSONPb.Marshal(value)
+	if _, ok := value.(proto.Message); ok {
+		data = append(data, '\n')
+	}
+	return data, err
+}
+
 // StreamContentType is that of a watch: one JSON object a line.
 func (*codec) StreamContentType(any) string {
 	return "application/x-ndjson"
