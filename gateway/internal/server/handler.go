@@ -27,18 +27,15 @@ func NewHandler(settings *config.Config, connection *grpc.ClientConn) (http.Hand
 		return nil, err
 	}
 	calls := noQueryBesideBody(readBody(settings.MaxBodyBytes, settings.RequestTimeout, mux))
-	pages := docs.Handler()
-	return noForeignPages(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return noForeignPages(noSniffing(docs.Handler(calls))), nil
+}
+
+// noSniffing keeps browsers from guessing that an answer is a page.
+func noSniffing(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		switch {
-		case r.URL.Path == "/" && r.Method == http.MethodGet:
-			http.Redirect(w, r, docs.Path, http.StatusFound)
-		case docs.Serves(r.URL.Path):
-			pages.ServeHTTP(w, r)
-		default:
-			calls.ServeHTTP(w, r)
-		}
-	})), nil
+		next.ServeHTTP(w, r)
+	})
 }
 
 // noForeignPages refuses what a browser sends for a page of another site: anyone's page could otherwise train and unload
