@@ -23,6 +23,8 @@ from tests.service_process import ROOT
 BINARY = ROOT / "gateway/bin/fitserve-gateway"
 SERVING = re.compile(r"serving on (http://\S+:\d+)")
 START_SECONDS = 30.0
+ANSWER_SECONDS = 120.0
+"""A new service's first training waits for the import of its libraries, which takes long on a busy machine."""
 
 Json = Any  # what json.loads returns; the tests say what they expect of it
 
@@ -95,7 +97,7 @@ class GatewayProcess:
         """host:port."""
         return urlsplit(self.url).netloc
 
-    def connect(self, seconds: float = 30.0) -> http.client.HTTPConnection:
+    def connect(self, seconds: float = ANSWER_SECONDS) -> http.client.HTTPConnection:
         """Returns a connection."""
         return http.client.HTTPConnection(self.address, timeout=seconds)
 
