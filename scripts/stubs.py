@@ -15,6 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import openapi
 from oip_descriptors import descriptors
 
 
@@ -33,9 +34,8 @@ class Output:
 
 PYTHON = Output(Path("buf.gen.yaml"), (Path("clients/python/fitserve/v1"),))
 DESCRIPTORS = Path("gateway/internal/oip/inference.binpb")
-GATEWAY = Output(
-    Path("gateway/buf.gen.yaml"), (Path("gateway/gen"), Path("gateway/docs/fitserve.swagger.json"), DESCRIPTORS)
-)
+DOCUMENT = Path("gateway/docs/fitserve.swagger.json")
+GATEWAY = Output(Path("gateway/buf.gen.yaml"), (Path("gateway/gen"), DOCUMENT, DESCRIPTORS))
 
 
 def generate(output: Output, root: Path) -> None:
@@ -52,6 +52,7 @@ def generate(output: Output, root: Path) -> None:
     if output is GATEWAY:
         (root / DESCRIPTORS).parent.mkdir(parents=True, exist_ok=True)
         (root / DESCRIPTORS).write_bytes(descriptors())
+        openapi.mend(root / DOCUMENT)
 
 
 def files(root: Path, path: Path) -> set[Path]:
