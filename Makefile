@@ -15,6 +15,7 @@ TYPED := service training triton_runtime clients/python/fitserve demo scripts
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
 GRPCURL := v1.9.3
+EVANS := v0.10.11
 JSON ?=
 
 export PYTHONPATH := $(CURDIR):$(CURDIR)/clients/python
@@ -74,7 +75,7 @@ test: setup third_party ## run all tests
 	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: setup third_party ## check style, types, layers, the contract and the stubs
+lint: setup third_party ## check style, types, layers, the contract and what is generated from it
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy $(TYPED)
@@ -92,14 +93,22 @@ format: setup third_party ## format the code and the contract
 	$(VENV)/bin/buf format -w
 
 .PHONY: tools
-tools: ## install grpcurl for the README's tests, where there is a Go, and Chromium, where that can be
-	@if [ ! -x .tools/grpcurl ] && command -v go >/dev/null; then \
-	  GOBIN=$(CURDIR)/.tools go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL); \
-	fi
+tools: ## install what the README's and the page's tests use: grpcurl and evans, where there is a Go; Chromium, where that can be
+	@$(call go_tool,grpcurl,github.com/fullstorydev/grpcurl,$(GRPCURL),/cmd/grpcurl)
+	@$(call go_tool,evans,github.com/ktr0731/evans,$(EVANS))
 	@bash scripts/chromium.sh
 
+# Builds a tool of Go, $(2)$(4) of the version $(3), as .tools/$(1). As a module's requirement, since `go install` also asks
+# for the list of all versions, which not every proxy gives.
+define go_tool
+if [ ! -x .tools/$(1) ] && command -v go >/dev/null; then \
+  module=$$(mktemp -d) && trap 'rm -rf "$$module"' EXIT && cd "$$module" && \
+  go mod init tools 2>/dev/null && go mod edit -require=$(2)@$(3) && go build -mod=mod -o $(CURDIR)/.tools/$(1) $(2)$(4); \
+fi
+endef
+
 .PHONY: generate
-generate: setup third_party ## generate the stubs from protos/: Python, and Go where there is one
+generate: setup third_party ## generate what comes from protos/: stubs, descriptors, and where there is a Go the gateway's code
 	$(PY) scripts/stubs.py
 
 .PHONY: third_party

@@ -1,6 +1,7 @@
-"""Generates code from protos/ by `buf generate`; with --check says whether what is in the tree is the same.
+"""Generates what comes from protos/; with --check it says whether what is in the tree is the same.
 
-The Python stubs always; the gateway's Go code and its OpenAPI document where there is a Go, which builds their plugins.
+The Python stubs and the descriptors with comments that reflection answers with; where there is a Go, which builds the
+plugins, also the gateway's Go code, its OpenAPI document, and the descriptors of the Open Inference Protocol.
 """
 
 from __future__ import annotations
@@ -12,65 +13,64 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import openapi
 from oip_descriptors import descriptors
 
-
-@dataclass(frozen=True)
-class Output:
-    """What one template of buf generates.
-
-    Attributes:
-        template: The template.
-        paths: The files, and the directories that hold nothing else.
-    """
-
-    template: Path
-    paths: tuple[Path, ...]
-
-
-PYTHON = Output(Path("buf.gen.yaml"), (Path("clients/python/fitserve/v1"),))
-DESCRIPTORS = Path("gateway/internal/oip/inference.binpb")
+STUBS = Path("clients/python/fitserve/v1")
+CONTRACT = Path("service/rpc/contract.binpb")
+GATEWAY_CODE = Path("gateway/gen")
 DOCUMENT = Path("gateway/docs/fitserve.swagger.json")
-GATEWAY = Output(Path("gateway/buf.gen.yaml"), (Path("gateway/gen"), DOCUMENT, DESCRIPTORS))
+INFERENCE = Path("gateway/internal/oip/inference.binpb")
 
 
-def generate(output: Output, root: Path) -> None:
-    """Generates an output below `root`."""
-    # buf finds its plugins, and the plugins their python, beside the interpreter that runs this.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = ["buf", "generate", "--template", str(output.template), "--output", str(root)]
-    done = subprocess.run(command, env=os.environ | {"PATH": path}, stderr=subprocess.PIPE, text=True)
+def buf(*arguments: str) -> None:
+    """Runs buf, which finds its plugins, and the plugins their python, beside the interpreter that runs this.
+
+    Raises:
+        SystemExit: It failed; the message is what it has said.
+    """
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["buf", *arguments], env=environment, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
-    for typed in root.glob("clients/**/*_pb2_grpc.pyi"):  # mypy-protobuf writes one even where there is no service
+
+
+def generate(root: Path) -> list[Path]:
+    """Generates everything below `root`, at the paths that it has in the tree, and returns these paths."""
+    buf("generate", "--output", str(root))
+    for typed in (root / STUBS).glob("*_pb2_grpc.pyi"):  # mypy-protobuf writes one even where there is no service
         if not typed.with_suffix(".py").exists():
             typed.unlink()
-    if output is GATEWAY:
-        (root / DESCRIPTORS).parent.mkdir(parents=True, exist_ok=True)
-        (root / DESCRIPTORS).write_bytes(descriptors())
-        openapi.mend(root / DOCUMENT)
+    (root / CONTRACT).parent.mkdir(parents=True)
+    buf("build", "protos", "--as-file-descriptor-set", "--exclude-imports", "-o", str(root / CONTRACT))
+    if not shutil.which("go"):
+        print("there is no go: what is generated for the gateway is left as it is", file=sys.stderr)
+        return [STUBS, CONTRACT]
+    buf("generate", "--template", "gateway/buf.gen.yaml", "--output", str(root))
+    openapi.mend(root / DOCUMENT)
+    (root / INFERENCE).parent.mkdir(parents=True)
+    (root / INFERENCE).write_bytes(descriptors())
+    return [STUBS, CONTRACT, GATEWAY_CODE, DOCUMENT, INFERENCE]
 
 
 def files(root: Path, path: Path) -> set[Path]:
-    """Returns the files at a path below `root`, as paths from `root`."""
+    """Returns the file at a path below `root`, or the files of the directory there, as paths from `root`."""
     found = (root / path).rglob("*") if (root / path).is_dir() else [root / path]
     return {file.relative_to(root) for file in found if file.is_file() and "__pycache__" not in file.parts}
 
 
-def differences(output: Output, fresh: Path, committed: Path) -> list[str]:
-    """Returns the names of the files that differ or are on one side only."""
-    names = {name for path in output.paths for root in (fresh, committed) for name in files(root, path)}
-    same, _, _ = filecmp.cmpfiles(fresh, committed, [str(name) for name in names], shallow=False)
-    return sorted({str(name) for name in names} - set(same))
+def differences(paths: list[Path], fresh: Path, committed: Path) -> list[str]:
+    """Returns the names of the generated files that differ or are below one of the roots only."""
+    names = sorted({str(name) for path in paths for root in (fresh, committed) for name in files(root, path)})
+    same, _, _ = filecmp.cmpfiles(fresh, committed, names, shallow=False)
+    return [name for name in names if name not in same]
 
 
-def replace(output: Output, fresh: Path, committed: Path) -> None:
+def replace(paths: list[Path], fresh: Path, committed: Path) -> None:
     """Puts what is fresh into the tree, and deletes there what is not generated any more."""
-    for path in output.paths:
+    for path in paths:
         for stale in files(committed, path) - files(fresh, path):
             (committed / stale).unlink()
         for name in files(fresh, path):
@@ -81,22 +81,15 @@ def replace(output: Output, fresh: Path, committed: Path) -> None:
 def main() -> int:
     """Generates or checks, and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the stubs are stale")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if anything is stale")
     check = parser.parse_args().check
-    outputs = [PYTHON]
-    if shutil.which("go"):
-        outputs.append(GATEWAY)
-    else:
-        print("there is no go: the gateway's code is left as it is", file=sys.stderr)
-    stale: list[str] = []
-    for output in outputs:
-        with tempfile.TemporaryDirectory() as directory:
-            fresh = Path(directory)
-            generate(output, fresh)
-            if check:
-                stale += differences(output, fresh, Path())
-            else:
-                replace(output, fresh, Path())
+    with tempfile.TemporaryDirectory() as directory:
+        fresh = Path(directory)
+        paths = generate(fresh)
+        if not check:
+            replace(paths, fresh, Path())
+            return 0
+        stale = differences(paths, fresh, Path())
     if stale:
         print(f"stale: {', '.join(stale)}; run `make generate` and commit", file=sys.stderr)
     return 1 if stale else 0

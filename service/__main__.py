@@ -41,12 +41,13 @@ def _run(settings: Settings) -> int:
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     import uvloop
 
-    from service import logs
+    from service import logs, memory
     from service.adapters.journal import DatabaseNotUsable
     from service.adapters.repository import RepositoryInUse
     from service.domain.errors import ServiceError
     from service.lifecycle import CannotListen, serve
 
+    memory.keep_small()
     logs.set_up(settings.log_level)
     try:
         uvloop.run(serve(settings))

@@ -24,6 +24,7 @@ from service.domain.predictor import Predictor
 from service.domain.recovery import Recovery
 from service.domain.registry import Registry
 from service.domain.scheduler import Scheduler
+from service.domain.shared_datasets import SharedDatasets
 from service.rpc.health import Health
 from service.rpc.model_servicer import ModelServicer
 from service.rpc.prediction_servicer import PredictionServicer
@@ -83,11 +84,13 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         )
         scheduler = Scheduler(settings.training_cores, settings.training_queue)
         jobs = Jobs(registry, scheduler, trainer, artifacts, datasets, journal, clock)
+        shared = SharedDatasets(datasets, jobs.user_of_dataset)
+        intake = Intake(jobs, datasets, shared, artifacts, clock)
         health = Health()
         recovery = Recovery(artifacts, journal, registry, inference, clock, health.set_predictions)
         overview = Overview(registry, jobs, scheduler, trainer, inference, recovery, ProcProcesses())
         servicers = Servicers(
-            training=TrainingServicer(Intake(jobs, datasets, artifacts, clock), jobs, datasets, clock),
+            training=TrainingServicer(intake, jobs, datasets, shared, clock),
             models=ModelServicer(registry),
             predictions=PredictionServicer(Predictor(registry), settings.stream_batches),
             server=ServerServicer(overview, clock.now()),

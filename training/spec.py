@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from fitserve.v1 import model_pb2, training_job_pb2, training_spec_pb2
+from fitserve.v1 import model_pb2, training_job_pb2, training_service_pb2, training_spec_pb2
 from google.protobuf.message import Message
 
 Task: TypeAlias = Literal["classification", "regression"]
@@ -83,7 +83,7 @@ def read(path: Path) -> Spec:
         task=_TASKS[request.task],
         target=request.target,
         inputs_field="dataset" if request.dataset else "inline.inputs",
-        targets_field="target" if request.target else "dataset" if request.dataset else "inline.targets",
+        targets_field=_targets_field(request),
         validation_fraction=(
             request.validation_fraction if request.HasField("validation_fraction") else _DEFAULT_VALIDATION_FRACTION
         ),
@@ -95,6 +95,15 @@ def read(path: Path) -> Spec:
         output=Path(message.output_uri),
         signature=message.signature,
     )
+
+
+def _targets_field(request: training_service_pb2.FitRequest) -> str:
+    """Returns the path of the field that the caller said in what to predict."""
+    if request.target:
+        return "target"
+    if request.dataset:
+        return "dataset"
+    return "inline.labels" if request.inline.HasField("labels") else "inline.targets"
 
 
 def effective_parameters(message: Message, defaults: Mapping[str, Json]) -> dict[str, Json]:

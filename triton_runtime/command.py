@@ -9,7 +9,9 @@ from pathlib import Path
 
 from triton_runtime.layout import Installation
 
-_STUB_SECONDS = 10
+# A load that hangs, as that of a stub which is killed at its very start does, has its thread for ever. The service gives
+# Triton no more loads than this at one time.
+_LOAD_THREADS = 4
 _MEBIBYTE = 1 << 20
 
 # A model instance must never use more than its own core: many of them share a small machine.
@@ -51,14 +53,12 @@ def arguments(
         "--allow-grpc=true",
         f"--grpc-address={host}",
         f"--grpc-port={grpc_port}",
-        "--model-load-thread-count=2",
+        f"--model-load-thread-count={_LOAD_THREADS}",
         "--pinned-memory-pool-byte-size=0",
         "--enable-peer-access=false",
         f"--backend-directory={installation.backends}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         f"--backend-config=python,shm-default-byte-size={4 * _MEBIBYTE}",
-        # A stub that dies while its model is loaded holds up all other loads for so long.
-        f"--backend-config=python,stub-timeout-seconds={_STUB_SECONDS}",
         f"--backend-config=python,shm-growth-byte-size={4 * _MEBIBYTE}",
     ]
 

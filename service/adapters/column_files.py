@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -17,7 +18,11 @@ from service.domain.entities import Floats, ValueKind
 DISTINCT_LIMIT = 10_000
 """The number up to which different values are counted."""
 VOCABULARY_LIMIT = 100_000
-"""How many different texts a column may have: all of them are in memory during an upload."""
+"""How many different texts a column may have."""
+VOCABULARY_BYTES = 64 << 20
+"""How much memory the different texts of all columns of a dataset may take: they stay there during an upload."""
+
+_ENTRY_BYTES = 128  # of a text's entry in a dict, and its code
 
 Numbers: TypeAlias = NDArray[np.float64] | NDArray[np.int64] | NDArray[np.uint8]
 Fingerprint: TypeAlias = dict[str, object]
@@ -101,22 +106,25 @@ class ColumnWriter:
         self.kind = kind
         self.file = ValuesFile(path, _DTYPES[kind])
         self._becomes_float32 = becomes_float32
+        self.vocabulary_bytes = 0
         self._codes: dict[str, int] = {}
         self._distinct = _DistinctValues()
         self._missing = 0
         self._infinite = 0
 
-    def has_room(self, values: Numbers | Sequence[str]) -> bool:
-        """Returns whether the column stays within VOCABULARY_LIMIT with these values."""
+    def vocabulary_with(self, values: Numbers | Sequence[str]) -> tuple[int, int]:
+        """Returns how many different texts the column would have with these values, and the memory that they take."""
         if isinstance(values, np.ndarray):
-            return True
-        return len(self._codes) + len(set(values).difference(self._codes)) <= VOCABULARY_LIMIT
+            return 0, 0
+        new = set(values).difference(self._codes)
+        return len(self._codes) + len(new), self.vocabulary_bytes + sum(map(_bytes_of, new))
 
     def append(self, values: Numbers | Sequence[str]) -> None:
         """Adds the values of the next rows."""
         if isinstance(values, np.ndarray):
             self._append_numbers(values)
         else:
+            _, self.vocabulary_bytes = self.vocabulary_with(values)
             # Codes follow the order of the rows, so they do not depend on how the rows came in blocks.
             codes = (self._codes.setdefault(text, len(self._codes)) for text in values)
             self.file.append(np.fromiter(codes, np.int32, len(values)))
@@ -150,6 +158,10 @@ class ColumnWriter:
                 used = values.astype(np.float32) if self._becomes_float32 else values
             self._missing += int(np.count_nonzero(np.isnan(used)))
             self._infinite += int(np.count_nonzero(np.isinf(used)))
+
+
+def _bytes_of(text: str) -> int:
+    return sys.getsizeof(text) + _ENTRY_BYTES
 
 
 class MatrixWriter:

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from service.adapters import durable
 from service.adapters.column_files import (
+    VOCABULARY_BYTES,
     VOCABULARY_LIMIT,
     ColumnWriter,
     Fingerprint,
@@ -143,6 +144,7 @@ class _Form:
         self._check_matrix(block)
         self._check_columns(block.columns, block.rows)
         self._check_targets(block)
+        self._check_texts(block)
 
     def append(self, block: DataBlock) -> None:
         """Adds the rows of a checked block, in memory."""
@@ -215,9 +217,33 @@ class _Form:
     def _check_targets(self, block: DataBlock) -> None:
         if (block.targets is None) is not (self._targets is None):
             message = "without targets" if self._targets is None else "with targets"
-            raise invalid("targets", f"the rows before came {message}; send all rows in the same way")
+            raise invalid(block.targets_field, f"the rows before came {message}; send all rows in the same way")
         if block.targets is not None and self._targets is not None:
-            _check_values("targets", block.targets, self._targets, block.rows)
+            _check_values(block.targets_field, block.targets, self._targets, block.rows)
+
+    def _check_texts(self, block: DataBlock) -> None:
+        """Refuses texts for which there is no room: all different ones are in memory."""
+        total = 0
+        for field, column, writer in self._columns_of(block):
+            count, size = writer.vocabulary_with(column.values)
+            total += size
+            if count > VOCABULARY_LIMIT:
+                raise invalid(
+                    field, f"there are more than {VOCABULARY_LIMIT:,} different texts; send fewer, or numbers"
+                )
+            if total > VOCABULARY_BYTES:
+                message = (
+                    f"with the different texts of column {column.name or field!r}, those of all columns take more than "
+                    f"{VOCABULARY_BYTES >> 20} MiB of memory; send shorter or fewer ones, or numbers"
+                )
+                raise invalid(field, message)
+
+    def _columns_of(self, block: DataBlock) -> Iterator[tuple[str, ColumnData, ColumnWriter]]:
+        """Yields the block's columns and targets, each with its field and its writer."""
+        for index, (column, writer) in enumerate(zip(block.columns, self._columns, strict=True)):
+            yield f"inputs.columns[{index}]", column, writer
+        if block.targets is not None and self._targets is not None:
+            yield block.targets_field, block.targets, self._targets
 
 
 def _check_values(field: str, column: ColumnData, writer: ColumnWriter, rows: int) -> None:
@@ -226,8 +252,6 @@ def _check_values(field: str, column: ColumnData, writer: ColumnWriter, rows: in
         raise invalid(field, message)
     if len(column) != rows:
         raise invalid(field, f"there are {len(column)} values for {rows} rows; send one a row")
-    if not writer.has_room(column.values):
-        raise invalid(field, f"there are more than {VOCABULARY_LIMIT:,} different texts; send fewer, or numbers")
 
 
 class DatasetFiles:

@@ -156,7 +156,7 @@ class ForkServerLink:
                 return
             try:
                 message = _parse(datagram)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError):
                 _log.error("the fork server %d sent %r, which is no message", self.pid, datagram[:200])
                 continue
             if isinstance(message, Ready):

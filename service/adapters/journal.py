@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,12 +42,14 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from service.adapters.durable import disk_full
 from service.domain.entities import Job, JobError, JobState, Task, TrainingStep, WantedLoad
 from service.domain.errors import Reason, ServiceError
+
+_log = logging.getLogger("fitserve.journal")
 
 REVISION = "0001"
 """The newest migration. A database that says so is not touched, and alembic, 11 MB, is not imported."""
@@ -56,6 +59,11 @@ _MIGRATIONS = Path(__file__).with_name("migrations")
 _MIGRATION_LOCK = 4_071_903
 _SQLITE_SETTINGS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "foreign_keys=ON")
 _POSTGRESQL_DISK_FULL = "53100"
+_POSTGRESQL_READ_ONLY = "25006"  # a standby, after a switch to another server
+_LIBPQ_DRIVERS = ("psycopg", "psycopg2")
+# A host that does not answer at all is noticed after seconds, not after the minutes that TCP allows. In the URL they
+# can be given other values.
+_LIBPQ_SETTINGS = {"connect_timeout": "5", "tcp_user_timeout": "10000"}
 _UNFINISHED = [state.value for state in JobState if not state.final]
 
 _Result = TypeVar("_Result")
@@ -140,7 +148,8 @@ class DatabaseJournal:
     """Jobs and wanted loads in a database. Implements `Journal`.
 
     One thread does all the work, so the event loop never waits for a disk, and changes keep their order. A method
-    that was cancelled may have made its change.
+    that was cancelled may have made its change. All methods raise ServiceError DATABASE_UNAVAILABLE if the database
+    does not answer.
     """
 
     def __init__(self, url: str) -> None:
@@ -163,8 +172,10 @@ class DatabaseJournal:
             ServiceError: DISK_FULL.
         """
         try:
-            await self._run(_migrate)
+            await self._in_thread(_migrate)
         except DBAPIError as error:
+            if _is_disk_full(error):
+                raise disk_full() from error
             raise DatabaseNotUsable(
                 f"the database {self._engine.url} cannot be opened ({error.orig}): see that it runs, or that its "
                 "directory exists, and that it may be written"
@@ -260,17 +271,23 @@ class DatabaseJournal:
         return [_job(row) for row in rows]
 
     async def _run(self, work: Callable[[Connection], _Result]) -> _Result:
-        """Runs work in one transaction, on the journal's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work)
-
-    def _transact(self, work: Callable[[Connection], _Result]) -> _Result:
+        """Runs work in one transaction. Raises ServiceError DISK_FULL or DATABASE_UNAVAILABLE."""
         try:
-            with self._engine.begin() as connection:
-                return work(connection)
+            return await self._in_thread(work)
         except DBAPIError as error:
             if _is_disk_full(error):
                 raise disk_full() from error
+            if _is_unavailable(error):
+                _log.error("the database does not do its work: %s", error.orig)
+                raise _unavailable() from error
             raise
+
+    async def _in_thread(self, work: Callable[[Connection], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work)
+
+    def _transact(self, work: Callable[[Connection], _Result]) -> _Result:
+        with self._engine.begin() as connection:
+            return work(connection)
 
 
 def _engine(url: str) -> Engine:
@@ -278,8 +295,10 @@ def _engine(url: str) -> Engine:
         parsed = make_url(url)
         if parsed.get_backend_name() not in ("sqlite", "postgresql"):
             raise DatabaseNotUsable(f"the database {parsed} is neither SQLite nor PostgreSQL; use one of these")
+        settings = _LIBPQ_SETTINGS if parsed.get_driver_name() in _LIBPQ_DRIVERS else {}
+        missing = {name: value for name, value in settings.items() if name not in parsed.query}
         # A connection may have died since it was last used, when PostgreSQL was restarted.
-        engine = create_engine(parsed, pool_pre_ping=True)
+        engine = create_engine(parsed, pool_pre_ping=True, connect_args=missing)
     except ArgumentError as error:
         raise DatabaseNotUsable(
             "the database's URL is none; write for example sqlite:////var/lib/fitserve.db"
@@ -312,6 +331,22 @@ def _is_disk_full(error: DBAPIError) -> bool:
     return (
         getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
         or getattr(error.orig, "sqlstate", None) == _POSTGRESQL_DISK_FULL
+    )
+
+
+def _is_unavailable(error: DBAPIError) -> bool:
+    """Whether the database is away, locked or read-only for now, so that the same call may succeed later."""
+    return (
+        error.connection_invalidated
+        or isinstance(error, (OperationalError, InterfaceError))
+        or getattr(error.orig, "sqlstate", None) == _POSTGRESQL_READ_ONLY
+    )
+
+
+def _unavailable() -> ServiceError:
+    return ServiceError(
+        Reason.DATABASE_UNAVAILABLE,
+        "the database of jobs and loads does not answer; try again, and see the service's log if it lasts",
     )
 
 

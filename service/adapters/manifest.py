@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,17 +187,20 @@ class VersionDirectory:
         Raises:
             ServiceError: ARTIFACT_DAMAGED naming the file.
         """
-        found = {entry.name: entry for entry in os.scandir(self.path) if entry.name != MANIFEST_FILE}
-        for name in found.keys() - self.files.keys():
+        try:
+            with os.scandir(self.path) as entries:
+                found = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+        except OSError as error:  # a file that goes meanwhile, too
+            raise self._damaged(f"its files cannot be listed ({error.strerror})") from error
+        for name in found.keys() - self.files.keys() - {MANIFEST_FILE}:
             raise self._damaged(f"its manifest does not know {name}")
         for name, file in self.files.items():
             if name not in found:
                 raise self._damaged(f"{name} is missing")
-            if not found[name].is_file(follow_symlinks=False):
+            if not stat.S_ISREG(found[name].st_mode):
                 raise self._damaged(f"{name} is no file")
-            size = found[name].stat(follow_symlinks=False).st_size
-            if size != file.size_bytes:
-                raise self._damaged(f"{name} has {size} bytes, but {file.size_bytes} in the manifest")
+            if found[name].st_size != file.size_bytes:
+                raise self._damaged(f"{name} has {found[name].st_size} bytes, but {file.size_bytes} in the manifest")
 
     def check_contents(self) -> None:
         """Compares the contents of all files with the manifest.

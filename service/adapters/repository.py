@@ -89,7 +89,7 @@ class RepositoryArtifacts:
     def stored_versions(self) -> list[StoredVersion]:
         """Returns every version on disk, damaged ones with their error. File contents are not read."""
         models = sorted(entry.name for entry in _directories(self._layout.model_dir) if _is_model(entry.name))
-        return [self._stored(model, version) for model in models for version in self._versions(model)]
+        return [self._stored(model, version) for model in models for version in self._listed(model)]
 
     def verify(self, model: str, version: int) -> Manifest:
         """Reads all files of a version and compares them with its manifest.
@@ -124,7 +124,10 @@ class RepositoryArtifacts:
         unknown: list[str] = []
         for entry in _directories(self._layout.model_dir):
             if entry.name != PRIVATE_DIRECTORY:
-                unknown.extend(self._clean_model(Path(entry)))
+                try:
+                    unknown.extend(self._clean_model(Path(entry)))
+                except OSError:  # one that cannot be read keeps no other away
+                    unknown.append(entry.name)
         return sorted(unknown)
 
     def _clean_model(self, directory: Path) -> list[str]:
@@ -140,6 +143,14 @@ class RepositoryArtifacts:
             return [directory.name]
         inside = [entry.name for entry in _directories(directory) if version_number(entry.name) is None]
         return [f"{directory.name}/{name}" for name in inside]
+
+    def _listed(self, model: str) -> list[int]:
+        """Returns the numbers of a model's versions, none if its directory cannot be read: that keeps no other away."""
+        try:
+            return self._versions(model)
+        except OSError as error:
+            _log.error("the directory of model %s cannot be read (%s); the model is left out", model, error.strerror)
+            return []
 
     def _versions(self, model: str) -> list[int]:
         """Returns the numbers of a model's versions in order, damaged ones too."""

@@ -40,6 +40,7 @@ class ForkServerTrainer:
         python: The interpreter of the training environment.
         heartbeat_timeout: Seconds without a sign of life after which a training process is killed.
         command: A command in place of `python -m training serve`; `--socket-fd=N` is added to it.
+        start_timeout: Seconds that a fork server may take for its imports before it is replaced.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class ForkServerTrainer:
         python: Path = Path(sys.executable),
         heartbeat_timeout: float = 120.0,
         command: Sequence[str] | None = None,
+        start_timeout: float = 120.0,
     ) -> None:
         # -P: a module in the working directory must not stand in for a library.
         self._command = tuple(command or (str(python), "-P", "-m", "training", "serve"))
         self._heartbeat_timeout = heartbeat_timeout
+        self._start_timeout = start_timeout
         self._server: ForkServerLink | None = None
         self._runs: dict[str, ForkedRun] = {}
         self._supervising: asyncio.Task[None] | None = None
@@ -137,7 +140,10 @@ class ForkServerTrainer:
 
     async def _outlive(self, server: ForkServerLink) -> bool:
         """Waits for the end of a fork server and ends its runs; returns whether it had been ready."""
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._start_timeout, self._kill_if_not_ready, server)
         code = await server.wait()
+        timer.cancel()
         self._server = None
         for run in list(self._runs.values()):
             # An order for which a working server has started no process can wait for the next one.
@@ -185,6 +191,11 @@ class ForkServerTrainer:
         if self._server is not None:
             _log.error("the fork server %d does not answer; killing it", self._server.pid)
             self._server.kill()
+
+    def _kill_if_not_ready(self, server: ForkServerLink) -> None:
+        if not server.ready:
+            _log.error("the fork server %d hangs in its imports; killing it", server.pid)
+            server.kill()
 
     def _forget(self, run: ForkedRun) -> None:
         del self._runs[run.job]

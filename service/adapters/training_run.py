@@ -32,6 +32,7 @@ _log = logging.getLogger("fitserve.trainer")
 
 _LONGEST_EVENT = 1 << 16
 _LONGEST_LOG_LINE = 4096
+_LARGEST_COUNT = 2**53
 _BACKLOG = 1000
 _WATCH_SECONDS = 0.2
 # How long the fork server may take to report the end of a process that was killed.
@@ -46,6 +47,10 @@ class _Failure:
     reason: str
     message: str
     field: str = ""
+
+
+class _Absurd(Exception):
+    """An event is none that a training can have, although it is JSON."""
 
 
 class ForkedRun:
@@ -264,14 +269,21 @@ class ForkedRun:
     def _take_event(self, line: str) -> None:
         self._last_sign = self._loop.time()
         try:
-            self._take_fields(json.loads(line))
+            self._take_fields(_fields_of(line))
         except ValueError:
             _log.warning("job %s sent %r as an event, which is none; ignored", self.job, line[:200])
+        except (_Absurd, OverflowError):
+            _log.error("job %s sent %r as an event, which makes no sense; it is ended", self.job, line[:200])
+            self._fail(
+                Reason.TRAINING_FAILED,
+                "what the training process reported of itself makes no sense, so it was ended; the service's log has it",
+            )
+            self.kill_soon()
 
-    def _take_fields(self, fields: Mapping[str, object]) -> None:
+    def _take_fields(self, fields: object) -> None:
         match fields:
             case {"event": "started", "train_rows": int(train), "validation_rows": int(validation)}:
-                self._put(TrainingStarted(train, validation))
+                self._put(TrainingStarted(_count(train), _count(validation)))
             case {
                 "event": "step",
                 "number": int(number),
@@ -280,10 +292,10 @@ class ForkedRun:
                 "metrics": dict(metrics),
                 "progress": float(progress) | int(progress),
             }:
-                step = TrainingStep(number, total, unit, _numbers(metrics))
-                self._put(TrainingProgress(step, progress))
+                step = TrainingStep(_count(number), _count(total), unit, _numbers(metrics))
+                self._put(TrainingProgress(step, _share(progress)))
             case {"event": "heartbeat", "memory_bytes": int(memory)}:
-                self._peak_bytes = max(self._peak_bytes, memory)
+                self._peak_bytes = max(self._peak_bytes, _count(memory))
             case {"event": "done", "metrics": dict(metrics)}:
                 self._metrics = _numbers(metrics)
             case {"event": "failed", "reason": str(reason), "message": str(message), "field": str(field)}:
@@ -315,6 +327,30 @@ def _two_pipes() -> tuple[int, int, tuple[int, int] | None]:
         os.close(their_events)
         raise
     return events, log, (their_events, their_log)
+
+
+def _fields_of(line: str) -> object:
+    """Returns the JSON value of a line. Raises ValueError if it is none, and _Absurd for one that cannot be read."""
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError):  # a number of too many digits; too deep
+        raise _Absurd from None
+
+
+def _count(number: int) -> int:
+    """Returns a number of things. Raises _Absurd if there cannot be so many."""
+    if not 0 <= number <= _LARGEST_COUNT:
+        raise _Absurd
+    return number
+
+
+def _share(part: float) -> float:
+    """Returns a part of the whole. Raises _Absurd if it is not between 0 and 1."""
+    if not 0 <= part <= 1:
+        raise _Absurd
+    return part
 
 
 def _numbers(metrics: Mapping[str, object]) -> dict[str, float]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any
@@ -21,23 +22,32 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.adapters.embedded_triton import EmbeddedTriton, TritonStartError
+from service.adapters.stub_watch import stub_is_lost
 from service.adapters.triton_config import TritonModelConfig
 from service.domain.entities import Floats, Manifest, Signature
 from service.domain.errors import Reason, ServiceError
-from service.domain.ports import ModelCrashed
+from service.domain.ports import LoadHung, ModelCrashed
 
 log = logging.getLogger("fitserve.triton")
 
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
 LOAD_SECONDS = 120.0
-"""How long a load may take."""
+"""How long a load may take. A Triton that needs longer hangs: its Python backend waits for ever for a process that was
+stopped, or that died while it held a lock in shared memory."""
+
+LOADS_AT_ONCE = 4
+"""So many loads are given to Triton at one time, as it has threads for them (`--model-load-thread-count`): the time that a
+load waits behind others does not count, and one that hangs leaves room for others."""
 
 PROBE_SECONDS = 2.0
 """The time between two looks at Triton, and the time that it has to answer."""
 
 PROBES = 3
 """So many looks in a row must fail before Triton counts as down."""
+
+AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+"""How a call ends whose Triton has gone, or was stopped."""
 
 Call = grpc.aio.StreamStreamCall[service_pb2.ModelInferRequest, service_pb2.ModelStreamInferResponse]
 
@@ -47,6 +57,9 @@ MODEL_LOST = re.compile(
 )
 """What Triton answers to each batch for a Python-based model whose process was killed (which it still calls ready), and for
 a model that it has lost, as a Triton at TRITON_URL does that was started again faster than it is looked at."""
+
+LOG_PAUSE = 5.0
+"""Of a model's batches that fail, one is logged in so many seconds."""
 
 SELF_TEST_MODEL = "fitserve_self_test"
 
@@ -67,6 +80,8 @@ class TritonInference:
         self._start_seconds = start_seconds
         self._channel: grpc.aio.Channel | None = None
         self._version = ""
+        self._loads = asyncio.Semaphore(LOADS_AT_ONCE)
+        self._hung = asyncio.Event()
 
     @property
     def embedded(self) -> bool:
@@ -87,18 +102,30 @@ class TritonInference:
     async def start(self) -> None:
         """Starts or finds Triton and proves with a known row that it computes."""
         await self.stop()
+        self._hung.clear()
         address = await self._start_embedded() if self._new_embedded else self._url
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         try:
-            await asyncio.wait_for(self._channel.channel_ready(), self._start_seconds)
-            await self._wait_until_ready()
-            metadata = await self._stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=PROBE_SECONDS)
-            self._version = metadata.version
-            await self._self_test()
+            await self._meet_unless_it_ends(self._channel)
         except (TimeoutError, grpc.aio.AioRpcError) as error:
             raise ServiceError(
                 Reason.TRITON_UNAVAILABLE, f"Triton at {address} does not answer; check TRITON_URL and its log"
             ) from error
+
+    async def _meet_unless_it_ends(self, channel: grpc.aio.Channel) -> None:
+        """Meets Triton. Raises ServiceError TRITON_UNAVAILABLE as soon as it ends, if it is ours."""
+        if self._embedded is None:
+            await self._meet(channel)
+        elif not await _done_before(self._embedded.wait(), self._meet(channel)):
+            raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton ended while it was started; its log says why")
+
+    async def _meet(self, channel: grpc.aio.Channel) -> None:
+        """Waits until Triton is ready, asks for its version and tests it."""
+        await asyncio.wait_for(channel.channel_ready(), self._start_seconds)
+        await self._wait_until_ready()
+        metadata = await self._stub.ServerMetadata(service_pb2.ServerMetadataRequest(), timeout=PROBE_SECONDS)
+        self._version = metadata.version
+        await self._self_test()
 
     async def _start_embedded(self) -> str:
         assert self._new_embedded is not None
@@ -115,7 +142,7 @@ class TritonInference:
 
     async def wait_until_down(self) -> str:
         """Returns, with the reason, when Triton has died or no longer answers."""
-        watchers = [asyncio.create_task(self._probe())]
+        watchers = [asyncio.create_task(self._probe()), asyncio.create_task(self._hang())]
         if self._embedded is not None:
             watchers.append(asyncio.create_task(self._exit(self._embedded)))
         try:
@@ -128,6 +155,10 @@ class TritonInference:
     @staticmethod
     async def _exit(embedded: EmbeddedTriton) -> str:
         return f"its launcher ended with code {await embedded.wait()}"
+
+    async def _hang(self) -> str:
+        await self._hung.wait()
+        return "it hangs in the load or unload of a model"
 
     async def _probe(self) -> str:
         failed = 0
@@ -158,19 +189,34 @@ class TritonInference:
         request.parameters["config"].string_param = config.to_json(versions)
         ready = service_pb2.ModelReadyRequest(name=manifest.model, version=str(manifest.version))
         try:
-            with _hang_up_is_unavailable():
-                await self._stub.RepositoryModelLoad(request, timeout=LOAD_SECONDS)
-                reply = await self._stub.ModelReady(ready, timeout=LOAD_SECONDS)
+            async with self._loads:
+                with _hang_up_is_unavailable():
+                    await self._load(request)
+                    reply = await self._stub.ModelReady(ready, timeout=LOAD_SECONDS)
             if not reply.ready:  # a missing version is no error to the load
                 raise self._refused(manifest, "it is not ready after its load")
         except grpc.aio.AioRpcError as error:
             raise self._load_error(error, manifest) from error
 
-    @staticmethod
-    def _load_error(error: grpc.aio.AioRpcError, manifest: Manifest) -> ServiceError:
-        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+    async def _load(self, request: service_pb2.RepositoryModelLoadRequest) -> None:
+        """Has Triton load a model. Raises LoadHung when the model's process has died and Triton waits for it for ever."""
+        loading = self._stub.RepositoryModelLoad(request, timeout=LOAD_SECONDS)
+        if self._embedded is None or self._embedded.pid is None:
+            await loading
+        elif not await _done_before(stub_is_lost(self._embedded.pid), loading):
+            raise self._load_hangs(request.model_name, "its process died")
+
+    def _load_hangs(self, model: str, why: str) -> LoadHung:
+        log.error("Triton hangs in the load of model %s: %s", model, why)
+        self._hung.set()
+        return LoadHung(model)
+
+    def _load_error(self, error: grpc.aio.AioRpcError, manifest: Manifest) -> ServiceError:
+        if error.code() in AWAY:
             return ServiceError(Reason.TRITON_UNAVAILABLE, "Triton is being started again; try again")
-        return TritonInference._refused(manifest, error.details() or "")
+        if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+            return self._load_hangs(manifest.model, f"no answer within {LOAD_SECONDS:.0f} s")
+        return self._refused(manifest, error.details() or "")
 
     @staticmethod
     def _refused(manifest: Manifest, why: str) -> ServiceError:
@@ -188,14 +234,26 @@ class TritonInference:
             with _hang_up_is_unavailable():
                 await self._stub.RepositoryModelUnload(request, timeout=LOAD_SECONDS)
         except grpc.aio.AioRpcError as error:
-            raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton did not unload the model; try again") from error
+            raise self._unload_error(error, model) from error
+
+    def _unload_error(self, error: grpc.aio.AioRpcError, model: str) -> ServiceError:
+        if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+            log.error("Triton hangs in the unload of model %s", model)
+            self._hung.set()
+        if error.code() in (*AWAY, grpc.StatusCode.DEADLINE_EXCEEDED):
+            return ServiceError(Reason.TRITON_UNAVAILABLE, "Triton is being started again; try again")
+        log.error("Triton does not unload model %s: %s", model, error.details())
+        return ServiceError(
+            Reason.INTERNAL, f"Triton did not unload model {model!r}; the service's log says why", {"model": model}
+        )
 
     async def loaded_models(self) -> set[str]:
         """Returns the names of the models that Triton has loaded. Raises ServiceError TRITON_UNAVAILABLE."""
         try:
             with _hang_up_is_unavailable():
+                # Only what is ready: else Triton reads the whole directory, and lists our private one too.
                 index = await self._stub.RepositoryIndex(
-                    service_pb2.RepositoryIndexRequest(), timeout=self._start_seconds
+                    service_pb2.RepositoryIndexRequest(ready=True), timeout=self._start_seconds
                 )
         except grpc.aio.AioRpcError as error:
             raise ServiceError(
@@ -217,7 +275,7 @@ class TritonInference:
         config = TritonModelConfig(name=SELF_TEST_MODEL, backend="onnxruntime", shape=(3,), max_batch_size=8)
         request.parameters["config"].string_param = config.to_json([1])
         request.parameters["file:1/model.onnx"].bytes_param = model
-        await self._stub.RepositoryModelLoad(request, timeout=LOAD_SECONDS)
+        await self._load(request)
         stream = TritonStream(self._stub, SELF_TEST_MODEL, "1", (3,))
         rows = np.array([[1, 10, 100], [0.5, 0, -1]], np.float32)
         scores = await asyncio.wait_for(stream.infer(rows.tobytes(), 2), LOAD_SECONDS)
@@ -243,14 +301,15 @@ class TritonStream:
         shape: tuple[int, ...],
     ) -> None:
         self._stub = stub
-        self._request = service_pb2.ModelInferRequest(model_name=model, model_version=version)
-        self._request.inputs.add(name="features", datatype="FP32", shape=(0, *shape))
-        self._request.outputs.add(name="scores")
+        self._template = service_pb2.ModelInferRequest(model_name=model, model_version=version)
+        self._template.inputs.add(name="features", datatype="FP32", shape=(0, *shape))
+        self._template.outputs.add(name="scores")
         self._call: Call | None = None
         self._reader: asyncio.Task[None] | None = None
         self._waiting: deque[tuple[int, asyncio.Future[Floats]]] = deque()
         self._writing = asyncio.Lock()
         self._closed = False
+        self._silent_until = 0.0
 
     async def infer(self, batch: bytes, rows: int) -> Floats:
         """Sends rows of features [rows, *shape] and returns their scores [rows, outputs]."""
@@ -258,22 +317,34 @@ class TritonStream:
         async with self._writing:  # gRPC takes one write at a time, and the order of answers is that of the writes
             if self._closed:
                 raise _broken()
-            self._request.inputs[0].shape[0] = rows
-            self._request.raw_input_contents[:] = [batch]
+            request = self._message(batch, rows)
             self._waiting.append((rows, scores))
             try:
                 with _hang_up_is_unavailable():
                     if self._call is not None:
-                        await self._call.write(self._request)
+                        await self._call.write(request)
                     else:
-                        await self._write_first(self._open(), scores)
+                        await self._write_first(self._open(), request, scores)
             except Exception:  # of several kinds, UsageError of a closed channel among them
                 self._break()  # which answers this batch too
         return await scores
 
-    async def _write_first(self, call: Call, scores: asyncio.Future[Floats]) -> None:
+    def _message(self, batch: bytes, rows: int) -> service_pb2.ModelInferRequest:
+        """Returns the message of one batch.
+
+        It is a new one each time: a protobuf message keeps the memory of every value that it ever had.
+        """
+        request = service_pb2.ModelInferRequest()
+        request.CopyFrom(self._template)
+        request.inputs[0].shape[0] = rows
+        request.raw_input_contents.append(batch)
+        return request
+
+    async def _write_first(
+        self, call: Call, request: service_pb2.ModelInferRequest, scores: asyncio.Future[Floats]
+    ) -> None:
         """Writes the first batch of a call. If the server cannot be reached, gRPC ends the call but never this write."""
-        writing = asyncio.ensure_future(call.write(self._request))
+        writing = asyncio.ensure_future(call.write(request))
         either: tuple[asyncio.Future[Any], ...] = (writing, scores)  # Any: they return different things
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if call is not self._call:
@@ -304,7 +375,7 @@ class TritonStream:
         except (grpc.aio.AioRpcError, asyncio.CancelledError):
             pass  # what waits is told below
         except Exception:
-            log.exception("Triton sent what is no answer for model %s", self._request.model_name)
+            log.exception("Triton sent what is no answer for model %s", self._template.model_name)
             call.cancel()
         if call is self._call:
             self._break()
@@ -324,8 +395,10 @@ class TritonStream:
         scores.set_result(np.frombuffer(outputs[0], np.float32).reshape(rows, -1))
 
     def _refused(self, why: str) -> ServiceError:
-        model = self._request.model_name
-        log.error("a batch of model %s failed in Triton: %s", model, why)
+        model = self._template.model_name
+        if time.monotonic() >= self._silent_until:  # a model that always fails would fill the disk
+            self._silent_until = time.monotonic() + LOG_PAUSE
+            log.error("a batch of model %s failed in Triton: %s", model, why)
         if MODEL_LOST.search(why):
             return ModelCrashed(model)
         return ServiceError(
@@ -343,6 +416,22 @@ class TritonStream:
 
 def _broken() -> ServiceError:
     return ServiceError(Reason.TRITON_UNAVAILABLE, "the connection to Triton broke; try again")
+
+
+async def _done_before(alarm: Awaitable[object], work: Awaitable[object]) -> bool:
+    """Awaits work until an alarm ends first, which cancels it; returns whether it was done. Raises what the work raises."""
+    working, watching = asyncio.ensure_future(work), asyncio.ensure_future(alarm)
+    both: set[asyncio.Future[Any]] = {working, watching}  # Any: they return different things
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            return False
+        await working
+        return True
+    finally:
+        for future in both:
+            future.cancel()
+        await asyncio.wait(both)
 
 
 @contextmanager

@@ -6,12 +6,15 @@ While a batch is in flight the next one fills, so there is no timer and a lone r
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import logging
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from service.domain.entities import Floats
 from service.domain.errors import Reason, ServiceError
-from service.domain.ports import Infer
+from service.domain.ports import Infer, ModelCrashed
+
+log = logging.getLogger("fitserve.batcher")
 
 PIPELINE_REQUESTS = 64
 """Below this many requests in flight a second batch may be sent, so that Triton computes while Python prepares.
@@ -20,17 +23,43 @@ With more, larger batches win (measured; see DESIGN.md section 8)."""
 MAX_IN_FLIGHT = 2
 """Batches in flight at the most."""
 
+BATCH_SECONDS = 60.0
+"""A batch that has no answer after so long has none to come: the process of its model hangs. Batches are small, of 16 MB and
+1024 rows at the most, and two are in flight, so it is the same for all of them."""
+
+LONE_TRIES = 8
+"""When so many members of a rejected batch were tried alone and none was answered, it is not the members: the others fail
+without a try."""
+
+RETRY_PAUSE = 1.0
+"""Seconds from that until members of a rejected batch are tried alone again. So a model that always fails costs one try a
+batch, and a few more each second."""
+
 _SERVER_IS_AWAY = (Reason.TRITON_UNAVAILABLE, Reason.MODEL_LOADING)
 """Errors that say nothing of the rows."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     """Rows that wait for their scores."""
 
     data: bytes
     rows: int
     scores: asyncio.Future[Floats]
+
+
+def watched(infer: Infer, model: str, seconds: float = BATCH_SECONDS) -> Infer:
+    """Returns a function that does what `infer` does, and raises ModelCrashed if that takes longer than `seconds`."""
+
+    async def infer_in_time(batch: bytes, rows: int) -> Floats:
+        try:
+            async with asyncio.timeout(seconds):
+                return await infer(batch, rows)
+        except TimeoutError:
+            log.error("a batch of model %s has no answer after %.0f s", model, seconds)
+            raise ModelCrashed(model) from None
+
+    return infer_in_time
 
 
 class Batcher:
@@ -50,13 +79,14 @@ class Batcher:
         self._row_bytes = row_bytes
         self._max_batch_rows = max_batch_rows
         self._max_queued_rows = max_queued_rows
-        self._queue: deque[_Waiting] = deque()
+        self._queue: OrderedDict[_Waiting, None] = OrderedDict()
         self._queued_rows = 0
         self._requests_in_flight = 0
         self._batches: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._send_scheduled = False
+        self._no_retries_before = 0.0
 
     @property
     def pending_requests(self) -> int:
@@ -82,14 +112,26 @@ class Batcher:
                 {"model": self._model, "limit": str(self._max_queued_rows)},
             )
         waiting = _Waiting(data, rows, asyncio.get_running_loop().create_future())
-        self._queue.append(waiting)
+        self._queue[waiting] = None
         self._queued_rows += rows
         self._schedule_send()
-        return await waiting.scores
+        try:
+            return await waiting.scores
+        except asyncio.CancelledError:
+            self._forget(waiting)
+            raise
+        finally:
+            del waiting  # else an error and this frame hold each other, and with them the rows in its callers' frames
 
     async def drained(self) -> None:
         """Returns when nothing waits and nothing is in flight."""
         await self._idle.wait()
+
+    def _forget(self, waiting: _Waiting) -> None:
+        """Takes the rows of a caller who has gone off the queue, if they still wait: they hold no place and no memory."""
+        if waiting in self._queue:
+            del self._queue[waiting]
+            self._queued_rows -= waiting.rows
 
     def _schedule_send(self) -> None:
         # One turn of the loop later, so that the requests which arrived in this turn share a batch.
@@ -111,11 +153,14 @@ class Batcher:
             self._idle.set()
 
     def _next_members(self) -> list[_Waiting]:
-        """Takes requests off the queue for one batch; those whose caller has gone are dropped here."""
+        """Takes requests off the queue for one batch; those whose caller has just gone are dropped."""
         members: list[_Waiting] = []
         rows = 0
-        while self._queue and rows + self._queue[0].rows <= self._max_batch_rows:
-            waiting = self._queue.popleft()
+        while self._queue:
+            waiting = next(iter(self._queue))
+            if rows + waiting.rows > self._max_batch_rows:
+                break
+            del self._queue[waiting]
             self._queued_rows -= waiting.rows
             if not waiting.scores.done():
                 members.append(waiting)
@@ -155,12 +200,20 @@ class Batcher:
 
     async def _answer_rejected(self, members: list[_Waiting], error: ServiceError) -> None:
         """Sends each member of a rejected batch alone, so that a bad one fails by itself."""
-        if len(members) == 1 or error.reason in _SERVER_IS_AWAY:
+        now = asyncio.get_running_loop().time
+        if len(members) == 1 or error.reason in _SERVER_IS_AWAY or now() < self._no_retries_before:
             self._fail(members, error)
             return
+        tries, answered = 0, False
         for member in members:
+            if tries >= LONE_TRIES and not answered:
+                self._no_retries_before = now() + RETRY_PAUSE
+                self._fail(members, error)
+                return
             if not member.scores.done():
                 await self._answer([member])
+                tries += 1
+                answered = answered or not (member.scores.cancelled() or member.scores.exception())
 
     @staticmethod
     def _fail(members: list[_Waiting], error: Exception) -> None:

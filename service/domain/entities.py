@@ -82,12 +82,17 @@ class ColumnData:
 
 @dataclass(frozen=True)
 class DataBlock:
-    """Some rows of training data: a matrix or named columns, with or without targets. All parts have `rows` rows."""
+    """Some rows of training data: a matrix or named columns, with or without targets. All parts have `rows` rows.
+
+    Attributes:
+        targets_field: The name of the field that the targets came in, for messages.
+    """
 
     rows: int
     features: Floats | None
     columns: tuple[ColumnData, ...]
     targets: ColumnData | None
+    targets_field: str = "targets"
 
 
 @dataclass(frozen=True)

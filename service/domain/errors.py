@@ -46,6 +46,7 @@ class Reason(StrEnum):
     EXPORT_NOT_EQUAL = "EXPORT_NOT_EQUAL"
     CANCELLED = "CANCELLED"
     INTERNAL = "INTERNAL"
+    DATABASE_UNAVAILABLE = "DATABASE_UNAVAILABLE"
 
 
 class ServiceError(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from service.domain.entities import (
     AlgorithmTraits,
@@ -20,9 +21,10 @@ from service.domain.entities import (
 )
 from service.domain.errors import Reason, ServiceError, invalid
 from service.domain.ids import new_job_id
-from service.domain.jobs import Jobs
+from service.domain.jobs import Jobs, request_id_reused
 from service.domain.nearest import hint
 from service.domain.ports import Artifacts, Clock, Datasets
+from service.domain.shared_datasets import SharedDatasets
 
 MAX_CLASSES = 1000
 """The most labels that a classifier may have."""
@@ -31,56 +33,72 @@ FEW_INTEGERS = 100
 """Integer targets with at most so many different values are labels, unless the request says otherwise."""
 
 
+@dataclass(frozen=True)
+class Acceptance:
+    """A Fit that is being accepted: the job that it is to become, and the task that will have it."""
+
+    job_id: str
+    request_hash: str
+    task: asyncio.Task[Job]
+
+
 class Intake:
     """Accepts Fits."""
 
-    def __init__(self, jobs: Jobs, datasets: Datasets, artifacts: Artifacts, clock: Clock) -> None:
+    def __init__(
+        self, jobs: Jobs, datasets: Datasets, shared: SharedDatasets, artifacts: Artifacts, clock: Clock
+    ) -> None:
         self._jobs = jobs
         self._datasets = datasets
+        self._shared = shared
         self._artifacts = artifacts
         self._clock = clock
-        self._accepting: set[asyncio.Task[Job]] = set()
+        self._accepting: dict[str, Acceptance] = {}  # by request_id, or by job if there is none
 
     async def accept(self, order: FitOrder) -> Job:
         """Stores the data of a Fit, checks it, and starts the job. A request_id that was seen answers with its job.
 
-        It goes on if the caller goes away half way, so that a job is never half accepted.
+        It goes on if the caller goes away half way, so that a job is never half accepted. The same request that comes
+        meanwhile gets the same answer.
 
         Raises:
             ServiceError: INVALID_FIELD, DATASET_NOT_FOUND, REQUEST_ID_REUSED, DISK_FULL, and what `Jobs.submit` raises.
         """
-        task = asyncio.get_running_loop().create_task(self._accept(order))
-        self._accepting.add(task)
-        task.add_done_callback(self._accepting.discard)
+        earlier = self._accepting.get(order.request_id)
+        if earlier is not None and earlier.request_hash != order.request_hash:
+            raise request_id_reused(order.request_id, earlier.job_id)
+        task = earlier.task if earlier is not None else self._begin(order)
+        del earlier
         try:
             return await asyncio.shield(task)
         finally:
             del task  # else its exception and this frame hold each other, and the order's data with them
 
-    async def _accept(self, order: FitOrder) -> Job:
+    def _begin(self, order: FitOrder) -> asyncio.Task[Job]:
+        job_id = new_job_id(self._clock.now())
+        key = order.request_id or job_id
+        task = asyncio.get_running_loop().create_task(self._accept(order, job_id))
+        self._accepting[key] = Acceptance(job_id, order.request_hash, task)
+        task.add_done_callback(lambda _: self._accepting.pop(key))
+        return task
+
+    async def _accept(self, order: FitOrder, job_id: str) -> Job:
         if order.request_id:
             earlier = await self._jobs.answer_of_request(order.request_id, order.request_hash)
             if earlier is not None:
                 return earlier
-        job_id = new_job_id(self._clock.now())
         try:
-            dataset = await self._dataset(order, job_id)
-            return await self._jobs.submit(job_id, check_fit(order, dataset))
+            return await self._submit(order, job_id)
         except BaseException:
             await asyncio.to_thread(self._artifacts.discard, job_id)
             raise
 
-    async def _dataset(self, order: FitOrder, job_id: str) -> Dataset:
+    async def _submit(self, order: FitOrder, job_id: str) -> Job:
         if isinstance(order.data, DataBlock):
-            return await asyncio.to_thread(self._store, order.data, job_id)
-        found = await asyncio.to_thread(self._datasets.get, order.data)
-        if found is None:
-            raise ServiceError(
-                Reason.DATASET_NOT_FOUND,
-                f"there is no dataset {order.data!r}; upload it with UploadDataset, or list what there is with ListDatasets",
-                {"dataset": order.data},
-            )
-        return found
+            dataset = await asyncio.to_thread(self._store, order.data, job_id)
+            return await self._jobs.submit(job_id, check_fit(order, dataset))
+        async with self._shared.held(order.data, job_id) as dataset:
+            return await self._jobs.submit(job_id, check_fit(order, dataset))
 
     def _store(self, block: DataBlock, job_id: str) -> Dataset:
         writer = self._datasets.writer(job_id)
@@ -110,17 +128,16 @@ def check_fit(order: FitOrder, dataset: Dataset) -> FitCommand:
     Raises:
         ServiceError: INVALID_FIELD naming the field and how to mend it.
     """
-    inputs, targets = (
-        ("inline.inputs", "inline.targets") if isinstance(order.data, DataBlock) else ("dataset", "dataset")
-    )
+    inputs = targets = "dataset"
+    if isinstance(order.data, DataBlock):
+        inputs, targets = "inline.inputs", f"inline.{order.data.targets_field}"
     target = _target(order.target, dataset, targets)
     features = [column for column in dataset.columns if column is not target]
     _check_features(features if dataset.features is None else [dataset.features], order.algorithm, inputs)
     shape = dataset.shape or (len(features),)
     _check_shape(shape, order.algorithm, inputs)
-    where = f"{targets} (column {target.name!r})" if target.name else targets
     task = _task(order, target)
-    _check_target(target, task, dataset.rows, where)
+    _check_target(target, task, dataset.rows, f"{inputs} (column {target.name!r})" if order.target else targets)
     return FitCommand(order, task, dataset, shape, tuple(ColumnSpec(c.name, c.kind) for c in features))
 
 

@@ -6,12 +6,30 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 
-from service.domain.entities import FitCommand, Job, JobError, JobNews, JobState, Manifest, StoredVersion, TrainingStep
+from service.domain.entities import (
+    FitCommand,
+    Job,
+    JobNews,
+    JobState,
+    Manifest,
+    StoredVersion,
+    TrainingStep,
+    VersionState,
+)
 from service.domain.errors import Reason, ServiceError, invalid
+from service.domain.job_ends import (
+    ended_badly,
+    failure_of,
+    interruption,
+    not_loaded,
+    stopped_before_load,
+)
 from service.domain.job_feed import JobFeed
+from service.domain.job_states import JobStates
 from service.domain.ports import (
     Artifacts,
     Clock,
@@ -26,10 +44,13 @@ from service.domain.ports import (
     TrainingRun,
     TrainingStarted,
 )
-from service.domain.registry import Registry
+from service.domain.registry import ModelEntry, Registry
 from service.domain.scheduler import Scheduler
 
 log = logging.getLogger("fitserve.jobs")
+
+STOP_SECONDS = 10.0
+"""How long a drain waits for jobs that it has stopped; only a disk that hangs takes longer."""
 
 
 @dataclass(slots=True)
@@ -40,6 +61,7 @@ class ActiveJob:
         latest: The manifest of the model's latest version, or None.
         granted: Done when the job has its cores.
         stop: Why the job is to end before its time, or None.
+        stopped: Set when `stop` is.
         run: Its process, or None while there is none.
     """
 
@@ -49,6 +71,7 @@ class ActiveJob:
     granted: asyncio.Future[None]
     feed: JobFeed
     stop: ServiceError | None = None
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
     run: TrainingRun | None = None
     task: asyncio.Task[None] | None = None
 
@@ -88,7 +111,9 @@ class Jobs:
         self._datasets = datasets
         self._journal = journal
         self._clock = clock
+        self._states = JobStates(journal)
         self._active: dict[str, ActiveJob] = {}
+        self._left_loads: set[asyncio.Task[None]] = set()
         self._draining = False
 
     # -- what there is -------------------------------------------------------------------------------------------
@@ -100,18 +125,22 @@ class Jobs:
 
     async def get(self, job_id: str) -> Job:
         """Returns a job. Raises ServiceError JOB_NOT_FOUND."""
-        active = self._active.get(job_id)
-        job = active.job if active else await self._journal.job(job_id)
+        job = self._in_memory(job_id) or await self._journal.job(job_id)
         if job is None:
             raise ServiceError(Reason.JOB_NOT_FOUND, f"there is no job {job_id!r}", {"job": job_id})
         return job
+
+    def _in_memory(self, job_id: str) -> Job | None:
+        """Returns what is newer than what the journal has of a job, or None."""
+        active = self._active.get(job_id)
+        return active.job if active else self._states.unwritten(job_id)
 
     async def page(
         self, model: str | None, states: Sequence[JobState], limit: int, before: tuple[datetime, str] | None
     ) -> list[Job]:
         """Returns at most `limit` jobs, the latest first, after the job `before`."""
         stored = await self._journal.jobs(model, states, limit, before)
-        return [self._active[job.id].job if job.id in self._active else job for job in stored]
+        return [self._in_memory(job.id) or job for job in stored]
 
     def user_of_dataset(self, digest: str) -> str:
         """Returns the id of a job that has not ended and uses a shared dataset, or ""."""
@@ -142,11 +171,7 @@ class Jobs:
         if job is None:
             return None
         if job.request_hash != request_hash:
-            raise ServiceError(
-                Reason.REQUEST_ID_REUSED,
-                f"request_id: {request_id!r} was used for another request (job {job.id}); use a new one",
-                {"field": "request_id", "request_id": request_id, "job": job.id},
-            )
+            raise request_id_reused(request_id, job.id)
         return await self.get(job.id)
 
     async def submit(self, job_id: str, command: FitCommand) -> Job:
@@ -170,12 +195,15 @@ class Jobs:
         active = ActiveJob(job, command, latest, granted, JobFeed(job))
         try:
             await self._journal.add_job(job)
-        except BaseException:
+        except BaseException as error:
             self._give_back(active)
             self._registry.end_fit(order.model, job_id)
+            if isinstance(error, ServiceError) and error.reason == Reason.DATABASE_UNAVAILABLE:
+                # It may have the job all the same, if it went away before it could say so.
+                self._states.write_later(replace(ended_badly(job, error), end_time=self._clock.now()))
             raise
         if self._draining:  # since the check above
-            self._stop(active, _interrupted(job))
+            self._stop(active, interruption(job))
         self._active[job_id] = active
         active.task = asyncio.get_running_loop().create_task(self._run(active))
         return job
@@ -202,6 +230,8 @@ class Jobs:
     async def cancel(self, job_id: str) -> Job:
         """Ends a job and returns it in its final state; one that has ended stays as it is.
 
+        A job whose version is published has succeeded; if it is just being loaded, the job no longer waits for that.
+
         Raises:
             ServiceError: JOB_NOT_FOUND.
         """
@@ -213,24 +243,30 @@ class Jobs:
         return await self.get(job_id)
 
     async def drain(self, grace: float) -> None:
-        """Accepts no more jobs, gives the running ones `grace` seconds, and ends what is left as interrupted."""
+        """Accepts no more jobs, gives the running ones `grace` seconds, and ends what is left as interrupted.
+
+        A job whose version is published has succeeded, whether or not it is loaded in time.
+        """
         self._draining = True
         interrupted = [active for active in self._active.values() if active.job.state == JobState.QUEUED]
         for active in interrupted:
-            self._stop(active, _interrupted(active.job))
+            self._stop(active, interruption(active.job))
         tasks = [active.task for active in self._active.values() if active.task is not None]
-        if not tasks:
-            return
-        await asyncio.wait(tasks, timeout=grace)
-        for active in list(self._active.values()):
-            self._stop(active, _interrupted(active.job))
-        await asyncio.wait(tasks)
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace)
+            for active in list(self._active.values()):
+                self._stop(active, interruption(active.job))
+            await asyncio.wait(tasks, timeout=STOP_SECONDS)
+        for job_id in self._active:
+            log.error("job %s does not end; the next start of the service decides about it", job_id)
+        await self._states.close()
 
     def _stop(self, active: ActiveJob, why: ServiceError) -> None:
         """Makes a job end: one that waits leaves the queue, one that runs loses its process."""
         if active.stop is not None:
             return
         active.stop = why
+        active.stopped.set()
         active.granted.cancel()
         if active.run is not None:
             asyncio.get_running_loop().create_task(active.run.kill())
@@ -242,17 +278,17 @@ class Jobs:
         try:
             final = await self._train_and_publish(active)
         except ServiceError as error:
-            final = _ended_badly(active.job, error)
+            final = ended_badly(active.job, error)
         except Exception:
             log.exception("job %s failed inside the service", active.job.id)
             message = "the service failed while it ran the job; its log has the details under the job's id"
-            final = _ended_badly(active.job, ServiceError(Reason.INTERNAL, message, {"job": active.job.id}))
+            final = ended_badly(active.job, ServiceError(Reason.INTERNAL, message, {"job": active.job.id}))
         final = replace(final, end_time=self._clock.now())
         try:
             await asyncio.to_thread(self._artifacts.discard, final.id)
-            await self._journal.update_job(final)
-        except Exception:  # what is on disk decides at the next start
-            log.exception("job %s could not be tidied up or noted in the database", final.id)
+        except Exception:  # the next start deletes it
+            log.exception("what job %s has left behind cannot be deleted", final.id)
+        await self._states.write(final)
         # All at once, so that whoever sees the end can use the name.
         self._registry.end_fit(final.model, final.id)
         del self._active[final.id]
@@ -265,7 +301,7 @@ class Jobs:
             manifest = await asyncio.to_thread(self._artifacts.publish, job.id, job.model, job.version)
             self._registry.add(StoredVersion(job.model, job.version, manifest))
         job = replace(active.job, state=JobState.SUCCEEDED, progress=1.0, metrics=dict(manifest.metrics))
-        return await self._load(job) if active.command.order.load else job
+        return await self._load(active, job) if active.command.order.load else job
 
     @asynccontextmanager
     async def _cores(self, active: ActiveJob) -> AsyncIterator[None]:
@@ -288,7 +324,7 @@ class Jobs:
     async def _train(self, active: ActiveJob) -> None:
         """Runs the training process. Raises ServiceError if it does not end well."""
         active.change(replace(active.job, state=JobState.RUNNING, start_time=self._clock.now()))
-        await self._journal.update_job(active.job)
+        await self._states.write(active.job)
         if active.stop is not None:
             raise active.stop
         run = active.run = await self._trainer.run(self._training_order(active))
@@ -329,7 +365,7 @@ class Jobs:
                 active.change(
                     replace(active.job, peak_memory_bytes=ended.peak_memory_bytes, cpu_seconds=ended.cpu_seconds)
                 )
-                if ended.exit_code != 0:
+                if ended.exit_code != 0 or ended.reason:
                     raise active.stop or failure_of(active.job, ended)
 
     @staticmethod
@@ -358,13 +394,51 @@ class Jobs:
             signature=active.latest.signature if active.latest else None,
         )
 
-    async def _load(self, job: Job) -> Job:
-        """Loads the job's version; a failure is noted in the job, whose version is good all the same."""
-        try:
-            await self._registry.load_when_free(job.model, job.version, f"job {job.id}")
-        except ServiceError as error:
-            return replace(job, load_error=_as_job_error(error))
-        return job
+    async def _load(self, active: ActiveJob, job: Job) -> Job:
+        """Loads the job's version, until the job is stopped; a failure is noted in the job, whose version is good."""
+        work = self._registry.load_when_free(job.model, job.version, f"job {job.id}")
+        loading = asyncio.get_running_loop().create_task(work)
+        stopped = asyncio.get_running_loop().create_task(active.stopped.wait())
+        await asyncio.wait([loading, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not loading.done():
+            error = self._leave(loading, job, active.stop)
+        else:
+            error = _load_error(loading, job)
+        return not_loaded(job, error) if error else job
+
+    def _leave(self, loading: asyncio.Task[None], job: Job, why: ServiceError | None) -> ServiceError | None:
+        """Stops waiting for a load: one that waits for its turn is withdrawn, one that has begun goes on by itself.
+
+        Half way it cannot be taken back: Triton would go on, and hold what the registry knows nothing of.
+        """
+        assert why is not None
+        entry = self._registry.model(job.model)
+        loaded, begun = _is_loaded(entry, job.version), entry.moving == (job.version, VersionState.LOADING)
+        if not (loaded or begun):
+            loading.cancel()
+        self._left_loads.add(loading)
+        loading.add_done_callback(partial(self._left_load_ended, job))
+        return None if loaded else stopped_before_load(job, why, begun)
+
+    def _left_load_ended(self, job: Job, loading: asyncio.Task[None]) -> None:
+        self._left_loads.discard(loading)
+        if not loading.cancelled():
+            log.info("the load that job %s did not wait for ended: %s", job.id, loading.exception() or "it is loaded")
+
+
+def _is_loaded(entry: ModelEntry, version: int) -> bool:
+    return entry.loaded is not None and entry.loaded.manifest.version == version
+
+
+def _load_error(loading: asyncio.Task[None], job: Job) -> ServiceError | None:
+    """Returns why a load failed, or None."""
+    error = loading.exception()
+    if error is None or isinstance(error, ServiceError):
+        return error
+    log.error("version %d of job %s was not loaded", job.version, job.id, exc_info=error)
+    message = f"the service failed while it loaded version {job.version}; its log has the details under the job's id"
+    return ServiceError(Reason.INTERNAL, message, {"job": job.id})
 
 
 def check_same_inputs(command: FitCommand, latest: Manifest | None) -> None:
@@ -389,42 +463,10 @@ def check_same_inputs(command: FitCommand, latest: Manifest | None) -> None:
         raise invalid("task", f"the task is {command.task}, that of the model's versions is {before.task}; {mend}")
 
 
-def failure_of(job: Job, ended: TrainingEnded) -> ServiceError:
-    """Returns the error of a training process that ended badly by itself."""
-    metadata = {"job": job.id}
-    if ended.reason == Reason.INVALID_FIELD:
-        return ServiceError(Reason.INVALID_FIELD, f"{ended.field}: {ended.message}", metadata | {"field": ended.field})
-    if ended.reason:
-        return ServiceError(Reason(ended.reason), ended.message, metadata)
-    if ended.exit_code < 0:
-        return ServiceError(
-            Reason.TRAINER_DIED,
-            f"the training process was ended by signal {-ended.exit_code}; fit again, and look at the machine's log if it "
-            "was not you (signal 9 without a sender usually means that the machine had no memory left)",
-            metadata | {"signal": str(-ended.exit_code)},
-        )
+def request_id_reused(request_id: str, job_id: str) -> ServiceError:
+    """Returns the error for a request_id with which another request came before, for a job."""
     return ServiceError(
-        Reason.TRAINING_FAILED,
-        f"the training of {job.algorithm} failed with exit code {ended.exit_code}; the service's log has the details",
-        metadata,
+        Reason.REQUEST_ID_REUSED,
+        f"request_id: {request_id!r} was used for another request (job {job_id}); use a new one",
+        {"field": "request_id", "request_id": request_id, "job": job_id},
     )
-
-
-def _interrupted(job: Job) -> ServiceError:
-    return ServiceError(
-        Reason.JOB_INTERRUPTED, "the service stopped before the job had ended; fit again", {"job": job.id}
-    )
-
-
-def interrupted(job: Job) -> Job:
-    """Returns a job that the service's own end has interrupted."""
-    return _ended_badly(job, _interrupted(job))
-
-
-def _ended_badly(job: Job, error: ServiceError) -> Job:
-    state = JobState.CANCELLED if error.reason == Reason.CANCELLED else JobState.FAILED
-    return replace(job, state=state, error=_as_job_error(error))
-
-
-def _as_job_error(error: ServiceError) -> JobError:
-    return JobError(error.reason, error.message, error.metadata)

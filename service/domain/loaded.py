@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
-from service.domain.batcher import Batcher
+from service.domain.batcher import Batcher, watched
 from service.domain.entities import Floats, Manifest
 from service.domain.ports import Inference, ModelCrashed
 
@@ -53,6 +53,7 @@ class LoadedVersion:
         self.last_used = time.monotonic()
         row_bytes = manifest.signature.row_bytes
         self._stream = inference.open_stream(manifest.model, manifest.version, manifest.signature)
+        self._send = watched(self._stream.infer, manifest.model)
         self._on_crash = on_crash
         self._crashed = False
         self.batcher = Batcher(manifest.model, self._infer, row_bytes, max_batch_rows(row_bytes), queue_rows)
@@ -66,7 +67,7 @@ class LoadedVersion:
         if self._crashed:
             raise ModelCrashed(self.manifest.model)
         try:
-            return await self._stream.infer(batch, rows)
+            return await self._send(batch, rows)
         except ModelCrashed:
             if not self._crashed:
                 self._crashed = True

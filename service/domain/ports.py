@@ -48,6 +48,17 @@ class ModelCrashed(ServiceError):
         )
 
 
+class LoadHung(ServiceError):
+    """The inference server never answered to a load. It counts as down."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            Reason.TRITON_UNAVAILABLE,
+            f"Triton did not finish loading model {model!r} and is being started again; try again",
+            {"model": model},
+        )
+
+
 class InferenceStream(Protocol):
     """One long-lived stream of batches to one loaded version. Batches are answered in order."""
 
@@ -78,7 +89,7 @@ class Inference(Protocol):
         """
 
     async def wait_until_down(self) -> str:
-        """Returns, with the reason, when the server has died or no longer answers."""
+        """Returns, with the reason, when the server has died or no longer answers, also to a load alone."""
 
     async def stop(self) -> None:
         """Stops the server if it is ours, and closes the connection."""
@@ -88,13 +99,14 @@ class Inference(Protocol):
 
         Raises:
             ServiceError: LOAD_FAILED if the server refuses it; TRITON_UNAVAILABLE if the server is away.
+            LoadHung: The server did not answer.
         """
 
     async def unload(self, model: str) -> None:
-        """Makes the server hold no version of a model.
+        """Makes the server hold no version of a model. One that it does not hold is no error.
 
         Raises:
-            ServiceError: TRITON_UNAVAILABLE if the server is away.
+            ServiceError: TRITON_UNAVAILABLE if the server is away; INTERNAL if it refuses.
         """
 
     async def loaded_models(self) -> set[str]:

@@ -70,9 +70,9 @@ class Predictor:
         work = [asyncio.ensure_future(scores_of(part)) for part in parts]
         try:
             return np.concatenate(await asyncio.gather(*work))
-        finally:  # after a failure nobody wants the rest
-            for task in work:
-                task.cancel()
+        finally:
+            while work:  # after a failure nobody wants the rest, and its error is not to be held by this frame
+                work.pop().cancel()
 
 
 def check_rows(rows: Floats, signature: Signature) -> None:

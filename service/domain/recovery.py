@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from service.domain.entities import Job, JobState, StoredVersion
 from service.domain.errors import ServiceError
-from service.domain.jobs import interrupted
+from service.domain.job_ends import interrupted
 from service.domain.ports import Artifacts, Clock, Inference, Journal
 from service.domain.registry import Registry
 

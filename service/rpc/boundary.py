@@ -1,15 +1,19 @@
 """The outer interceptor: every call is read, decoded, admitted and ended here.
 
 grpc.aio sends the text of exceptions and of undecodable messages to the caller as UNKNOWN, and a caller who opens calls
-without sending anything holds its slots for ever. So methods with one request are served through the handler for
-streamed requests: the message is read with a time-out, decoded here, and counted only from then on.
+without sending anything holds its slots for ever. So all methods are served through the handlers for streamed requests:
+the first message is read with a time-out, decoded here, and the call is counted only from then on.
+
+Messages are read with `context.read()`: the iterator that grpc.aio offers is part of a cycle of references, and keeps its
+last message until the next full garbage collection, which may be hours away.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
+from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import grpc
@@ -17,13 +21,28 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from service.domain.errors import Reason, ServiceError
+from service.memory import Trimmer
 from service.rpc.status import code_of, internal, shortened, status_of
 
-READ_SECONDS = 30.0
-"""How long a caller may take to send the message of a call with one request."""
+FIRST_MESSAGE_SECONDS = 30.0
+"""How long a caller may take to send the first message of a call."""
+
+NEXT_MESSAGE_SECONDS = 3600.0
+"""How long a caller may be silent in the middle of a stream. Pings find a caller who is gone long before."""
+
+OPERATORS_SERVICES = ("/grpc.health.v1.", "/grpc.reflection.", "/fitserve.v1.ServerService/")
+"""What an operator looks at when the service is overloaded. These calls are cheap, and have slots of their own."""
+
+LARGE_BYTES = 2**18
+"""Work on every value of messages from this size on belongs in a thread."""
+
+large_message: ContextVar[int] = ContextVar("large_message", default=0)
+"""The size in bytes of the message that the current task has read last, 0 if it is below `LARGE_BYTES`. To ask protobuf
+costs as much as to write the message anew."""
 
 Context = grpc.aio.ServicerContext[Any, Any]  # Any: the messages differ from method to method
 Behavior = Callable[[Any, Context], Any]
+Work = Callable[[Context], Awaitable[Any]]
 Decode = Callable[[bytes], Any]
 
 
@@ -31,16 +50,26 @@ class Boundary(grpc.aio.ServerInterceptor):
     """Wraps the handlers of all methods.
 
     Args:
-        max_calls: The most calls at work at one time.
+        max_calls: The most calls at work at one time; as many again for the operators' services.
         max_message_bytes: The largest message.
-        read_seconds: How long a caller may take to send a lone request.
+        first_message_seconds: How long a caller may take to send the first message of a call.
+        next_message_seconds: How long a caller may be silent in the middle of a stream.
     """
 
-    def __init__(self, max_calls: int, max_message_bytes: int, read_seconds: float = READ_SECONDS) -> None:
-        self._max_calls = max_calls
+    def __init__(
+        self,
+        max_calls: int,
+        max_message_bytes: int,
+        first_message_seconds: float = FIRST_MESSAGE_SECONDS,
+        next_message_seconds: float = NEXT_MESSAGE_SECONDS,
+    ) -> None:
+        self._slots = _Slots(max_calls)
+        self._operators_slots = _Slots(max_calls)
         self._max_message_bytes = max_message_bytes
-        self._read_seconds = read_seconds
-        self._calls = 0
+        self._first_message_seconds = first_message_seconds
+        self._next_message_seconds = next_message_seconds
+        self._trimmer = Trimmer()
+        self._hanging_up: set[asyncio.Task[None]] = set()
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -64,82 +93,86 @@ class Boundary(grpc.aio.ServerInterceptor):
         encode = handler.response_serializer
         if handler.response_streaming:
             inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
-            behavior = self._streamed_reply(inner, method, decode, handler.request_streaming)
-            return grpc.stream_stream_rpc_method_handler(behavior, None, encode)
+            work = self._streamed_reply(inner, method, decode, handler.request_streaming)
+            return grpc.stream_stream_rpc_method_handler(_guarded(work, method), None, encode)
         inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
-        behavior = self._lone_reply(inner, method, decode, handler.request_streaming)
-        return grpc.stream_unary_rpc_method_handler(behavior, None, encode)
+        work = self._lone_reply(inner, method, decode, handler.request_streaming)
+        return grpc.stream_unary_rpc_method_handler(_guarded(work, method), None, encode)
 
-    def _lone_reply(self, inner: Behavior, method: str, decode: Decode, streamed: bool) -> Behavior:
-        async def lone(messages: AsyncIterator[bytes], context: Context) -> Any:
-            data = await self._read(messages, method)
-            with self._slot():
-                return await inner(self._decode(data, method, decode), context)
+    def _lone_reply(self, inner: Behavior, method: str, decode: Decode, streamed: bool) -> Work:
+        slots = self._slots_of(method)
 
-        async def behavior(messages: AsyncIterator[bytes], context: Context) -> Any:
+        async def work(context: Context) -> Any:
+            first = await self._read(context, self._first_message_seconds)
+            slots.take()
             try:
-                if streamed:
-                    with self._slot():
-                        return await inner(self._decoded(messages, method, decode), context)
-                return await lone(messages, context)
-            except ServiceError as error:
-                failure = shortened(error)
-            except (grpc.aio.AbortError, asyncio.CancelledError):
-                raise
-            except Exception:
-                failure = internal(method)
-            return await _abort(context, failure)
+                request = self._request(first, context, method, decode, streamed)
+                replying = inner(request, context)
+                del first, request  # the work may be long, and is to decide what it keeps
+                return await replying
+            finally:
+                slots.give_back()
+                if large_message.get():
+                    self._trimmer.large_message()
 
-        return behavior
+        return work
 
-    def _streamed_reply(self, inner: Behavior, method: str, decode: Decode, streamed: bool) -> Behavior:
-        async def reply_all(messages: AsyncIterator[bytes], context: Context) -> None:
-            data = None if streamed else await self._read(messages, method)
-            with self._slot():
-                decoded = self._decoded(messages, method, decode)
-                request = decoded if data is None else self._decode(data, method, decode)
+    def _streamed_reply(self, inner: Behavior, method: str, decode: Decode, streamed: bool) -> Work:
+        slots = self._slots_of(method)
+
+        async def work(context: Context) -> None:
+            first = await self._read(context, self._first_message_seconds)
+            slots.take()
+            try:
+                request = self._request(first, context, method, decode, streamed)
                 replies = inner(request, context)
+                del first, request
                 if not hasattr(replies, "__aiter__"):
                     await replies  # it writes by itself, as the health service's Watch does
                     return
                 async with aclosing(replies):  # so that it ends at once when the caller goes away
                     async for reply in replies:
                         await context.write(reply)
+                        del reply  # the next one may be long in coming
+            finally:
+                slots.give_back()
 
-        async def behavior(messages: AsyncIterator[bytes], context: Context) -> None:
-            try:
-                await reply_all(messages, context)
-                return
-            except ServiceError as error:
-                failure = shortened(error)
-            except (grpc.aio.AbortError, asyncio.CancelledError):
-                raise
-            except Exception:
-                failure = internal(method)
-            await _abort(context, failure)
+        return work
 
-        return behavior
+    def _slots_of(self, method: str) -> _Slots:
+        return self._operators_slots if method.startswith(OPERATORS_SERVICES) else self._slots
 
-    async def _read(self, messages: AsyncIterator[bytes], method: str) -> bytes:
-        """Returns the one message of a call. A caller who sends none in time loses the call."""
-        task = asyncio.current_task()
-        assert task is not None
-        # CancelledError must leave this function: swallowing it in a read leaks memory in grpcio.
-        timer = asyncio.get_running_loop().call_later(self._read_seconds, task.cancel)
+    def _request(self, first: bytes | None, context: Context, method: str, decode: Decode, streamed: bool) -> Any:
+        """Returns what the handler takes: the one message, or an iterator of all of them."""
+        if streamed:
+            return _Messages(
+                first,
+                lambda: self._read(context, self._next_message_seconds),
+                lambda data: self._decode(data, method, decode),
+            )
+        if first is None:
+            raise ServiceError(Reason.UNDECODABLE_MESSAGE, "the call has no message; send one", {"method": method})
+        return self._decode(first, method, decode)
+
+    async def _read(self, context: Context, seconds: float) -> bytes | None:
+        """Returns the next message of a call, None after the last. A caller who sends none in time loses the call.
+
+        The call is ended, the read is not cancelled: so the caller is told why, and cancelled reads leak memory in grpcio.
+        """
+        timer = asyncio.get_running_loop().call_later(seconds, self._hang_up, context, seconds)
         try:
-            return await anext(messages)
-        except StopAsyncIteration:
-            raise ServiceError(
-                Reason.UNDECODABLE_MESSAGE, "the call has no message; send one", {"method": method}
-            ) from None
+            data = await context.read()  # raises AbortError if the call is ended meanwhile
         finally:
             timer.cancel()
+        return None if data is grpc.aio.EOF else data
 
-    async def _decoded(self, messages: AsyncIterator[bytes], method: str, decode: Decode) -> AsyncIterator[Any]:
-        async for data in messages:
-            yield self._decode(data, method, decode)
+    def _hang_up(self, context: Context, seconds: float) -> None:
+        task = asyncio.get_running_loop().create_task(_end_silent_call(context, seconds))
+        self._hanging_up.add(task)
+        task.add_done_callback(self._hanging_up.discard)
 
     def _decode(self, data: bytes, method: str, decode: Decode) -> Any:
+        self._note_size(len(data))
         if len(data) > self._max_message_bytes:
             raise ServiceError(
                 Reason.MESSAGE_TOO_LARGE,
@@ -156,19 +189,77 @@ class Boundary(grpc.aio.ServerInterceptor):
                 {"method": method},
             ) from None
 
-    @contextmanager
-    def _slot(self) -> Iterator[None]:
-        if self._calls >= self._max_calls:
+    def _note_size(self, size: int) -> None:
+        if size >= LARGE_BYTES:
+            large_message.set(size)
+            self._trimmer.large_message()
+        elif large_message.get():
+            large_message.set(0)
+
+
+class _Slots:
+    """Counts the calls at work."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._taken = 0
+
+    def take(self) -> None:
+        """Takes a slot. Raises ServiceError TOO_MANY_CALLS if there is none."""
+        if self._taken >= self._limit:
             raise ServiceError(
                 Reason.TOO_MANY_CALLS,
-                f"{self._calls} calls are at work and no more may be (MAX_CALLS); try again later",
-                {"limit": str(self._max_calls)},
+                f"{self._taken} calls are at work and no more may be (MAX_CALLS); try again later",
+                {"limit": str(self._limit)},
             )
-        self._calls += 1
+        self._taken += 1
+
+    def give_back(self) -> None:
+        """Gives a slot back."""
+        self._taken -= 1
+
+
+class _Messages:
+    """The messages of a stream, decoded one by one as they are asked for; none is kept.
+
+    Args:
+        first: The first message, which was read before the call was admitted; None if there is none.
+        read: Returns the next message, None after the last.
+        decode: Decodes a message.
+    """
+
+    def __init__(
+        self, first: bytes | None, read: Callable[[], Awaitable[bytes | None]], decode: Callable[[bytes], Any]
+    ) -> None:
+        self._unread = [first]
+        self._read = read
+        self._decode = decode
+
+    def __aiter__(self) -> _Messages:
+        return self
+
+    async def __anext__(self) -> Any:
+        data = self._unread.pop() if self._unread else await self._read()
+        if data is None:
+            raise StopAsyncIteration
+        return self._decode(data)
+
+
+def _guarded(work: Work, method: str) -> Behavior:
+    """Returns the behavior of a handler: errors of the work become the call's status."""
+
+    async def behavior(_: object, context: Context) -> Any:
         try:
-            yield
-        finally:
-            self._calls -= 1
+            return await work(context)
+        except ServiceError as error:
+            failure = shortened(error)
+        except (grpc.aio.AbortError, asyncio.CancelledError):
+            raise
+        except Exception:
+            failure = internal(method)
+        return await _abort(context, failure)
+
+    return behavior
 
 
 async def _abort(context: Context, error: ServiceError) -> NoReturn:
@@ -180,3 +271,10 @@ async def _abort(context: Context, error: ServiceError) -> NoReturn:
     """
     status = status_of(error)
     await context.abort(code_of(error), status.message, (("grpc-status-details-bin", status.SerializeToString()),))
+
+
+async def _end_silent_call(context: Context, seconds: float) -> None:
+    """Ends a call whose caller was silent for too long."""
+    why = f"the service has waited {seconds:.0f} s for a message and ends the call; send it sooner"
+    with suppress(grpc.aio.AbortError, grpc.aio.UsageError, grpc.aio.InternalError):  # the call may be ending by itself
+        await _abort(context, ServiceError(Reason.DEADLINE_EXCEEDED, why))

@@ -33,6 +33,7 @@ def fit_order(request: training_service_pb2.FitRequest) -> FitOrder:
     validate.model_name(request.model)
     validate.bounds(request)
     validate.text(request.request_id, "request_id", MAX_REQUEST_ID)
+    validate.text(request.target, "target")
     algorithm = _algorithm(request)
     time_limit = _time_limit(request)
     return FitOrder(
@@ -87,12 +88,16 @@ def _data(request: training_service_pb2.FitRequest) -> DataBlock | str:
 
 
 def _without_data(request: training_service_pb2.FitRequest) -> bytes:
-    """Returns the request for the training process, which finds its data in a file."""
+    """Returns the request for the training process, which finds its data in a file.
+
+    Empty `labels` stay where there were some, so that messages can name them.
+    """
     copy = training_service_pb2.FitRequest()
     for field, value in request.ListFields():
         if field.name == "inline":
-            continue
-        if field.message_type is not None:
+            if value.HasField("labels"):
+                copy.inline.labels.SetInParent()
+        elif field.message_type is not None:
             getattr(copy, field.name).CopyFrom(value)
         else:
             setattr(copy, field.name, value)

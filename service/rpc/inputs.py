@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from fitserve.v1 import data_pb2, dataset_pb2, training_service_pb2
+from fitserve.v1 import data_pb2, dataset_pb2, options_pb2, training_service_pb2
 from google.protobuf import struct_pb2
 
 from service.domain.entities import ColumnData, ColumnSpec, DataBlock, Floats, Signature, ValueKind
@@ -14,6 +15,17 @@ from service.domain.nearest import hint
 from service.rpc import tensors, validate
 
 FORMS = ("tensor", "table", "rows", "records", "tensors")
+
+MAX_COLUMNS = 100_000
+"""The most columns of a matrix to train on."""
+
+MAX_ROW_VALUES = 2**22
+"""The most values of a row of more dimensions to train on, such as an image."""
+
+MAX_NAMED_COLUMNS: int = (
+    data_pb2.Table.DESCRIPTOR.fields_by_name["columns"].GetOptions().Extensions[options_pb2.bounds].max_items
+)
+"""The most columns of a table; records have no more."""
 
 
 def form_of(inputs: data_pb2.Inputs, path: str) -> str:
@@ -41,8 +53,7 @@ def block_of_inline(inline: training_service_pb2.InlineDataset) -> DataBlock:
         targets = tensors.column_of_message(inline.targets, "inline.targets")
     elif inline.HasField("labels"):
         targets = tensors.column_of_values(inline.labels.values, "", "inline.labels")
-    targets_path = "inline.labels" if inline.HasField("labels") else "inline.targets"
-    return _block(inline.inputs, targets, "inline.inputs", targets_path)
+    return _block(inline.inputs, targets, "inline", "labels" if inline.HasField("labels") else "targets")
 
 
 def block_of_chunk(chunk: dataset_pb2.DatasetChunk) -> DataBlock:
@@ -54,25 +65,28 @@ def block_of_chunk(chunk: dataset_pb2.DatasetChunk) -> DataBlock:
     targets = tensors.column_of_message(chunk.targets, "chunk.targets") if chunk.HasField("targets") else None
     if form_of(chunk.inputs, "chunk.inputs") not in ("tensor", "table"):
         raise invalid("chunk.inputs", "uploads take tensor or table")
-    return _block(chunk.inputs, targets, "chunk.inputs", "chunk.targets")
+    return _block(chunk.inputs, targets, "chunk", "targets")
 
 
-def _block(inputs: data_pb2.Inputs, targets: ColumnData | None, path: str, targets_path: str) -> DataBlock:
-    features, columns = _training_features(inputs, path)
+def _block(inputs: data_pb2.Inputs, targets: ColumnData | None, path: str, targets_field: str) -> DataBlock:
+    features, columns = _training_features(inputs, f"{path}.inputs")
     rows = len(columns[0]) if features is None else len(features)
     if rows == 0:
-        raise invalid(path, "there are no rows")
+        raise invalid(f"{path}.inputs", "there are no rows")
     if targets is not None and len(targets) != rows:
-        raise invalid(targets_path, f"there are {len(targets)} values for {rows} rows")
-    return DataBlock(rows, features, columns, targets)
+        raise invalid(f"{path}.{targets_field}", f"there are {len(targets)} values for {rows} rows")
+    return DataBlock(rows, features, columns, targets, targets_field)
 
 
 def _training_features(inputs: data_pb2.Inputs, path: str) -> tuple[Floats | None, tuple[ColumnData, ...]]:
     form = form_of(inputs, path)
     if form == "tensor":
+        _check_width(inputs.tensor.shape[1:], f"{path}.tensor.shape")
         return tensors.matrix_of_tensor(inputs.tensor, f"{path}.tensor"), ()
     if form == "rows":
-        return tensors.matrix_of_rows(inputs.rows, f"{path}.rows"), ()
+        matrix = tensors.matrix_of_rows(inputs.rows, f"{path}.rows")
+        _check_width(matrix.shape[1:], f"{path}.rows")
+        return matrix, ()
     if form == "table":
         return None, _columns_of_table(inputs.table, f"{path}.table")
     if form == "records":
@@ -80,7 +94,16 @@ def _training_features(inputs: data_pb2.Inputs, path: str) -> tuple[Floats | Non
     raise invalid(f"{path}.tensors", "named tensors are for imported models; train on tensor, table, rows or records")
 
 
+def _check_width(shape: Sequence[int], path: str) -> None:
+    """Refuses rows of features that are too wide to train on."""
+    if len(shape) == 1 and shape[0] > MAX_COLUMNS:
+        raise invalid(path, f"there are {shape[0]} columns and {MAX_COLUMNS} are allowed; leave some out")
+    if math.prod(shape) > MAX_ROW_VALUES:
+        raise invalid(path, f"a row has the shape {list(shape)} and {MAX_ROW_VALUES} values are allowed; scale it down")
+
+
 def _columns_of_table(table: data_pb2.Table, path: str) -> tuple[ColumnData, ...]:
+    validate.bounds(table, path)
     columns = tuple(
         tensors.column_of_message(column, f"{path}.columns[{index}]") for index, column in enumerate(table.columns)
     )
@@ -107,6 +130,8 @@ def _columns_of_records(records: Sequence[struct_pb2.Struct], path: str) -> tupl
     names = sorted(records[0].fields)
     if not names:
         raise invalid(f"{path}[0]", "it is empty")
+    if len(names) > MAX_NAMED_COLUMNS:
+        raise invalid(f"{path}[0]", f"there are {len(names)} columns and at most {MAX_NAMED_COLUMNS} are allowed")
     for name in names:
         if not name:
             raise invalid(f"{path}[0]", "a column has no name")

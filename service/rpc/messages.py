@@ -55,6 +55,9 @@ LABEL_DTYPES = {
 }
 """The type of predictions in a tensor, by the kind of the labels; None is regression."""
 
+EXACT_INTEGERS = 2**53
+"""Up to here a double holds every integer."""
+
 # From the state furthest on the way to serving to the one furthest from it.
 _BY_READINESS = (
     VersionState.LOADED,
@@ -75,9 +78,13 @@ def timestamp(time: datetime | None) -> timestamp_pb2.Timestamp | None:
 
 
 def value_of_label(label: Label) -> struct_pb2.Value:
-    """Returns a class label as a JSON-like value."""
+    """Returns a class label as a JSON-like value. An integer that a double cannot hold is a text of its digits, as int64
+    is in the JSON form of protobuf.
+    """
     if isinstance(label, bool):
         return struct_pb2.Value(bool_value=label)
+    if isinstance(label, int) and abs(label) > EXACT_INTEGERS:
+        return struct_pb2.Value(string_value=str(label))
     if isinstance(label, str):
         return struct_pb2.Value(string_value=label)
     return struct_pb2.Value(number_value=label)

@@ -24,7 +24,7 @@ def place_of(token: str, parts: int) -> list[str] | None:
     if (
         isinstance(place, list)
         and len(place) == parts
-        and all(isinstance(part, str) and part.isascii() for part in place)
+        and all(isinstance(part, str) and part.isascii() and part.isprintable() for part in place)
     ):
         return place
     raise invalid("page_token", "it is not a token of this list; leave it empty for the first page")

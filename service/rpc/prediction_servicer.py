@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import aclosing
+from functools import partial
 
 from fitserve.v1 import data_pb2, prediction_service_pb2, prediction_service_pb2_grpc
 
 from service.domain.errors import ServiceError, invalid
 from service.domain.predictor import Predictor
 from service.rpc import inputs, validate
-from service.rpc.boundary import Context
-from service.rpc.replies import Replies
-from service.rpc.status import internal, status_of
+from service.rpc.boundary import Context, large_message
+from service.rpc.ordered import answer_or_error, in_order
+from service.rpc.replies import Replies, values_to_write
+from service.rpc.status import status_of
 
 pb = prediction_service_pb2
+
+LARGE_REPLY_VALUES = 8192
+"""Replies with so many values to write one by one are written in a thread: they take 5 ms and more."""
+
+Batch = tuple[int, data_pb2.Inputs]
+"""The rows of one message of a stream, and its place among them."""
 
 
 class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -40,28 +48,28 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
     async def _predict(
         self, model: str, version: int | None, rows: data_pb2.Inputs, include_probabilities: bool
     ) -> pb.PredictResponse:
-        matrix = inputs.matrix_for(rows, self._predictor.signature(model, version))
+        """Returns the reply to some rows. Large ones are taken apart in a thread, so that other calls go on meanwhile."""
+        signature = self._predictor.signature(model, version)
+        if large_message.get():
+            matrix = await asyncio.to_thread(inputs.matrix_for, rows, signature)
+        else:
+            matrix = inputs.matrix_for(rows, signature)
         prediction = await self._predictor.predict(model, version, matrix)
-        return self._replies.write(prediction, inputs.form_of(rows, "inputs"), include_probabilities)
+        form = inputs.form_of(rows, "inputs")
+        if values_to_write(prediction, form) < LARGE_REPLY_VALUES:
+            return self._replies.write(prediction, form, include_probabilities)
+        return await asyncio.to_thread(self._replies.write, prediction, form, include_probabilities)
 
     async def PredictStream(
         self, request_iterator: AsyncIterator[pb.PredictStreamRequest], context: Context
     ) -> AsyncIterator[pb.PredictStreamResponse]:
         """Predicts batch after batch, and answers in order."""
         config = await self._config(request_iterator)
-        answers: asyncio.Queue[asyncio.Task[pb.PredictStreamResponse] | None] = asyncio.Queue(self._stream_batches)
-        feeder = asyncio.get_running_loop().create_task(self._feed(request_iterator, config, answers))
-        try:
-            while (answer := await answers.get()) is not None:
-                yield await answer
-            await feeder  # raises what ended the stream early
-        finally:
-            feeder.cancel()
-            with suppress(asyncio.CancelledError, ServiceError):
-                await feeder
-            while not answers.empty():
-                if (left := answers.get_nowait()) is not None:
-                    left.cancel()
+        batches = self._batches(request_iterator)
+        async with aclosing(in_order(batches, partial(self._answer, config), self._stream_batches)) as answers:
+            async for answer in answers:
+                yield answer
+                del answer  # the next one may be long in coming
 
     async def _config(self, messages: AsyncIterator[pb.PredictStreamRequest]) -> pb.PredictStreamConfig:
         first = await anext(messages, None)
@@ -72,36 +80,22 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
         self._predictor.signature(model, validate.version(config, "config"))
         return config
 
-    async def _feed(
-        self,
-        messages: AsyncIterator[pb.PredictStreamRequest],
-        config: pb.PredictStreamConfig,
-        answers: asyncio.Queue[asyncio.Task[pb.PredictStreamResponse] | None],
-    ) -> None:
-        """Starts the work on each batch; waits when as many are at work as may be."""
+    @staticmethod
+    async def _batches(messages: AsyncIterator[pb.PredictStreamRequest]) -> AsyncIterator[Batch]:
         index = 0
-        try:
-            async for message in messages:
-                if message.WhichOneof("message") != "inputs":
-                    raise invalid("inputs", "after the config every message is inputs")
-                answer = self._answer(index, config, message.inputs)
-                await answers.put(asyncio.get_running_loop().create_task(answer))
-                index += 1
-        except Exception:
-            await answers.put(None)
-            raise
-        await answers.put(None)  # but not after a cancellation: nobody takes from the queue then
+        async for message in messages:
+            if message.WhichOneof("message") != "inputs":
+                raise invalid("inputs", "after the config every message is inputs")
+            yield index, message.inputs
+            del message  # the next one may be long in coming
+            index += 1
 
-    async def _answer(
-        self, index: int, config: pb.PredictStreamConfig, rows: data_pb2.Inputs
-    ) -> pb.PredictStreamResponse:
+    async def _answer(self, config: pb.PredictStreamConfig, batch: Batch) -> pb.PredictStreamResponse:
         """Returns the answer to one batch, be it an error."""
+        index, rows = batch
         version = config.version if config.HasField("version") else None
-        try:
-            response = await self._predict(config.model, version, rows, config.include_probabilities)
-            return pb.PredictStreamResponse(index=index, response=response)
-        except ServiceError as error:
-            return pb.PredictStreamResponse(index=index, error=status_of(error))
-        except Exception:
-            hidden = internal("/fitserve.v1.PredictionService/PredictStream")
-            return pb.PredictStreamResponse(index=index, error=status_of(hidden))
+        work = self._predict(config.model, version, rows, config.include_probabilities)
+        answer = await answer_or_error(work, "/fitserve.v1.PredictionService/PredictStream")
+        if isinstance(answer, ServiceError):
+            return pb.PredictStreamResponse(index=index, error=status_of(answer))
+        return pb.PredictStreamResponse(index=index, response=answer)

@@ -16,6 +16,14 @@ from service.rpc.tensors import DTYPES, sized, texts_tensor
 HAND_TYPED = ("rows", "records")
 """The forms of inputs that are answered with plain values instead of tensors."""
 
+MAX_CODECS = 256
+"""The labels of so many versions are kept ready."""
+
+
+def values_to_write(prediction: Prediction, form: str) -> int:
+    """Returns how many values the reply to inputs of a form has that are written one by one."""
+    return prediction.scores.size if form in HAND_TYPED else len(prediction.scores)
+
 
 class LabelCodec:
     """The labels of one signature, ready to be written."""
@@ -74,6 +82,8 @@ class Replies:
         key = (prediction.model, prediction.version)
         codec = self._codecs.get(key)
         if codec is None or codec.signature is not prediction.signature:  # the name may have been used before
+            if len(self._codecs) >= MAX_CODECS:
+                self._codecs.clear()  # those in use are back with their next prediction
             codec = self._codecs[key] = LabelCodec(prediction.signature)
         return codec
 

@@ -32,6 +32,12 @@ SERVICES = (
 MESSAGE_MARGIN = 2**20
 """gRPC refuses larger messages by itself, without our details; within the margin the boundary does it."""
 
+KEEPALIVE_MS = 60_000
+"""The server pings callers whose connection has been silent for so long."""
+
+KEEPALIVE_TIMEOUT_MS = 20_000
+"""A connection whose ping is not answered in so long is closed."""
+
 
 @dataclass(frozen=True)
 class Servicers:
@@ -53,6 +59,12 @@ def build_server(servicers: Servicers, max_calls: int, max_message_bytes: int) -
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", max_message_bytes + MESSAGE_MARGIN),
             ("grpc.max_send_message_length", -1),
+            # A caller who is gone without a word (a machine that lost its power) is noticed within a minute or so, and its
+            # streams end. By default that takes two hours.
+            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+            # By default the server sends no more than two pings while no data flows.
+            ("grpc.http2.max_pings_without_data", 0),
             # Clients that keep idle connections alive are welcome.
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),

@@ -119,6 +119,7 @@ RULES: dict[Reason, Rule] = {
     Reason.EXPORT_NOT_EQUAL: Rule(grpc.StatusCode.FAILED_PRECONDITION, _precondition),
     Reason.CANCELLED: Rule(grpc.StatusCode.CANCELLED),
     Reason.INTERNAL: Rule(grpc.StatusCode.INTERNAL),
+    Reason.DATABASE_UNAVAILABLE: Rule(grpc.StatusCode.UNAVAILABLE, retry=1.0),
 }
 
 

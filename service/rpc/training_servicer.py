@@ -14,6 +14,7 @@ from service.domain.errors import Reason, ServiceError, invalid
 from service.domain.intake import Intake, fields_below
 from service.domain.jobs import Jobs
 from service.domain.ports import Clock, Datasets, DatasetWriter
+from service.domain.shared_datasets import SharedDatasets
 from service.rpc import inputs, validate
 from service.rpc.boundary import Context
 from service.rpc.fit_order import fit_order
@@ -32,10 +33,11 @@ STATES = {message: state for state, message in JOB_STATES.items()}
 class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
     """Translates between the contract and the domain."""
 
-    def __init__(self, intake: Intake, jobs: Jobs, datasets: Datasets, clock: Clock) -> None:
+    def __init__(self, intake: Intake, jobs: Jobs, datasets: Datasets, shared: SharedDatasets, clock: Clock) -> None:
         self._intake = intake
         self._jobs = jobs
         self._datasets = datasets
+        self._shared = shared
         self._clock = clock
 
     async def Fit(self, request: pb.FitRequest, context: Context) -> pb.FitResponse:
@@ -91,20 +93,7 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
 
     async def DeleteDataset(self, request: pb.DeleteDatasetRequest, context: Context) -> pb.DeleteDatasetResponse:
         """Deletes an uploaded dataset."""
-        digest = validate.dataset_digest(request.dataset)
-        if await asyncio.to_thread(self._datasets.get, digest) is None:
-            raise ServiceError(
-                Reason.DATASET_NOT_FOUND,
-                f"there is no dataset {digest!r}; ListDatasets names those there are",
-                {"dataset": digest},
-            )
-        if job := self._jobs.user_of_dataset(digest):
-            raise ServiceError(
-                Reason.DATASET_IN_USE,
-                f"job {job} uses the dataset; delete it when the job has ended, or cancel the job",
-                {"dataset": digest, "job": job},
-            )
-        await asyncio.to_thread(self._datasets.delete, digest)
+        await self._shared.delete(validate.dataset_digest(request.dataset))
         return pb.DeleteDatasetResponse()
 
     async def GetTrainingJob(self, request: pb.GetTrainingJobRequest, context: Context) -> pb.GetTrainingJobResponse:

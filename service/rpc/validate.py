@@ -41,9 +41,11 @@ def dataset_digest(digest: str, field: str = "dataset") -> str:
 
 
 def text(value: str, field: str, limit: int = MAX_TEXT) -> str:
-    """Returns a text that is not too long. Raises ServiceError INVALID_FIELD."""
+    """Returns a text that is not too long and that databases take. Raises ServiceError INVALID_FIELD."""
     if len(value) > limit:
         raise invalid(field, f"it has {len(value)} characters and {limit} are allowed")
+    if "\0" in value:
+        raise invalid(field, "it holds the character NUL, which is not allowed")
     return value
 
 
@@ -84,6 +86,8 @@ def _check(field: FieldDescriptor, value: Any, limits: options_pb2.Bounds, place
         return
     if limits.HasField("max_items") and len(value) > limits.max_items:
         raise invalid(place, f"there are {len(value)} entries and at most {limits.max_items} are allowed")
+    if field.message_type is not None:
+        return
     for index, item in enumerate(value):
         _check_item(item, limits, f"{place}[{index}]")
 

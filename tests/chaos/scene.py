@@ -16,6 +16,7 @@ import numpy.typing as npt
 import psutil
 from fitserve import errors
 
+from service.domain.registry import LONGEST_RELOAD_DELAY
 from tests.service_process import ServiceProcess
 
 STEADY = "steady"
@@ -24,8 +25,12 @@ STEADY = "steady"
 RESTING = "resting"
 """A model that the disturbances load and unload."""
 
-RECOVERY_SECONDS = 30.0
-"""How long the service may take to be whole again, on a machine that tests share."""
+RECOVERY_SECONDS = LONGEST_RELOAD_DELAY + 30.0
+"""How long the service may take to be whole again, on a machine that tests share: a model that is killed again and again
+waits for its reload."""
+
+CALL_SECONDS = 60.0
+"""The deadline of a prediction: long enough for a Triton that hangs to be noticed and replaced, which fails the call."""
 
 # What a call may meet while a process is killed under it; anything else is a bug.
 _PASSING = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED)
@@ -154,7 +159,7 @@ class Scene:
         callers = Callers(self)
         with callers:
             yield callers
-        assert callers.surprises == []
+        assert callers.surprises == [], callers.surprises
         assert callers.answers > 0
 
     def load(self) -> None:
@@ -277,12 +282,12 @@ class Callers:
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         for thread in self._threads:
-            thread.join(20)
+            thread.join(CALL_SECONDS + 10)
         if any(thread.is_alive() for thread in self._threads):
             self.surprises.append("a call is never answered")
 
     def _run(self, target: Callable[[fitserve.Client], None]) -> None:
-        with fitserve.Client(self._scene.service.address, timeout=10.0) as client:
+        with fitserve.Client(self._scene.service.address, timeout=CALL_SECONDS) as client:
             while not self._stopping.is_set():
                 try:
                     target(client)

@@ -48,7 +48,7 @@ def one_round(scene: Scene, victim: str, moment: str, delay: float) -> None:
         time.sleep(delay)  # the random moment; there is no state to wait for
         scene.family.kill(victim)
         if thread is not None:
-            thread.join(90)  # Triton waits 30 s for a stub that dies while it starts
+            thread.join(90)  # the client gives up before
             assert not thread.is_alive()
         scene.wait_until_it_answers()
     scene.check(jobs)

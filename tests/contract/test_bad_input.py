@@ -144,6 +144,19 @@ BAD_INPUTS: dict[str, tuple[Inputs, str]] = {
     "an unknown dtype": (six(99), "inline.inputs.tensor.dtype"),
     "a negative dtype": (six(-1), "inline.inputs.tensor.dtype"),
     "images": (IMAGES, "inline.inputs"),
+    "too many columns of a tensor": (tensor([6, 100_001], bytes(2_400_024)), "inline.inputs.tensor.shape"),
+    "too many columns of rows": (rows(*[[0] * 100_001] * 6), "inline.inputs.rows"),
+    "too large images": (
+        tensor([1, 1, 2048, 2049], bytes(4_196_352), data_pb2.DATA_TYPE_UINT8),
+        "inline.inputs.tensor",
+    ),
+    "too many columns of a table": (
+        table(*(column(str(number), A) for number in range(10_001))),
+        "inline.inputs.table.columns",
+    ),
+    "too many keys in records": (records(*[{str(number): 1 for number in range(10_001)}] * 6), "inline.inputs.records"),
+    "a name with a NUL": (table(column("a\0", A), column("b", B)), "inline.inputs.table.columns[0].name"),
+    "a key with a NUL": (records(*[{"a\0": x, "b": 1} for x in A]), "inline.inputs.records[0]"),
     **{f"a text in {form}": (inputs, f"inline.inputs.{form}") for form, inputs in with_cell("x").items()},
     **{f"null in {form}": (inputs, "inline.inputs") for form, inputs in with_cell(None).items()},
     **{f"NaN in {form}": (inputs, "inline.inputs") for form, inputs in with_cell(NAN).items()},
@@ -165,14 +178,14 @@ BAD_TARGETS: dict[str, tuple[InlineDataset, str]] = {
     "numbers and truth values": (InlineDataset(labels=list_value([1, 0, 1, 0, 1, True])), "inline.labels[5]"),
     "a null first, then mixed": (InlineDataset(labels=list_value([None, 0, 1, 0, 1, "a"])), "inline.labels[5]"),
     "a null among texts": (InlineDataset(labels=list_value([*LABELS[:5], None])), "inline.labels"),
-    "a null among numbers": (InlineDataset(labels=list_value([0, 1, 0, 1, 0, None])), "inline."),
-    "nulls only": (InlineDataset(labels=list_value([None] * 6)), "inline."),
+    "a null among numbers": (InlineDataset(labels=list_value([0, 1, 0, 1, 0, None])), "inline.labels"),
+    "nulls only": (InlineDataset(labels=list_value([None] * 6)), "inline.labels"),
     "lists": (InlineDataset(labels=list_value([[1]] * 6)), "inline.labels[0]"),
     "NaN": (InlineDataset(targets=column("", [NAN, *A[1:]])), "inline.targets"),
     "infinity": (InlineDataset(targets=column("", [INF, *A[1:]])), "inline.targets"),
     "one class of texts": (InlineDataset(targets=column("", ["a"] * 6)), "inline.targets"),
-    "one class of labels": (InlineDataset(labels=list_value([1] * 6)), "inline."),
-    "as many classes as rows": (InlineDataset(labels=list_value(list("abcdef"))), "inline."),
+    "one class of labels": (InlineDataset(labels=list_value([1] * 6)), "inline.labels"),
+    "as many classes as rows": (InlineDataset(labels=list_value(list("abcdef"))), "inline.labels"),
 }
 
 
@@ -226,6 +239,12 @@ BAD_FITS: dict[str, tuple[FitRequest, str]] = {
     "a time limit of a microsecond": (fit(time_limit=seconds(1e-6)), "time_limit"),
     "too little memory": (fit(memory_limit_bytes=2**20 - 1), "memory_limit_bytes"),
     "a long request_id": (fit(request_id="r" * 129), "request_id"),
+    "a request_id with a NUL": (fit(request_id="r\0"), "request_id"),
+    "a target with a NUL": (fit(InlineDataset(inputs=TABLE), target="label\0"), "target"),
+    "a target of one class": (
+        fit(InlineDataset(inputs=table(column("a", A), column("label", ["x"] * 6))), target="label"),
+        "inline.inputs (column 'label')",
+    ),
     "a digest that is none": (FitRequest(model=MODEL, dataset="abc", xgboost=XGBOOST), "dataset"),
     "a digest in capitals": (FitRequest(model=MODEL, dataset="sha256:" + "A" * 64, xgboost=XGBOOST), "dataset"),
     "a digest with a path": (FitRequest(model=MODEL, dataset="sha256:../" + "a" * 61, xgboost=XGBOOST), "dataset"),
@@ -527,6 +546,8 @@ BAD_TOKENS = {
     "half a character, as a name": token("\ud800"),
     "half a character, as a job": token("2020-01-01T00:00:00+00:00", "\ud800"),
     "no time": token("yesterday", "x"),
+    "a name with a NUL": token("a\0"),
+    "a job with a NUL": token("2020-01-01T00:00:00+00:00", "a\0"),
     "an object": base64.urlsafe_b64encode(b"{}").decode(),
     "very deep": base64.urlsafe_b64encode(b"[" * 100_000).decode(),
 }
@@ -558,7 +579,7 @@ def test_an_unknown_state_of_jobs_is_refused(stubs: Stubs, state: int) -> None:
     assert_names(error_of(lambda: stubs.training.ListTrainingJobs(asked)), "states")
 
 
-@pytest.mark.parametrize("job", ["", "j" * 257])
+@pytest.mark.parametrize("job", ["", "j" * 257, "j\0"])
 def test_an_id_that_no_job_can_have_is_refused(stubs: Stubs, job: str) -> None:
     pb = training_service_pb2
     for call in (
@@ -584,6 +605,7 @@ BAD_UPLOADS: dict[str, tuple[list[training_service_pb2.UploadDatasetRequest], st
     "an unknown format": ([description(format=99)], "description.format"),
     "a bad digest": ([description(digest="sha256:x")], "description.digest"),
     "a long name": ([description(display_name="x" * 257)], "description.display_name"),
+    "a name with a NUL": ([description(display_name="x\0")], "description.display_name"),
     "two descriptions": ([description(), description()], "chunk"),
     "rows": ([description(), chunk(rows(ROW))], "chunk.inputs"),
     "an empty chunk": ([description(), chunk(Inputs())], "chunk.inputs"),

@@ -16,6 +16,8 @@ from fitserve.v1 import (
     algorithm_pb2,
     data_pb2,
     dataset_pb2,
+    prediction_service_pb2,
+    prediction_service_pb2_grpc,
     training_job_pb2,
     training_service_pb2,
     training_service_pb2_grpc,
@@ -23,6 +25,7 @@ from fitserve.v1 import (
 from sklearn.datasets import load_digits, load_iris
 
 from tests.conftest import StartService
+from tests.contract.wire import rows
 from tests.service_process import ServiceProcess
 
 IRIS = load_iris()
@@ -72,6 +75,27 @@ def test_a_regression_has_its_own_metrics(client: fitserve.Client, name: str) ->
     done = client.fit(name, X[:, :3], X[:, 3].astype(float), algorithm="xgboost", queue=True).wait(30)
     assert done.task == "REGRESSION"
     assert set(done.metrics) == {"rmse", "mae", "r2"}
+
+
+def test_integer_labels_come_back_exactly_however_large_they_are(
+    service: ServiceProcess, client: fitserve.Client, name: str
+) -> None:
+    labels = np.array([2**53 + 1, 2**53 + 2, 7])
+    fitted = client.fit(name, X, labels[IRIS.target], algorithm="logistic_regression", queue=True, load=True)
+    assert fitted.wait(30).load_error is None
+    assert client.predict(name, X[[0, 50, 149]]).tolist() == labels.tolist()
+    answer = client.predict_proba(name, X[:1])
+    assert answer.classes is not None
+    assert answer.classes.tolist() == sorted(labels.tolist())
+    signature = client.model(name).versions[0].signature
+    assert signature is not None
+    assert signature.classes == (7, 2**53 + 1, 2**53 + 2)
+    stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(service.address))
+    by_hand = stub.Predict(
+        prediction_service_pb2.PredictRequest(model=name, inputs=rows(X[0].tolist(), X[149].tolist()))
+    )
+    assert [value.WhichOneof("kind") for value in by_hand.predictions] == ["string_value", "number_value"]
+    assert by_hand.predictions[0].string_value == str(2**53 + 1)
 
 
 def test_a_fit_that_asks_for_it_is_loaded_when_its_job_ends(client: fitserve.Client, name: str) -> None:

@@ -184,6 +184,48 @@ def garbage(report: Report) -> int:
     return good(report)
 
 
+def deep(report: Report) -> int:
+    """Writes JSON that is nested too deep to be read, and then goes on for ever."""
+    print("[" * 60_000, file=report.stream, flush=True)  # type: ignore[call-overload]
+    return endless(report)
+
+
+def long_number(report: Report) -> int:
+    """Writes a number of more digits than are read, and then goes on for ever."""
+    print(f'{{"event": "heartbeat", "memory_bytes": {"9" * 5000}}}', file=report.stream, flush=True)  # type: ignore[call-overload]
+    return endless(report)
+
+
+def absurd_rows(report: Report) -> int:
+    """Says that it has more rows than there can be, and then goes on for ever."""
+    report("started", train_rows=10**30, validation_rows=1)
+    return endless(report)
+
+
+def absurd_step(report: Report) -> int:
+    """Says that it has finished a step with a negative number."""
+    report("step", number=-1, total=2, unit="round", metrics={}, progress=0.5)
+    return endless(report)
+
+
+def absurd_metric(report: Report) -> int:
+    """Says that it has measured what no float can hold."""
+    report("step", number=1, total=2, unit="round", metrics={"loss": 10**400}, progress=0.5)
+    return endless(report)
+
+
+def absurd_progress(report: Report) -> int:
+    """Says that it is further than done."""
+    report("step", number=1, total=2, unit="round", metrics={}, progress=float("nan"))
+    return endless(report)
+
+
+def absurd_memory(report: Report) -> int:
+    """Says that it has more memory than there can be."""
+    report("heartbeat", memory_bytes=2**63)
+    return endless(report)
+
+
 def noisy(report: Report) -> int:
     """Writes a line that is far too long, and bytes that are no text."""
     os.write(1, b"x" * 1_000_000 + b"\n")
@@ -213,7 +255,8 @@ def hog_by_child(report: Report) -> int:
 BEHAVIOURS = {
     behaviour.__name__: behaviour
     for behaviour in (
-        good, endless, silent, family, stray, daemon, refused, crash, garbage, noisy, flood, hog, hog_by_child
+        good, endless, silent, family, stray, daemon, refused, crash, garbage, noisy, flood, hog, hog_by_child,
+        deep, long_number, absurd_rows, absurd_step, absurd_metric, absurd_progress, absurd_memory
     )
 }  # fmt: skip
 

@@ -7,12 +7,14 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from service.adapters.manifest import VersionDirectory
 from service.adapters.repository import RepositoryArtifacts, RepositoryInUse
 from service.adapters.triton_config import TritonModelConfig
 from service.domain.entities import ColumnSpec, Parity, Task, ValueKind
@@ -248,6 +250,50 @@ class TestStoredVersions:
         with pytest.raises(ServiceError) as refused:
             artifacts.verify("iris", 1)
         assert refused.value.reason is Reason.ARTIFACT_DAMAGED
+
+
+class TestUnreadable:
+    """Directories that cannot be read, or go while they are read."""
+
+    def test_a_directory_that_goes_meanwhile_is_damaged(self, artifacts: RepositoryArtifacts, model_dir: Path) -> None:
+        publish(artifacts, 1)
+        directory = VersionDirectory.read(model_dir / "iris" / "1", "iris", 1)
+        shutil.rmtree(directory.path)
+        for check in (directory.check_sizes, directory.check_contents):
+            with pytest.raises(ServiceError, match="cannot be listed") as refused:
+                check()
+            assert refused.value.reason is Reason.ARTIFACT_DAMAGED
+
+    def test_a_model_that_cannot_be_read_keeps_no_other_away(
+        self, artifacts: RepositoryArtifacts, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish(artifacts, 1, model="iris")
+        publish(artifacts, 2, model="wine")
+        scandir = os.scandir
+
+        def failing(path: Path) -> object:
+            if Path(path) == model_dir / "iris":
+                raise OSError(errno.EIO, "Input/output error")
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", failing)
+        assert stored(artifacts) == [("wine", 2)]
+        assert artifacts.clean() == ["iris"]
+
+    def test_a_version_that_cannot_be_listed_is_damaged_and_keeps_no_other_away(
+        self, artifacts: RepositoryArtifacts, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish(artifacts, 1, 2)
+        scandir = os.scandir
+
+        def failing(path: Path) -> object:
+            if Path(path) == model_dir / "iris" / "1":
+                raise OSError(errno.EIO, "Input/output error")
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", failing)
+        found = artifacts.stored_versions()
+        assert [version.error and version.error.reason for version in found] == [Reason.ARTIFACT_DAMAGED, None]
 
 
 class TestRemove:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -251,6 +252,27 @@ class TestBlocksThatDoNotFit:
         many = texts("", *map(str, range(VOCABULARY_LIMIT)))
         block = DataBlock(len(many), np.zeros((len(many), 1), np.float32), (), many)
         assert refusal(datasets, matrix([1], targets=texts("", "x")), block) == "targets"
+
+    def test_too_much_text_in_all_columns_together(
+        self, datasets: DatasetFiles, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("service.adapters.datasets.VOCABULARY_BYTES", 5000)
+        first = table(texts("short", "a"), texts("long", "x" * 2000), texts("longer", "x" * 2000))
+        same = table(texts("short", "b"), texts("long", "x" * 2000), texts("longer", "x" * 2000))
+        store(datasets, first, same, *[same] * 10)  # what was seen before takes no more room
+        more = table(texts("short", "b"), texts("long", "y" * 500), texts("longer", "z" * 500))
+        writer = datasets.writer(None)
+        writer.append(first)
+        with pytest.raises(ServiceError) as refused:
+            writer.append(more)
+        assert refused.value.metadata["field"] == "inputs.columns[2]"
+        assert "column 'longer'" in refused.value.message
+        writer.abort()
+
+    def test_targets_are_named_as_the_caller_named_them(self, datasets: DatasetFiles) -> None:
+        first = matrix([1], targets=texts("", "x"))
+        labels = replace(matrix([1], targets=integers("", 1)), targets_field="labels")
+        assert refusal(datasets, first, labels) == "labels"
 
 
 class TestWriter:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -74,6 +75,25 @@ async def opened(url: str) -> AsyncIterator[DatabaseJournal]:
         yield journal
     finally:
         await journal.close()
+
+
+@asynccontextmanager
+async def gone(url: str, journal: DatabaseJournal) -> AsyncIterator[None]:
+    """Lets the database answer no call within the block."""
+    if url.startswith("sqlite"):
+        await journal._run(lambda connection: connection.exec_driver_sql("PRAGMA busy_timeout = 1"))
+        with closing(sqlite3.connect(make_url(url).database or "", isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            yield
+        return
+    name = make_url(url).database
+    server = create_engine(POSTGRESQL or "", isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
+        connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"))
+        yield
+        connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
+    server.dispose()
 
 
 # Any: the fields of a job have many types.
@@ -225,6 +245,19 @@ class TestDatabaseJournal:
             assert await journal.job("job-1") == ended_job
             assert await journal.wanted_loads() == [WantedLoad("iris", 2, "bob")]
 
+    async def test_a_database_that_went_away_is_unavailable(self, url: str) -> None:
+        async with opened(url) as journal, gone(url, journal):
+            for call in (
+                journal.job("1"),
+                journal.add_job(job(1)),
+                journal.wanted_loads(),
+                journal.want_unloaded("iris"),
+            ):
+                with pytest.raises(ServiceError) as refused:
+                    await call
+                assert refused.value.reason is Reason.DATABASE_UNAVAILABLE
+                assert "SELECT" not in refused.value.message
+
     async def test_migrations_and_tables_agree(self, url: str) -> None:
         async with opened(url):
             pass
@@ -339,6 +372,46 @@ class TestSqliteJournal:
         )
         process = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script], check=False)
         assert process.returncode == 0
+
+
+class TestPostgresqlJournal:
+    """How PostgreSQL is used."""
+
+    @needs_postgresql
+    async def test_it_goes_on_after_the_server_has_cut_its_connections(self, tmp_path: Path) -> None:
+        with empty_database("postgresql", tmp_path) as url:
+            async with opened(url) as journal:
+                async with gone(url, journal):
+                    with pytest.raises(ServiceError):
+                        await journal.job("1")
+                await journal.add_job(job(1))
+                assert await journal.job("job-1") == job(1)
+
+    @needs_postgresql
+    async def test_a_server_that_takes_no_writes_is_unavailable(self, tmp_path: Path) -> None:
+        with empty_database("postgresql", tmp_path) as url:
+            async with opened(url):
+                pass
+            async with opened(url) as journal:
+                await journal._run(
+                    lambda connection: connection.exec_driver_sql(
+                        f"ALTER DATABASE {make_url(url).database} SET default_transaction_read_only = on"
+                    )
+                )
+                journal._engine.dispose()
+                with pytest.raises(ServiceError) as refused:
+                    await journal.add_job(job(1))
+                assert refused.value.reason is Reason.DATABASE_UNAVAILABLE
+
+    @needs_postgresql
+    async def test_a_host_that_does_not_answer_is_given_up_soon(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = make_url(POSTGRESQL or "").set(host="127.0.0.1", port=silent.getsockname()[1])
+            journal = DatabaseJournal(url.render_as_string(hide_password=False))
+            async with asyncio.timeout(9):
+                with pytest.raises(DatabaseNotUsable):
+                    await journal.open()
+            await journal.close()
 
 
 class TestUrl:

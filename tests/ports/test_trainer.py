@@ -284,6 +284,47 @@ async def test_garbage_among_the_events_is_ignored(make_order: MakeOrder) -> Non
     assert (end.exit_code, end.reason, end.metrics) == (0, "", {"accuracy": 0.9})
 
 
+@pytest.mark.parametrize(
+    "behaviour",
+    ["deep", "long_number", "absurd_rows", "absurd_step", "absurd_metric", "absurd_progress", "absurd_memory"],
+)
+async def test_events_that_make_no_sense_end_the_run_as_failed_and_hurt_nobody_else(
+    make_order: MakeOrder, behaviour: str
+) -> None:
+    async with stand_in() as trainer:
+        other = await trainer.run(make_order("endless"))
+        run = await trainer.run(make_order(behaviour))
+        events = await all_events(run)
+        end = events[-1]
+        assert isinstance(end, TrainingEnded)
+        assert (end.exit_code, end.reason) == (-signal.SIGKILL, "TRAINING_FAILED")
+        assert "makes no sense" in end.message
+        assert end.peak_memory_bytes < 2**62
+        assert not any(isinstance(event, TrainingProgress) for event in events)
+        assert not alive(run.pid)
+        assert alive(other.pid)
+
+
+async def test_a_fork_server_that_hangs_in_its_imports_is_replaced(make_order: MakeOrder) -> None:
+    command = (sys.executable, "-S", "-E", str(STAND_IN), "--import-seconds=600")
+    async with running(ForkServerTrainer(command=command, start_timeout=0.3)) as trainer:
+        hanging = fork_server()
+        end = await end_of(await trainer.run(make_order("good")))
+        assert end.reason == "TRAINER_DIED"
+        assert not alive(hanging)
+        await until(lambda: bool(children(os.getpid())) and fork_server() != hanging)
+
+
+async def test_a_fork_server_that_is_ready_in_time_lives_on(make_order: MakeOrder) -> None:
+    command = (sys.executable, "-S", "-E", str(STAND_IN))
+    async with running(ForkServerTrainer(command=command, start_timeout=1.0)) as trainer:
+        await until(lambda: trainer.idle_interpreters == 1)
+        server = fork_server()
+        await asyncio.sleep(1.2)  # longer than the time-out
+        assert fork_server() == server
+        assert (await end_of(await trainer.run(make_order("good")))).exit_code == 0
+
+
 async def test_a_long_line_is_cut_and_bytes_that_are_no_text_are_replaced(make_order: MakeOrder) -> None:
     async with stand_in() as trainer:
         lines = log_lines(await all_events(await trainer.run(make_order("noisy"))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -219,6 +220,33 @@ class Network:
         self._body.eval()
         with torch.inference_mode():
             return torch.cat([self._body(rows) for rows in torch.split(torch.from_numpy(features), _PREDICT_ROWS)])
+
+
+class NetworkFamily:
+    """What the families of networks have in common: all but how the network is built.
+
+    Args:
+        network: The untrained network.
+        schedule: How it is trained.
+    """
+
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch",)
+
+    def __init__(self, network: Network, schedule: Schedule) -> None:
+        self._network = network
+        self._schedule = schedule
+
+    def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
+        """Trains the network."""
+        self._network.fit(train, validation, self._schedule, progress)
+
+    def predict(self, features: Floats) -> NDArray[np.float64]:
+        """Returns the class probabilities or the values."""
+        return self._network.predict(features)
+
+    def export(self) -> onnx.ModelProto:
+        """Returns the network as ONNX."""
+        return self._network.export()
 
 
 def _onnx_nodes(body: nn.Sequential, constants: dict[str, NDArray[np.generic]]) -> Iterator[onnx.NodeProto]:

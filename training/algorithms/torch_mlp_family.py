@@ -7,22 +7,17 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-import numpy as np
-import onnx
 from fitserve.v1 import algorithm_pb2
 from google.protobuf import json_format
 from google.protobuf.message import Message
-from numpy.typing import NDArray
 from torch import nn
 
 from training.algorithms.base import Problem
-from training.algorithms.networks import Network, Schedule
-from training.data import Floats, Rows
-from training.progress import Progress
+from training.algorithms.networks import Network, NetworkFamily, Schedule
 from training.spec import Json, effective_parameters
 
 
-class Family:
+class Family(NetworkFamily):
     """Fully connected layers over standardized features."""
 
     DEFAULTS: ClassVar[Mapping[str, Json]] = {
@@ -33,7 +28,6 @@ class Family:
         "dropout": 0.0,
         "weight_decay": 0.0,
     }
-    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch",)
 
     def __init__(self, hyper_parameters: Message, problem: Problem) -> None:
         """Builds the untrained network."""
@@ -49,17 +43,5 @@ class Family:
             return [*made, nn.Linear(widths[-2], widths[-1])]
 
         weight_count = sum(before * after for before, after in itertools.pairwise(widths))
-        self._network = Network(weight_count, layers, (0,), problem, "torch_mlp", "hidden_sizes")
-        self._schedule = Schedule(chosen.epochs, chosen.batch_size, chosen.learning_rate, chosen.weight_decay)
-
-    def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
-        """Trains the network."""
-        self._network.fit(train, validation, self._schedule, progress)
-
-    def predict(self, features: Floats) -> NDArray[np.float64]:
-        """Returns the class probabilities or the values."""
-        return self._network.predict(features)
-
-    def export(self) -> onnx.ModelProto:
-        """Returns the network as ONNX."""
-        return self._network.export()
+        network = Network(weight_count, layers, (0,), problem, "torch_mlp", "hidden_sizes")
+        super().__init__(network, Schedule(chosen.epochs, chosen.batch_size, chosen.learning_rate, chosen.weight_decay))

@@ -308,9 +308,10 @@ def read_prediction(reply: prediction_service_pb2.PredictResponse) -> Prediction
     if reply.HasField("prediction_tensor"):
         predictions = _tensors.decode(reply.prediction_tensor)
     else:
-        predictions = _label_array([resources.value(one) for one in reply.predictions])
+        predictions = _label_array(resources.labels(reply.predictions))
     # Labels travel as JSON values, in which integers and numbers look alike; the predictions know their type.
-    classes = _label_array([resources.value(one) for one in reply.classes], predictions) if reply.classes else None
+    integers = predictions.dtype.kind == "i"
+    classes = _label_array(resources.labels(reply.classes, integers), predictions) if reply.classes else None
     return Prediction(
         predictions=predictions,
         probabilities=_probabilities(reply),

@@ -73,7 +73,11 @@ class Job(_Handle):
         return self._latest
 
     def cancel(self) -> TrainingJob:
-        """Ends the job, whose cores are free within two seconds. A job that has ended stays as it is."""
+        """Ends the job, whose cores are free within two seconds. A job that has ended stays as it is.
+
+        A job whose version is ready and just being loaded has succeeded; its `load_error` says that it does
+        not wait for the load.
+        """
         self._latest = self._client._cancel_job(self.id)
         return self._latest
 

@@ -9,8 +9,8 @@ datetime in UTC, a duration is seconds, and an error is an exception. A missing 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, TypeVar, cast, get_args, get_type_hints
 
@@ -21,6 +21,7 @@ from google.rpc import status_pb2
 
 from fitserve import errors
 from fitserve._tensors import Array
+from fitserve.v1 import data_pb2, model_pb2
 
 Resource = TypeVar("Resource")
 
@@ -420,10 +421,26 @@ def enum_name(enum: EnumDescriptor, number: int) -> str:
     return value.name.removeprefix(prefix) if number else ""
 
 
+def labels(values: Iterable[struct_pb2.Value], integers: bool = False) -> list[object]:
+    """Returns labels, which are all of one type. Integers beyond ±2^53 travel as texts of their digits.
+
+    Args:
+        integers: Whether the labels are known to be integers. Without it a text beside an integer is one.
+    """
+    plain = [value(one) for one in values]
+    integers = integers or any(type(label) is int for label in plain)
+    return [int(label) if integers and isinstance(label, str) else label for label in plain]
+
+
 def value(message: struct_pb2.Value) -> object:
     """Returns a JSON value, a whole number as int."""
     plain: object = json_format.MessageToDict(message)
     return int(plain) if isinstance(plain, float) and plain.is_integer() else plain
+
+
+def _signature(message: model_pb2.Signature) -> Signature:
+    integers = message.prediction_dtype == data_pb2.DATA_TYPE_INT64
+    return replace(read(Signature, message), classes=tuple(labels(message.classes, integers)))
 
 
 def _time(message: timestamp_pb2.Timestamp) -> datetime.datetime:
@@ -445,6 +462,7 @@ _MESSAGES: Mapping[str, Callable[[Any], object]] = {
     "google.protobuf.Struct": json_format.MessageToDict,
     "google.protobuf.Value": value,
     "google.rpc.Status": _error,
+    "fitserve.v1.Signature": _signature,
 }
 
 

@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 import pytest
 from fitserve import _tensors, errors
-from fitserve.v1 import data_pb2, prediction_service_pb2
+from fitserve.v1 import data_pb2, model_service_pb2, prediction_service_pb2
 from google.protobuf import json_format
 
 from tests.unit.client.fake_service import FakeService, abort, rich_status
@@ -68,6 +68,42 @@ def test_labels_and_classes_come_back_in_the_type_of_training(
     assert prediction.probabilities.tolist() == [[0.25, 0.75], [1, 0]]
     assert prediction.version == 2
     assert (got[0].version, got[0].include_probabilities) == (2, True)
+
+
+def test_integer_labels_that_no_double_holds_come_back_exactly(service: FakeService, client: fitserve.Client) -> None:
+    large, text = 2**53 + 1, str(2**53 + 1)
+    reply = prediction_service_pb2.PredictResponse(prediction_tensor=_tensors.encode(np.array([large, 1])))
+    service.handlers["Predict"] = lambda request, context: json_format.ParseDict({"classes": [1, text]}, reply)
+    prediction = client.predict_proba("m", X)
+    assert prediction.predictions.tolist() == [large, 1]
+    assert prediction.classes is not None
+    assert prediction.classes.tolist() == [1, large]
+    assert prediction.classes.dtype == np.int64
+
+    by_hand = json_format.ParseDict({"predictions": [text, 1], "classes": [1, text]}, type(reply)())
+    service.handlers["Predict"] = lambda request, context: by_hand
+    prediction = client.predict_proba("m", X)
+    assert prediction.predictions.tolist() == [large, 1]
+
+    signature = {"classes": [text, str(large + 1)], "prediction_dtype": "DATA_TYPE_INT64"}
+    model = {"model": {"versions": [{"signature": signature}]}}
+    service.handlers["GetModel"] = lambda request, context: json_format.ParseDict(
+        model, model_service_pb2.GetModelResponse()
+    )
+    (version,) = client.model("m").versions
+    assert version.signature is not None
+    assert version.signature.classes == (large, large + 1)
+
+
+def test_labels_that_are_texts_of_digits_stay_texts(service: FakeService, client: fitserve.Client) -> None:
+    reply = json_format.ParseDict(
+        {"predictions": ["1", "2"], "classes": ["1", "2"]}, prediction_service_pb2.PredictResponse()
+    )
+    service.handlers["Predict"] = lambda request, context: reply
+    prediction = client.predict_proba("m", X)
+    assert prediction.predictions.tolist() == ["1", "2"]
+    assert prediction.classes is not None
+    assert prediction.classes.tolist() == ["1", "2"]
 
 
 def test_rows_typed_by_hand_are_answered_with_values_and_read_as_arrays(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -115,6 +116,13 @@ class Gate:
             self.waiting -= 1
 
 
+def open_gate() -> threading.Event:
+    """A gate for what runs in threads."""
+    gate = threading.Event()
+    gate.set()
+    return gate
+
+
 class FakeStream:
     """A stream whose score is the sum of a row's two features."""
 
@@ -151,6 +159,7 @@ class FakeInference:
         held: The versions that it holds, by model.
         calls: The loads and unloads, in order.
         load_errors: What the load of a model raises.
+        unload_errors: What the unload of a model raises.
         infer_errors: What a batch of a model raises.
     """
 
@@ -164,6 +173,7 @@ class FakeInference:
         self.batches: list[tuple[str, int, int]] = []
         self.streams: list[FakeStream] = []
         self.load_errors: dict[str, Exception] = {}
+        self.unload_errors: dict[str, Exception] = {}
         self.infer_errors: dict[str, Exception] = {}
         self.start_errors: list[ServiceError] = []
         self.starts = 0
@@ -204,6 +214,8 @@ class FakeInference:
     async def unload(self, model: str) -> None:
         self.calls.append(("unload", model))
         self._check_alive()
+        if (error := self.unload_errors.get(model)) is not None:
+            raise error
         self.held.pop(model, None)
 
     async def loaded_models(self) -> set[str]:
@@ -228,6 +240,7 @@ class FakeArtifacts:
         self.unknown: list[str] = []
         self.publish_error: Exception | None = None
         self.verify_error: Exception | None = None
+        self.discard_error: Exception | None = None
 
     def put(self, model: str, version: int = 1, job: str = "job", error: ServiceError | None = None) -> StoredVersion:
         content = None if error else manifest(model, version, job)
@@ -242,6 +255,8 @@ class FakeArtifacts:
 
     def discard(self, job: str) -> None:
         self.discarded.append(job)
+        if self.discard_error is not None:
+            raise self.discard_error
 
     def publish(self, job: str, model: str, version: int) -> Manifest:
         if self.publish_error is not None:
@@ -290,6 +305,7 @@ class FakeWriter:
         self._datasets = datasets
 
     def append(self, block: DataBlock) -> None:
+        assert self._datasets.write_gate.wait(5)
         if self._datasets.write_error is not None:
             raise self._datasets.write_error
 
@@ -304,15 +320,20 @@ class FakeWriter:
 
 
 class FakeDatasets:
-    """Datasets in memory."""
+    """Datasets in memory, whose writing and deleting can be held up."""
 
     def __init__(self) -> None:
         self.shared: dict[str, Dataset] = {}
         self.inline = dataset()
         self.write_error: ServiceError | None = None
+        self.write_gate = open_gate()
+        self.delete_gate = open_gate()
+        self.writers = 0
+        self.deletes = 0
         self.aborts = 0
 
     def writer(self, job: str | None) -> FakeWriter:
+        self.writers += 1
         return FakeWriter(self)
 
     def path(self, digest: str) -> Path:
@@ -328,6 +349,8 @@ class FakeDatasets:
         return [*self.shared.values()]
 
     def delete(self, digest: str) -> None:
+        self.deletes += 1
+        assert self.delete_gate.wait(5)
         del self.shared[digest]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
+import sys
 
 import numpy as np
 import pytest
 
-from service.domain.batcher import MAX_IN_FLIGHT, PIPELINE_REQUESTS, Batcher
+from service.domain.batcher import LONE_TRIES, MAX_IN_FLIGHT, PIPELINE_REQUESTS, Batcher, watched
 from service.domain.entities import Floats
 from service.domain.errors import Reason, ServiceError
 from service.domain.ports import ModelCrashed
@@ -147,6 +149,42 @@ async def test_callers_who_have_gone_are_dropped_before_the_batch(server: Server
     assert going.cancelled()
 
 
+async def test_callers_who_have_gone_hold_no_place_in_the_queue(server: Server) -> None:
+    batcher = batcher_of(server, max_queued_rows=3)
+    first = await fill_pipeline(batcher, server)
+    staying, going = ask(batcher, 1), ask(batcher, 2, 3)
+    await turns()
+    going.cancel()
+    await turns()
+    assert batcher.pending_requests == MAX_IN_FLIGHT + 1
+    newcomer = ask(batcher, 4, 5)
+    await turns()
+    server.gate.open()
+    assert (await newcomer).ravel().tolist() == [8, 10]
+    await asyncio.gather(staying, *first)
+
+
+async def test_the_data_of_callers_who_have_gone_is_let_go_at_once(server: Server) -> None:
+    batcher = batcher_of(server)
+    first = await fill_pipeline(batcher, server)
+    data = rows_of(1)
+    references = sys.getrefcount(data)
+    going = asyncio.create_task(batcher.predict(data, 1))
+    await turns()
+    assert sys.getrefcount(data) > references
+    gc.disable()  # which would hide references in cycles
+    try:
+        going.cancel()
+        await asyncio.gather(going, return_exceptions=True)
+        del going
+        await turns()
+        assert sys.getrefcount(data) == references
+    finally:
+        gc.enable()
+    server.gate.open()
+    await asyncio.gather(*first)
+
+
 async def test_a_batch_in_flight_is_left_to_finish_when_its_caller_goes(server: Server) -> None:
     batcher = batcher_of(server)
     server.gate.shut()
@@ -165,6 +203,34 @@ async def test_a_bad_request_fails_alone(server: Server) -> None:
     assert isinstance(answers[1], ServiceError)
     assert answers[1].reason == Reason.INTERNAL
     assert server.batches == [[1, BAD, 3], [1], [BAD], [3]]
+
+
+async def test_a_model_that_always_fails_costs_a_few_lone_tries_and_none_soon_after(server: Server) -> None:
+    batcher = batcher_of(server, max_batch_rows=100)
+    bad = [BAD] * 50
+    answers = await asyncio.gather(*(ask(batcher, value) for value in bad), return_exceptions=True)
+    assert {answer.reason for answer in answers if isinstance(answer, ServiceError)} == {Reason.INTERNAL}
+    assert len(answers) == 50
+    assert [len(batch) for batch in server.batches] == [50, *[1] * LONE_TRIES]
+    await asyncio.gather(ask(batcher, BAD), ask(batcher, BAD), return_exceptions=True)
+    assert [len(batch) for batch in server.batches[1 + LONE_TRIES :]] == [2]
+
+
+async def test_many_bad_requests_keep_the_good_ones_among_them_from_nothing(server: Server) -> None:
+    batcher = batcher_of(server, max_batch_rows=100)
+    values = [1.0, *[BAD] * 49, 2.0]
+    answers = await asyncio.gather(*(ask(batcher, value) for value in values), return_exceptions=True)
+    assert [answer.item() for answer in answers if isinstance(answer, np.ndarray)] == [2, 4]
+
+
+async def test_a_batch_without_an_answer_is_a_crash_of_its_model(server: Server) -> None:
+    server.gate.shut()
+    batcher = Batcher("iris", watched(server.infer, "iris", 0.05), ROW_BYTES, 8, 1000)
+    answers = await asyncio.gather(ask(batcher, 1), ask(batcher, 2), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [ModelCrashed, ModelCrashed]
+    assert server.gate.waiting == 0
+    server.gate.open()
+    assert (await batcher.predict(rows_of(1), 1)).tolist() == [[2]]
 
 
 @pytest.mark.parametrize("error", [ServiceError(Reason.TRITON_UNAVAILABLE, "broken"), ModelCrashed("iris")])

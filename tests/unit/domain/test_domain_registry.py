@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import dataclass, field
 
 import pytest
@@ -10,10 +11,10 @@ import pytest
 from service.domain import registry as module
 from service.domain.entities import VersionState, WantedLoad
 from service.domain.errors import Reason, ServiceError
-from service.domain.ports import ModelCrashed
-from service.domain.registry import STABLE, Registry
+from service.domain.ports import LoadHung, ModelCrashed
+from service.domain.registry import MAX_HANGS, STABLE, Registry
 from tests.ports.fakes import InMemoryJournal
-from tests.unit.domain.fakes import FakeArtifacts, FakeInference, SetClock, rows_of, turns, until
+from tests.unit.domain.fakes import FakeArtifacts, FakeInference, Gate, SetClock, rows_of, turns, until
 
 
 @dataclass
@@ -429,6 +430,18 @@ async def crash(world: World, model: str) -> None:
     world.inference.infer_errors.clear()
 
 
+def note_delays(registry: Registry, delays: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets reloads wait for no time, and notes for how long they would have."""
+    sleep = asyncio.sleep
+
+    async def note(seconds: float) -> None:
+        if asyncio.current_task() in registry._reloads.values():
+            delays.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", note)
+
+
 async def test_a_crashed_model_is_unloaded_and_loaded_without_anyone_asking(world: World) -> None:
     registry = await world.started("a")
     await load(registry, "a")
@@ -456,15 +469,8 @@ async def test_a_model_that_crashes_again_and_again_is_reloaded_ever_more_rarely
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delays: list[float] = []
-    sleep = asyncio.sleep
-
-    async def note(seconds: float) -> None:
-        if asyncio.current_task() in registry._reloads:
-            delays.append(seconds)
-        await sleep(0)
-
     registry = await world.started("a")
-    monkeypatch.setattr(asyncio, "sleep", note)
+    note_delays(registry, delays, monkeypatch)
     await load(registry, "a")
     for _ in range(9):
         await crash(world, "a")
@@ -547,7 +553,7 @@ async def test_a_crashed_model_comes_back_with_triton_if_that_dies_too(world: Wo
     assert world.reason("a") == Reason.TRITON_UNAVAILABLE
     await world.comes_back()
     assert await world.predict("a") == 4
-    assert registry.model("a").crashed is False
+    assert registry.model("a").stale is False
 
 
 async def test_a_crash_of_the_old_version_does_not_disturb_a_hand_over(world: World) -> None:
@@ -581,10 +587,328 @@ async def test_the_old_version_is_reloaded_if_it_crashed_during_a_failed_hand_ov
     assert registry.serving("a", None).manifest.version == 1
 
 
-async def test_a_crashed_model_that_triton_then_refuses_is_failed(world: World) -> None:
-    registry = await world.started("a")
+async def test_a_crashed_model_that_triton_then_refuses_is_tried_again_ever_more_rarely(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays: list[float] = []
+    registry = await world.started("a", "b")
+    note_delays(registry, delays, monkeypatch)
     await load(registry, "a")
     world.inference.load_errors["a"] = ServiceError(Reason.LOAD_FAILED, "no")
     await crash(world, "a")
+    await until(lambda: len(delays) > 5)
+    assert delays[:6] == [0, 1, 2, 4, 8, 16]
+    await until(lambda: world.state("a") == VersionState.FAILED)
+    assert world.reason("a") == Reason.MODEL_LOADING
+    world.inference.load_errors.clear()
+    await until(lambda: registry.model("a").loaded is not None)
+    assert await world.predict("a") == 4
+    assert await world.wanted() == {"a": 1}
+
+
+@pytest.mark.parametrize("error", [ServiceError(Reason.TRITON_UNAVAILABLE, "a blip"), RuntimeError("a bug")])
+async def test_a_reload_that_fails_otherwise_is_tried_again_too(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    registry = await world.started("a")
+    note_delays(registry, [], monkeypatch)
+    await load(registry, "a")
+    world.inference.load_errors["a"] = error
+    await crash(world, "a")
+    await until(lambda: world.inference.calls.count(("serve", "a 1")) > 3)
+    world.inference.load_errors.clear()
+    await until(lambda: registry.model("a").loaded is not None)
+
+
+async def test_a_crashed_model_whose_files_are_damaged_is_failed_for_good(world: World) -> None:
+    registry = await world.started("a")
+    await load(registry, "a")
+    world.artifacts.verify_error = ServiceError(Reason.ARTIFACT_DAMAGED, "model.onnx")
+    await crash(world, "a")
     await until(lambda: world.state("a") == VersionState.FAILED)
     assert world.reason("a") == Reason.MODEL_NOT_LOADED
+    await until(lambda: not registry._reloads)
+
+
+async def test_a_failed_load_by_a_caller_does_not_end_the_reloads(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = await crashed_twice(world, monkeypatch)
+    world.inference.load_errors["a"] = ServiceError(Reason.LOAD_FAILED, "no")
+    assert await reason_of(load(registry, "a")) == Reason.LOAD_FAILED
+    assert world.reason("a") == Reason.MODEL_LOADING
+    assert registry._reloads
+    await registry.close()
+
+
+async def test_a_model_that_triton_refuses_at_its_return_is_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = await world.started("a", "b")
+    note_delays(registry, [], monkeypatch)
+    await load(registry, "a")
+    await load(registry, "b")
+    world.inference.load_errors["a"] = ServiceError(Reason.LOAD_FAILED, "its process was killed")
+    await world.dies()
+    await world.comes_back()
+    assert await world.predict("b") == 4
+    world.inference.load_errors.clear()
+    await until(lambda: registry.model("a").loaded is not None)
+
+
+# -- what fails half way is taken back -------------------------------------------------------------------------------
+
+
+async def test_a_load_that_the_journal_cannot_note_is_taken_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = await world.started("a")
+    monkeypatch.setattr(world.journal, "want_loaded", fails)
+    with pytest.raises(OSError, match="full"):
+        await load(registry, "a")
+    assert world.inference.held == {}
+    assert world.reason("a") == Reason.MODEL_NOT_LOADED
+    monkeypatch.undo()
+    await load(registry, "a")
+    assert await world.predict("a") == 4
+
+
+async def test_a_hand_over_that_the_journal_cannot_note_leaves_the_old_version_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = await world.started("a")
+    await load(registry, "a")
+    world.put("a", 2)
+    monkeypatch.setattr(world.journal, "want_loaded", fails)
+    with pytest.raises(OSError, match="full"):
+        await load(registry, "a")
+    assert world.inference.held == {"a": [1]}
+    assert registry.serving("a", None).manifest.version == 1
+    assert ("unload", "a") not in world.inference.calls
+
+
+@pytest.mark.parametrize("operation", ["load", "unload", "remove"])
+async def test_what_cannot_be_taken_back_at_once_is_by_the_next_operation(
+    world: World, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    registry = await world.started("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(world.journal, "want_loaded", fails)
+        world.inference.unload_errors["a"] = ServiceError(Reason.INTERNAL, "no")
+        with pytest.raises(OSError, match="full"):
+            await load(registry, "a")
+    assert world.inference.held == {"a": [1]}
+    world.inference.unload_errors.clear()
+    if operation == "load":
+        await load(registry, "a")
+        assert world.inference.calls[-2:] == [("unload", "a"), ("serve", "a 1")]
+    elif operation == "unload":
+        await registry.unload("a")
+        assert world.inference.held == {}
+    else:
+        await registry.remove("a", None, False)
+        assert world.inference.held == {}
+
+
+async def test_a_load_whose_end_is_unknown_is_unloaded_before_the_next(world: World) -> None:
+    registry = await world.started("a")
+    world.inference.load_errors["a"] = ServiceError(Reason.TRITON_UNAVAILABLE, "the connection broke")
+    assert await reason_of(load(registry, "a")) == Reason.TRITON_UNAVAILABLE
+    world.inference.load_errors.clear()
+    await load(registry, "a")
+    assert world.inference.calls == [("serve", "a 1"), ("unload", "a"), ("serve", "a 1")]
+
+
+async def test_an_unload_that_triton_refuses_can_be_repeated(world: World) -> None:
+    registry = await world.started("a")
+    await load(registry, "a")
+    world.inference.unload_errors["a"] = ServiceError(Reason.INTERNAL, "no")
+    assert await reason_of(registry.unload("a")) == Reason.INTERNAL
+    assert world.reason("a") == Reason.MODEL_NOT_LOADED
+    world.inference.unload_errors.clear()
+    await registry.unload("a")
+    assert world.inference.held == {}
+    assert world.state("a") == VersionState.STORED
+
+
+async def test_a_model_that_triton_does_not_let_go_keeps_no_other_from_coming_back(world: World) -> None:
+    registry = await world.started("a", "b")
+    await load(registry, "a")
+    await world.dies()
+    await world.inference.start()
+    world.inference.held = {"b": [1]}
+    world.inference.unload_errors["b"] = ServiceError(Reason.INTERNAL, "no")
+    await registry.triton_is_up()
+    assert await world.predict("a") == 4
+
+
+@pytest.mark.parametrize("back", [False, True])
+async def test_a_load_after_which_triton_dies_at_once_comes_back_with_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, back: bool
+) -> None:
+    """Triton dies, and perhaps comes back, while the load is being noted: it is acknowledged, so it holds."""
+    registry = await world.started("a")
+    note, gate = world.journal.want_loaded, Gate()
+    gate.shut()
+
+    async def note_late(wanted: WantedLoad) -> None:
+        await gate.passed()
+        await note(wanted)
+
+    monkeypatch.setattr(world.journal, "want_loaded", note_late)
+    loading = asyncio.create_task(load(registry, "a"))
+    await until(lambda: gate.waiting == 1)
+    await world.dies()
+    if back:
+        await world.comes_back()
+    gate.open()
+    await loading
+    if not back:
+        assert world.reason("a") == Reason.TRITON_UNAVAILABLE
+        await world.comes_back()
+    await until(lambda: registry.model("a").loaded is not None)
+    assert await world.predict("a") == 4
+
+
+async def fails(wanted: WantedLoad) -> None:
+    raise OSError("the disk is full")
+
+
+# -- Triton hangs ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_first_load_that_hangs_is_not_repeated_and_others_come_back(world: World) -> None:
+    registry = await world.started("a", "b")
+    await load(registry, "b")
+    world.inference.load_errors["a"] = LoadHung("a")
+    assert await reason_of(load(registry, "a")) == Reason.TRITON_UNAVAILABLE
+    await world.dies()
+    await world.comes_back()
+    assert world.inference.held == {"b": [1]}
+    world.inference.load_errors.clear()
+    await load(registry, "a")
+    assert await world.predict("a") == 4
+
+
+async def test_a_model_that_hangs_triton_again_and_again_is_left_out(world: World) -> None:
+    registry = await world.started("a", "b")
+    await load(registry, "a")
+    await load(registry, "b")
+    world.inference.load_errors["a"] = LoadHung("a")
+    for _ in range(MAX_HANGS):
+        await world.dies()
+        await world.comes_back()
+        assert world.reason("a") == Reason.MODEL_LOADING
+    await world.dies()
+    await world.comes_back()
+    assert world.inference.calls.count(("serve", "a 1")) == 1 + MAX_HANGS
+    assert await world.predict("b") == 4
+    assert world.reason("a") == Reason.MODEL_NOT_LOADED
+    world.inference.load_errors.clear()
+    await load(registry, "a")
+    assert await world.predict("a") == 4
+
+
+# -- turns -----------------------------------------------------------------------------------------------------------
+
+
+async def test_two_operations_begun_in_one_moment_do_not_both_go_on(world: World) -> None:
+    registry = await world.started("a")
+    calls = (registry.remove("a", None, False), load(registry, "a"), registry.unload("a"))
+    removed, *refused = await asyncio.gather(*calls, return_exceptions=True)
+    assert removed == [1]
+    assert [error.reason for error in refused if isinstance(error, ServiceError)] == [Reason.OPERATION_IN_PROGRESS] * 2
+
+
+async def test_no_operation_slips_in_before_the_one_that_waits(world: World) -> None:
+    """A job's load that waits for an unload has its turn the moment the unload is over."""
+    registry = await world.started("a")
+    await load(registry, "a")
+    world.inference.infer_gate.shut()
+    predicting = asyncio.create_task(world.predict("a"))
+    await until(lambda: world.inference.infer_gate.waiting == 1)
+    unloading = asyncio.create_task(registry.unload("a"))
+    await turns()
+    waiting = asyncio.create_task(registry.load_when_free("a", 1, "job"))
+    await turns()
+    refused: list[Reason] = []
+
+    def try_to_slip_in(_: object) -> None:
+        with pytest.raises(ServiceError) as error:
+            registry._begin(registry.model("a"), "remove", turns)
+        refused.append(error.value.reason)
+
+    unloading.add_done_callback(try_to_slip_in)
+    world.inference.infer_gate.open()
+    await asyncio.gather(predicting, unloading, waiting)
+    assert refused == [Reason.OPERATION_IN_PROGRESS]
+    assert await world.predict("a") == 4
+
+
+async def test_a_load_that_waited_for_a_removal_finds_no_model(world: World) -> None:
+    registry = await world.started("a")
+    removing = asyncio.create_task(registry.remove("a", None, False))
+    await asyncio.sleep(0)
+    assert await reason_of(registry.load_when_free("a", 1, "job")) == Reason.MODEL_NOT_FOUND
+    await removing
+    assert world.inference.held == {}
+    assert registry._models == {}
+
+
+async def test_remove_all_frees_every_name_when_one_cannot_be_removed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = await world.started("a", "b", "c")
+    remove, go_on = world.artifacts.remove, threading.Event()
+
+    def fail_for_a(model: str, version: int | None) -> None:
+        if model == "a":
+            raise ServiceError(Reason.DISK_FULL, "full")
+        assert go_on.wait(5)
+        remove(model, version)
+
+    monkeypatch.setattr(world.artifacts, "remove", fail_for_a)
+    removing = asyncio.create_task(registry.remove_all(False))
+    await until(lambda: [entry.turn.taken for entry in registry.models()] == [True] * 3)
+    await until(lambda: [entry.turn.taken for entry in registry.models()] == [False, True, True])
+    await turns()
+    assert not removing.done(), "the others are still being removed"
+    go_on.set()
+    assert await reason_of(removing) == Reason.DISK_FULL
+    assert [entry.name for entry in registry.models()] == ["a"]
+    monkeypatch.undo()
+    assert await registry.remove_all(False) == ["a"]
+
+
+async def test_remove_all_goes_on_when_its_caller_goes(world: World) -> None:
+    registry = await world.started("a", "b")
+    removing = asyncio.create_task(registry.remove_all(False))
+    await asyncio.sleep(0)
+    removing.cancel()
+    await until(lambda: not registry._models)
+
+
+async def test_an_unload_during_the_return_of_triton_holds(world: World) -> None:
+    registry = await world.started("a")
+    await load(registry, "a")
+    await world.dies()
+    await world.inference.start()
+    unloading = asyncio.create_task(registry.unload("a"))
+    await asyncio.sleep(0)  # it has its turn
+    await registry.triton_is_up()
+    await unloading
+    await turns(50)
+    assert world.inference.held == {}
+    assert await world.wanted() == {}
+
+
+async def test_calls_on_a_version_that_is_leaving_fail_when_triton_dies(world: World) -> None:
+    registry = await world.started("a")
+    await load(registry, "a")
+    world.inference.infer_gate.shut()
+    predicting = asyncio.create_task(world.predict("a"))
+    await until(lambda: world.inference.infer_gate.waiting == 1)
+    unloading = asyncio.create_task(registry.unload("a"))
+    await turns()
+    await registry.triton_is_down()  # the connection of a Triton that hangs is still there
+    async with asyncio.timeout(2):
+        assert await reason_of(predicting) == Reason.TRITON_UNAVAILABLE
+        await unloading

@@ -31,6 +31,14 @@ def test_messages_name_the_field_that_the_data_came_in(tmp_path: Path) -> None:
     assert (read.inputs_field, read.targets_field) == ("dataset", "target")
 
 
+def test_messages_about_inline_data_name_labels_or_targets_whichever_were_sent(tmp_path: Path) -> None:
+    message = make_spec(tmp_path / "d", tmp_path / "out", "xgboost")
+    assert spec.read(write_spec(tmp_path / "spec.pb", message)).targets_field == "inline.targets"
+    message.request.inline.labels.SetInParent()
+    read = spec.read(write_spec(tmp_path / "spec.pb", message))
+    assert (read.inputs_field, read.targets_field) == ("inline.inputs", "inline.labels")
+
+
 @pytest.mark.parametrize("field", FAMILIES, ids=lambda field: field.name)
 def test_every_algorithm_of_the_contract_has_a_family_with_a_default_for_every_field(field: object) -> None:
     name, message_type = field.name, field.message_type  # type: ignore[attr-defined]

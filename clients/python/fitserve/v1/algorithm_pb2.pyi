@@ -21,7 +21,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class LogisticRegression(_message.Message):
     """LogisticRegression configures scikit-learn's LogisticRegression, a linear classifier. Features are standardized first;
-    the scaling belongs to the model. Unset fields keep scikit-learn's defaults unless the field says otherwise.
+    the scaling belongs to the model. Missing values are refused.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -33,7 +33,7 @@ class LogisticRegression(_message.Message):
     SOLVER_FIELD_NUMBER: _builtins.int
     CLASS_WEIGHT_FIELD_NUMBER: _builtins.int
     c: _builtins.float
-    """The inverse of the regularization strength. The default is 1."""
+    """The inverse of the strength of the L2 regularization: smaller is stronger. The default is 1."""
     max_iter: _builtins.int
     """The largest number of solver iterations. The default is 1000."""
     tol: _builtins.float
@@ -41,9 +41,9 @@ class LogisticRegression(_message.Message):
     fit_intercept: _builtins.bool
     """Whether an intercept is fitted. The default is true."""
     solver: _builtins.str
-    """The solver, one of lbfgs, newton-cg, newton-cholesky, sag, saga. The default is lbfgs."""
+    """The solver: lbfgs, newton-cg, newton-cholesky, sag or saga. The default is lbfgs."""
     class_weight: _builtins.str
-    """Weights of the classes: balanced, or unset for equal weights."""
+    """Weights of the labels: balanced, in inverse proportion to their frequency, or unset for equal weights."""
     def __init__(
         self,
         *,
@@ -88,7 +88,7 @@ Global___LogisticRegression: _TypeAlias = LogisticRegression  # noqa: Y015
 @_typing.final
 class RandomForest(_message.Message):
     """RandomForest configures scikit-learn's RandomForestClassifier and RandomForestRegressor.
-    Unset fields keep scikit-learn's defaults.
+    Missing values are refused.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -111,7 +111,7 @@ class RandomForest(_message.Message):
     squared_error, absolute_error, friedman_mse or poisson for regression (default squared_error).
     """
     min_samples_split: _builtins.int
-    """The smallest number of rows that a node needs to be split. The default is 2."""
+    """The smallest number of rows with which a node is split. The default is 2."""
     min_samples_leaf: _builtins.int
     """The smallest number of rows in a leaf. The default is 1."""
     max_features: _builtins.str
@@ -123,7 +123,9 @@ class RandomForest(_message.Message):
     bootstrap: _builtins.bool
     """Whether each tree sees a bootstrap sample of the rows. The default is true."""
     class_weight: _builtins.str
-    """Weights of the classes: balanced or balanced_subsample, or unset for equal weights."""
+    """Weights of the labels, for classification: balanced, by their frequency in all rows, or balanced_subsample, in the
+    rows that the tree sees. Unset for equal weights.
+    """
     def __init__(
         self,
         *,
@@ -183,7 +185,7 @@ Global___RandomForest: _TypeAlias = RandomForest  # noqa: Y015
 @_typing.final
 class HistGradientBoosting(_message.Message):
     """HistGradientBoosting configures scikit-learn's HistGradientBoostingClassifier and HistGradientBoostingRegressor.
-    Missing values (NaN) are allowed. Unset fields keep scikit-learn's defaults unless the field says otherwise.
+    Missing values (NaN, or null) are allowed. The loss for classification is the log loss.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -201,7 +203,7 @@ class HistGradientBoosting(_message.Message):
     max_iter: _builtins.int
     """The number of boosting rounds. The default is 100."""
     learning_rate: _builtins.float
-    """The step size. The default is 0.1."""
+    """The factor by which each round's trees are shrunk. The default is 0.1."""
     max_leaf_nodes: _builtins.int
     """The largest number of leaves of a tree. The default is 31."""
     max_depth: _builtins.int
@@ -209,15 +211,21 @@ class HistGradientBoosting(_message.Message):
     min_samples_leaf: _builtins.int
     """The smallest number of rows in a leaf. The default is 20."""
     l2_regularization: _builtins.float
-    """The L2 regularization. The default is 0."""
+    """The strength of the L2 regularization of the leaves. The default is 0."""
     max_bins: _builtins.int
-    """The number of bins for a feature. The default is 255."""
+    """The number of bins into which the values of a feature are put. The default is 255."""
     early_stopping: _builtins.bool
-    """Whether training stops when a tenth of the training rows, set aside, no longer improves. The default is false."""
+    """Whether training stops when the loss on a tenth of the training rows, set aside, has not improved for ten rounds. The
+    default is false.
+    """
     loss: _builtins.str
-    """The loss for regression: squared_error, absolute_error, gamma or poisson. The default is squared_error."""
+    """The loss for regression: squared_error, absolute_error, gamma (targets above 0) or poisson (targets of 0 or more).
+    The default is squared_error. It must be unset for classification.
+    """
     class_weight: _builtins.str
-    """Weights of the classes: balanced, or unset for equal weights."""
+    """Weights of the labels, for classification: balanced, in inverse proportion to their frequency, or unset for equal
+    weights.
+    """
     def __init__(
         self,
         *,
@@ -281,8 +289,8 @@ Global___HistGradientBoosting: _TypeAlias = HistGradientBoosting  # noqa: Y015
 
 @_typing.final
 class Xgboost(_message.Message):
-    """Xgboost configures XGBoost's gradient boosted trees (tree_method hist). Missing values (NaN) are allowed.
-    Unset fields keep XGBoost's defaults unless the field says otherwise.
+    """Xgboost configures XGBoost's gradient boosted trees (tree_method hist). Missing values (NaN, or null) are allowed.
+    The loss is the log loss for classification and the squared error for regression.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -298,25 +306,25 @@ class Xgboost(_message.Message):
     REG_LAMBDA_FIELD_NUMBER: _builtins.int
     MAX_BIN_FIELD_NUMBER: _builtins.int
     n_estimators: _builtins.int
-    """The number of boosting rounds. The default is 100."""
+    """The number of boosting rounds. The default is 100. With more than two labels each round grows a tree a label."""
     max_depth: _builtins.int
     """The largest depth of a tree. The default is 6."""
     learning_rate: _builtins.float
-    """The step size. The default is 0.3."""
+    """The factor by which each round's trees are shrunk. The default is 0.3."""
     min_child_weight: _builtins.float
-    """The smallest sum of instance weight in a child. The default is 1."""
+    """The smallest sum of the rows' weights (second derivatives of the loss) in a child. The default is 1."""
     gamma: _builtins.float
-    """The smallest loss reduction that a split needs. The default is 0."""
+    """The smallest reduction of the loss for which a leaf is split. The default is 0."""
     subsample: _builtins.float
-    """The share of the rows that each tree sees. The default is 1."""
+    """The share of the rows that each tree sees. The default is 1, all of them."""
     colsample_bytree: _builtins.float
-    """The share of the columns that each tree sees. The default is 1."""
+    """The share of the columns that each tree sees. The default is 1, all of them."""
     reg_alpha: _builtins.float
-    """The L1 regularization. The default is 0."""
+    """The strength of the L1 regularization of the leaves. The default is 0."""
     reg_lambda: _builtins.float
-    """The L2 regularization. The default is 1."""
+    """The strength of the L2 regularization of the leaves. The default is 1."""
     max_bin: _builtins.int
-    """The number of bins for a feature. The default is 256."""
+    """The number of bins into which the values of a feature are put. The default is 256."""
     def __init__(
         self,
         *,
@@ -381,7 +389,7 @@ Global___Xgboost: _TypeAlias = Xgboost  # noqa: Y015
 @_typing.final
 class TorchMlp(_message.Message):
     """TorchMlp configures a multi-layer perceptron trained with PyTorch (ReLU, Adam). Features are standardized first;
-    the scaling belongs to the model.
+    the scaling belongs to the model. Missing values are refused.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -395,16 +403,18 @@ class TorchMlp(_message.Message):
     epochs: _builtins.int
     """The number of passes over the training rows. The default is 50."""
     batch_size: _builtins.int
-    """The number of rows of a step. The default is 32."""
+    """The number of rows from which each step of Adam is computed. The default is 32."""
     learning_rate: _builtins.float
     """The step size of Adam. The default is 0.001."""
     dropout: _builtins.float
     """The share of hidden units dropped in training. The default is 0."""
     weight_decay: _builtins.float
-    """The weight decay of Adam. The default is 0."""
+    """The weight decay of Adam, an L2 regularization. The default is 0."""
     @_builtins.property
     def hidden_sizes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The widths of the hidden layers, each from 1 to 8192. The default is one layer of 64."""
+        """The widths of the hidden layers from input to output, at most 16 of them, each from 1 to 8192. The default is one
+        layer of 64.
+        """
 
     def __init__(
         self,
@@ -446,7 +456,8 @@ Global___TorchMlp: _TypeAlias = TorchMlp  # noqa: Y015
 @_typing.final
 class TorchCnn(_message.Message):
     """TorchCnn configures a convolutional network for images trained with PyTorch: blocks of 3x3 convolution, ReLU and
-    2x2 pooling, then one hidden layer (Adam). Features have the shape [rows, channels, height, width].
+    2x2 pooling, then one hidden layer (Adam). Features have the shape [rows, channels, height, width]; each channel is
+    standardized first, and the scaling belongs to the model. Missing values are refused.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -463,17 +474,17 @@ class TorchCnn(_message.Message):
     epochs: _builtins.int
     """The number of passes over the training rows. The default is 10."""
     batch_size: _builtins.int
-    """The number of rows of a step. The default is 64."""
+    """The number of rows from which each step of Adam is computed. The default is 64."""
     learning_rate: _builtins.float
     """The step size of Adam. The default is 0.001."""
     dropout: _builtins.float
     """The share of hidden units dropped in training. The default is 0."""
     weight_decay: _builtins.float
-    """The weight decay of Adam. The default is 0."""
+    """The weight decay of Adam, an L2 regularization. The default is 0."""
     @_builtins.property
     def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The number of filters of each block, each from 1 to 4096. The default is 32 and 64. Each block halves height and
-        width; there must be no more blocks than the image can be halved.
+        """The number of filters of each block, at most 8 blocks, each from 1 to 4096. The default is 32 and 64. Each block
+        halves height and width; there must be no more blocks than the image can be halved.
         """
 
     def __init__(

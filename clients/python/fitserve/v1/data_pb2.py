@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from fitserve.v1 import options_pb2 as fitserve_dot_v1_dot_options__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x66itserve/v1/data.proto\x12\x0b\x66itserve.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xcf\x02\n\x06Inputs\x12+\n\x06tensor\x18\x01 \x01(\x0b\x32\x13.fitserve.v1.TensorR\x06tensor\x12(\n\x05table\x18\x02 \x01(\x0b\x32\x12.fitserve.v1.TableR\x05table\x12.\n\x04rows\x18\x03 \x03(\x0b\x32\x1a.google.protobuf.ListValueR\x04rows\x12\x31\n\x07records\x18\x04 \x03(\x0b\x32\x17.google.protobuf.StructR\x07records\x12:\n\x07tensors\x18\x05 \x03(\x0b\x32 .fitserve.v1.Inputs.TensorsEntryR\x07tensors\x1aO\n\x0cTensorsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x13.fitserve.v1.TensorR\x05value:\x02\x38\x01\"_\n\x06Tensor\x12+\n\x05\x64type\x18\x01 \x01(\x0e\x32\x15.fitserve.v1.DataTypeR\x05\x64type\x12\x14\n\x05shape\x18\x02 \x03(\x03R\x05shape\x12\x12\n\x04\x64\x61ta\x18\x03 \x01(\x0cR\x04\x64\x61ta\"6\n\x05Table\x12-\n\x07\x63olumns\x18\x01 \x03(\x0b\x32\x13.fitserve.v1.ColumnR\x07\x63olumns\"\xa2\x02\n\x06\x43olumn\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x35\n\x07\x64oubles\x18\x02 \x01(\x0b\x32\x19.fitserve.v1.DoubleValuesH\x00R\x07\x64oubles\x12\x38\n\x08integers\x18\x03 \x01(\x0b\x32\x1a.fitserve.v1.IntegerValuesH\x00R\x08integers\x12\x38\n\x08\x62ooleans\x18\x04 \x01(\x0b\x32\x1a.fitserve.v1.BooleanValuesH\x00R\x08\x62ooleans\x12\x35\n\x07strings\x18\x05 \x01(\x0b\x32\x19.fitserve.v1.StringValuesH\x00R\x07strings\x12\x18\n\x07missing\x18\x06 \x03(\x03R\x07missingB\x08\n\x06values\"&\n\x0c\x44oubleValues\x12\x16\n\x06values\x18\x01 \x03(\x01R\x06values\"\'\n\rIntegerValues\x12\x16\n\x06values\x18\x01 \x03(\x03R\x06values\"\'\n\rBooleanValues\x12\x16\n\x06values\x18\x01 \x03(\x08R\x06values\"&\n\x0cStringValues\x12\x16\n\x06values\x18\x01 \x03(\tR\x06values*\xb4\x02\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x41TA_TYPE_BOOL\x10\x01\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x02\x12\x14\n\x10\x44\x41TA_TYPE_UINT16\x10\x03\x12\x14\n\x10\x44\x41TA_TYPE_UINT32\x10\x04\x12\x14\n\x10\x44\x41TA_TYPE_UINT64\x10\x05\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x06\x12\x13\n\x0f\x44\x41TA_TYPE_INT16\x10\x07\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x08\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\t\x12\x12\n\x0e\x44\x41TA_TYPE_FP16\x10\n\x12\x12\n\x0e\x44\x41TA_TYPE_FP32\x10\x0b\x12\x12\n\x0e\x44\x41TA_TYPE_FP64\x10\x0c\x12\x13\n\x0f\x44\x41TA_TYPE_BYTES\x10\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x66itserve/v1/data.proto\x12\x0b\x66itserve.v1\x1a\x19\x66itserve/v1/options.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xcf\x02\n\x06Inputs\x12+\n\x06tensor\x18\x01 \x01(\x0b\x32\x13.fitserve.v1.TensorR\x06tensor\x12(\n\x05table\x18\x02 \x01(\x0b\x32\x12.fitserve.v1.TableR\x05table\x12.\n\x04rows\x18\x03 \x03(\x0b\x32\x1a.google.protobuf.ListValueR\x04rows\x12\x31\n\x07records\x18\x04 \x03(\x0b\x32\x17.google.protobuf.StructR\x07records\x12:\n\x07tensors\x18\x05 \x03(\x0b\x32 .fitserve.v1.Inputs.TensorsEntryR\x07tensors\x1aO\n\x0cTensorsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x13.fitserve.v1.TensorR\x05value:\x02\x38\x01\"_\n\x06Tensor\x12+\n\x05\x64type\x18\x01 \x01(\x0e\x32\x15.fitserve.v1.DataTypeR\x05\x64type\x12\x14\n\x05shape\x18\x02 \x03(\x03R\x05shape\x12\x12\n\x04\x64\x61ta\x18\x03 \x01(\x0cR\x04\x64\x61ta\"?\n\x05Table\x12\x36\n\x07\x63olumns\x18\x01 \x03(\x0b\x32\x13.fitserve.v1.ColumnB\x07\xaa\x9f\x19\x03\x30\x90NR\x07\x63olumns\"\xa2\x02\n\x06\x43olumn\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x35\n\x07\x64oubles\x18\x02 \x01(\x0b\x32\x19.fitserve.v1.DoubleValuesH\x00R\x07\x64oubles\x12\x38\n\x08integers\x18\x03 \x01(\x0b\x32\x1a.fitserve.v1.IntegerValuesH\x00R\x08integers\x12\x38\n\x08\x62ooleans\x18\x04 \x01(\x0b\x32\x1a.fitserve.v1.BooleanValuesH\x00R\x08\x62ooleans\x12\x35\n\x07strings\x18\x05 \x01(\x0b\x32\x19.fitserve.v1.StringValuesH\x00R\x07strings\x12\x18\n\x07missing\x18\x06 \x03(\x03R\x07missingB\x08\n\x06values\"&\n\x0c\x44oubleValues\x12\x16\n\x06values\x18\x01 \x03(\x01R\x06values\"\'\n\rIntegerValues\x12\x16\n\x06values\x18\x01 \x03(\x03R\x06values\"\'\n\rBooleanValues\x12\x16\n\x06values\x18\x01 \x03(\x08R\x06values\"&\n\x0cStringValues\x12\x16\n\x06values\x18\x01 \x03(\tR\x06values*\xb4\x02\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x41TA_TYPE_BOOL\x10\x01\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x02\x12\x14\n\x10\x44\x41TA_TYPE_UINT16\x10\x03\x12\x14\n\x10\x44\x41TA_TYPE_UINT32\x10\x04\x12\x14\n\x10\x44\x41TA_TYPE_UINT64\x10\x05\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x06\x12\x13\n\x0f\x44\x41TA_TYPE_INT16\x10\x07\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x08\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\t\x12\x12\n\x0e\x44\x41TA_TYPE_FP16\x10\n\x12\x12\n\x0e\x44\x41TA_TYPE_FP32\x10\x0b\x12\x12\n\x0e\x44\x41TA_TYPE_FP64\x10\x0c\x12\x13\n\x0f\x44\x41TA_TYPE_BYTES\x10\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,24 +35,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_INPUTS_TENSORSENTRY']._loaded_options = None
   _globals['_INPUTS_TENSORSENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1016
-  _globals['_DATATYPE']._serialized_end=1324
-  _globals['_INPUTS']._serialized_start=70
-  _globals['_INPUTS']._serialized_end=405
-  _globals['_INPUTS_TENSORSENTRY']._serialized_start=326
-  _globals['_INPUTS_TENSORSENTRY']._serialized_end=405
-  _globals['_TENSOR']._serialized_start=407
-  _globals['_TENSOR']._serialized_end=502
-  _globals['_TABLE']._serialized_start=504
-  _globals['_TABLE']._serialized_end=558
-  _globals['_COLUMN']._serialized_start=561
-  _globals['_COLUMN']._serialized_end=851
-  _globals['_DOUBLEVALUES']._serialized_start=853
-  _globals['_DOUBLEVALUES']._serialized_end=891
-  _globals['_INTEGERVALUES']._serialized_start=893
-  _globals['_INTEGERVALUES']._serialized_end=932
-  _globals['_BOOLEANVALUES']._serialized_start=934
-  _globals['_BOOLEANVALUES']._serialized_end=973
-  _globals['_STRINGVALUES']._serialized_start=975
-  _globals['_STRINGVALUES']._serialized_end=1013
+  _globals['_TABLE'].fields_by_name['columns']._loaded_options = None
+  _globals['_TABLE'].fields_by_name['columns']._serialized_options = b'\252\237\031\0030\220N'
+  _globals['_DATATYPE']._serialized_start=1052
+  _globals['_DATATYPE']._serialized_end=1360
+  _globals['_INPUTS']._serialized_start=97
+  _globals['_INPUTS']._serialized_end=432
+  _globals['_INPUTS_TENSORSENTRY']._serialized_start=353
+  _globals['_INPUTS_TENSORSENTRY']._serialized_end=432
+  _globals['_TENSOR']._serialized_start=434
+  _globals['_TENSOR']._serialized_end=529
+  _globals['_TABLE']._serialized_start=531
+  _globals['_TABLE']._serialized_end=594
+  _globals['_COLUMN']._serialized_start=597
+  _globals['_COLUMN']._serialized_end=887
+  _globals['_DOUBLEVALUES']._serialized_start=889
+  _globals['_DOUBLEVALUES']._serialized_end=927
+  _globals['_INTEGERVALUES']._serialized_start=929
+  _globals['_INTEGERVALUES']._serialized_end=968
+  _globals['_BOOLEANVALUES']._serialized_start=970
+  _globals['_BOOLEANVALUES']._serialized_end=1009
+  _globals['_STRINGVALUES']._serialized_start=1011
+  _globals['_STRINGVALUES']._serialized_end=1049
 # @@protoc_insertion_point(module_scope)

@@ -93,7 +93,8 @@ class Inputs(_message.Message):
     """Inputs are rows of features, in whichever form suits the caller. Exactly one form is set.
 
     All forms but `tensors` become one matrix of 32-bit floats, in training and in prediction alike; integers above
-    16,777,216 and doubles are rounded to it.
+    16,777,216 and doubles are rounded to it. To train on, a matrix may have 100,000 columns, an image 4,194,304 values, and
+    `table` and `records` 10,000 columns.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -130,19 +131,23 @@ class Inputs(_message.Message):
 
     @_builtins.property
     def table(self) -> Global___Table:
-        """Typed, named columns."""
+        """Typed, named columns. For models that were trained on named columns, in any order."""
 
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.ListValue]:
-        """One list of numbers a row, easy to type by hand. Nested lists make rows of more dimensions, such as images."""
+        """One list of numbers a row, easy to type by hand, such as [[5.1, 3.5], [4.9, 3.0]]. Truth values count as 1 and 0,
+        null is a missing value. Nested lists make rows of more dimensions, such as images.
+        """
 
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]:
-        """One object a row, from column name to value, easy to type by hand."""
+        """One object a row, from column name to value, easy to type by hand, such as [{"length": 5.1, "width": 3.5}]. All
+        have the same names; null is a missing value. For models that were trained on named columns.
+        """
 
     @_builtins.property
     def tensors(self) -> _containers.MessageMap[_builtins.str, Global___Tensor]:
-        """Named tensors, for imported models that have several inputs."""
+        """Named tensors, for imported models that have several inputs. Not in this release."""
 
     def __init__(
         self,
@@ -163,7 +168,7 @@ Global___Inputs: _TypeAlias = Inputs  # noqa: Y015
 
 @_typing.final
 class Tensor(_message.Message):
-    """Tensor is a dense array of numbers, truth values or texts."""
+    """Tensor is a dense array of numbers, truth values or texts. In JSON `data` is in base64."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -204,7 +209,7 @@ class Table(_message.Message):
     COLUMNS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___Column]:
-        """The columns, at least one, with unique names."""
+        """The columns, 1 to 10,000, with unique names."""
 
     def __init__(
         self,
@@ -232,7 +237,7 @@ class Column(_message.Message):
     STRINGS_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The name, 1 to 256 characters. It may be empty where the column stands alone, as for targets."""
+    """The name, 1 to 256 characters, none of them NUL. It may be empty where the column stands alone, as for targets."""
     @_builtins.property
     def doubles(self) -> Global___DoubleValues:
         """Numbers; NaN is a missing value."""
@@ -247,11 +252,15 @@ class Column(_message.Message):
 
     @_builtins.property
     def strings(self) -> Global___StringValues:
-        """Texts, such as class labels."""
+        """Texts, such as class labels. A column may have 100,000 different ones, and the different texts of all columns of
+        a dataset about 64 MiB.
+        """
 
     @_builtins.property
     def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The numbers of the rows, from 0, whose value is missing, whatever stands there. For columns that are not numbers."""
+        """The numbers of the rows, from 0, whose value is missing, whatever stands there. Columns of texts may have none in
+        this release.
+        """
 
     def __init__(
         self,

@@ -32,25 +32,25 @@ class _DatasetFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Dataset
     DATASET_FORMAT_CHUNKS: _DatasetFormat.ValueType  # 1
     """Each chunk holds whole rows as `tensor` or `table`."""
     DATASET_FORMAT_ARROW_IPC: _DatasetFormat.ValueType  # 2
-    """The chunks make up an Arrow IPC stream or file."""
+    """The chunks make up an Arrow IPC stream or file. Not in this release."""
     DATASET_FORMAT_CSV: _DatasetFormat.ValueType  # 3
-    """The chunks make up a CSV file with a header line."""
+    """The chunks make up a CSV file with a header line. Not in this release."""
     DATASET_FORMAT_PARQUET: _DatasetFormat.ValueType  # 4
-    """The chunks make up a Parquet file."""
+    """The chunks make up a Parquet file. Not in this release."""
 
 class DatasetFormat(_DatasetFormat, metaclass=_DatasetFormatEnumTypeWrapper):
-    """DatasetFormat is the form in which an upload comes."""
+    """DatasetFormat is the form in which an upload comes. This release takes chunks; for files it returns UNIMPLEMENTED."""
 
 DATASET_FORMAT_UNSPECIFIED: DatasetFormat.ValueType  # 0
 """Not set; means DATASET_FORMAT_CHUNKS."""
 DATASET_FORMAT_CHUNKS: DatasetFormat.ValueType  # 1
 """Each chunk holds whole rows as `tensor` or `table`."""
 DATASET_FORMAT_ARROW_IPC: DatasetFormat.ValueType  # 2
-"""The chunks make up an Arrow IPC stream or file."""
+"""The chunks make up an Arrow IPC stream or file. Not in this release."""
 DATASET_FORMAT_CSV: DatasetFormat.ValueType  # 3
-"""The chunks make up a CSV file with a header line."""
+"""The chunks make up a CSV file with a header line. Not in this release."""
 DATASET_FORMAT_PARQUET: DatasetFormat.ValueType  # 4
-"""The chunks make up a Parquet file."""
+"""The chunks make up a Parquet file. Not in this release."""
 Global___DatasetFormat: _TypeAlias = DatasetFormat  # noqa: Y015
 
 @_typing.final
@@ -69,19 +69,19 @@ class Dataset(_message.Message):
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """The digest of the content, "sha256:" and 64 hexadecimal digits. It identifies the data: the same rows have the same
-    digest, in whichever chunks they came.
+    digest, in whichever chunks they came. FitRequest.dataset and DeleteDatasetRequest take it.
     """
     row_count: _builtins.int
     """The number of rows."""
     has_targets: _builtins.bool
     """Whether the data came with targets. Without them a Fit must name a column as its target."""
     size_bytes: _builtins.int
-    """The size on disk."""
+    """The size on disk, in bytes."""
     display_name: _builtins.str
-    """The name for people that the upload gave."""
+    """The name for people that the first upload of the data gave."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The shape of one row's features: [columns], or [channels, height, width] for images."""
+        """The shape of one row's features: [columns], or [channels, height, width] for images. Empty for data that came as tables."""
 
     @_builtins.property
     def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -121,11 +121,13 @@ class DatasetDescription(_message.Message):
     FORMAT_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     display_name: _builtins.str
-    """A name for people, at most 256 characters."""
+    """A name for people, at most 256 characters. It may be empty, and need not be unique."""
     format: Global___DatasetFormat.ValueType
-    """The form in which the data comes."""
+    """The form in which the data comes. The default is chunks."""
     digest: _builtins.str
-    """The digest that the data must have, or empty. If the service already has it, the upload is answered at once."""
+    """The digest that the data must have, or empty to take it as it comes. If the service already has it, the upload is
+    answered at once; if the data turns out to have another, with DATA_LOSS.
+    """
     def __init__(
         self,
         *,
@@ -153,14 +155,14 @@ class DatasetChunk(_message.Message):
     TARGETS_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     content: _builtins.bytes
-    """The next bytes of the file. For the formats that are files."""
+    """The next bytes of the file, for the formats that are files. Not in this release."""
     @_builtins.property
     def inputs(self) -> _data_pb2.Inputs:
         """The features of the rows, as `tensor` or `table`. For DATASET_FORMAT_CHUNKS."""
 
     @_builtins.property
     def targets(self) -> _data_pb2.Column:
-        """The values to learn, one a row, in every chunk or in none."""
+        """The values to learn, one a row, in every chunk or in none. Without them the Fit names a column as its target."""
 
     def __init__(
         self,

@@ -209,6 +209,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
         {"reason": "INTERNAL", "domain": "fitserve", "metadata": {"incident": "9d2c41"}}
     """
+    ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 38
+    """UNAVAILABLE. The database of jobs and loads does not answer; RetryInfo says when to try again.
+
+        {"reason": "DATABASE_UNAVAILABLE", "domain": "fitserve"}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the `reason` of the google.rpc.ErrorInfo that every error carries, with the domain "fitserve" and without
@@ -401,5 +406,10 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 37
 """INTERNAL. A bug; the log has the incident.
 
     {"reason": "INTERNAL", "domain": "fitserve", "metadata": {"incident": "9d2c41"}}
+"""
+ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 38
+"""UNAVAILABLE. The database of jobs and loads does not answer; RetryInfo says when to try again.
+
+    {"reason": "DATABASE_UNAVAILABLE", "domain": "fitserve"}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

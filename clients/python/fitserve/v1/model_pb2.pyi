@@ -31,33 +31,33 @@ class _ModelState:
 class _ModelStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     MODEL_STATE_UNSPECIFIED: _ModelState.ValueType  # 0
-    """Not set."""
+    """Never returned."""
     MODEL_STATE_STORED: _ModelState.ValueType  # 1
-    """On disk and not loaded."""
+    """On disk and not loaded; predictions return FAILED_PRECONDITION. Load takes it from here."""
     MODEL_STATE_LOADING: _ModelState.ValueType  # 2
-    """On the way into Triton."""
+    """On the way into Triton, for the first time or again after a crash; predictions return UNAVAILABLE until it is there."""
     MODEL_STATE_LOADED: _ModelState.ValueType  # 3
-    """Answering."""
+    """In Triton, answering predictions."""
     MODEL_STATE_UNLOADING: _ModelState.ValueType  # 4
-    """On the way out of Triton."""
+    """On the way out of Triton: requests in flight are answered, new ones return FAILED_PRECONDITION."""
     MODEL_STATE_FAILED: _ModelState.ValueType  # 5
-    """Damaged on disk, or refused by Triton."""
+    """Damaged on disk, or refused by Triton; `error` says which. Load tries again."""
 
 class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
     """ModelState is the state of a model or a version."""
 
 MODEL_STATE_UNSPECIFIED: ModelState.ValueType  # 0
-"""Not set."""
+"""Never returned."""
 MODEL_STATE_STORED: ModelState.ValueType  # 1
-"""On disk and not loaded."""
+"""On disk and not loaded; predictions return FAILED_PRECONDITION. Load takes it from here."""
 MODEL_STATE_LOADING: ModelState.ValueType  # 2
-"""On the way into Triton."""
+"""On the way into Triton, for the first time or again after a crash; predictions return UNAVAILABLE until it is there."""
 MODEL_STATE_LOADED: ModelState.ValueType  # 3
-"""Answering."""
+"""In Triton, answering predictions."""
 MODEL_STATE_UNLOADING: ModelState.ValueType  # 4
-"""On the way out of Triton."""
+"""On the way out of Triton: requests in flight are answered, new ones return FAILED_PRECONDITION."""
 MODEL_STATE_FAILED: ModelState.ValueType  # 5
-"""Damaged on disk, or refused by Triton."""
+"""Damaged on disk, or refused by Triton; `error` says which. Load tries again."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
 class _ColumnKind:
@@ -67,33 +67,33 @@ class _ColumnKind:
 class _ColumnKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ColumnKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     COLUMN_KIND_UNSPECIFIED: _ColumnKind.ValueType  # 0
-    """Not set."""
+    """Never returned."""
     COLUMN_KIND_NUMBER: _ColumnKind.ValueType  # 1
-    """Numbers."""
+    """Numbers, with or without a fraction."""
     COLUMN_KIND_INTEGER: _ColumnKind.ValueType  # 2
-    """Integers."""
+    """Whole numbers."""
     COLUMN_KIND_BOOLEAN: _ColumnKind.ValueType  # 3
     """Truth values."""
     COLUMN_KIND_CATEGORY: _ColumnKind.ValueType  # 4
-    """One of a set of texts."""
+    """One of a set of texts. As a feature not in this release."""
     COLUMN_KIND_TEXT: _ColumnKind.ValueType  # 5
-    """Free text."""
+    """Free text. Not in this release."""
 
 class ColumnKind(_ColumnKind, metaclass=_ColumnKindEnumTypeWrapper):
     """ColumnKind is the kind of values of a column."""
 
 COLUMN_KIND_UNSPECIFIED: ColumnKind.ValueType  # 0
-"""Not set."""
+"""Never returned."""
 COLUMN_KIND_NUMBER: ColumnKind.ValueType  # 1
-"""Numbers."""
+"""Numbers, with or without a fraction."""
 COLUMN_KIND_INTEGER: ColumnKind.ValueType  # 2
-"""Integers."""
+"""Whole numbers."""
 COLUMN_KIND_BOOLEAN: ColumnKind.ValueType  # 3
 """Truth values."""
 COLUMN_KIND_CATEGORY: ColumnKind.ValueType  # 4
-"""One of a set of texts."""
+"""One of a set of texts. As a feature not in this release."""
 COLUMN_KIND_TEXT: ColumnKind.ValueType  # 5
-"""Free text."""
+"""Free text. Not in this release."""
 Global___ColumnKind: _TypeAlias = ColumnKind  # noqa: Y015
 
 @_typing.final
@@ -108,13 +108,13 @@ class Model(_message.Message):
     LATEST_VERSION_FIELD_NUMBER: _builtins.int
     SERVING_VERSION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The name."""
+    """The name, such as iris."""
     state: Global___ModelState.ValueType
-    """The state: that of the version which is furthest on the way to serving."""
+    """The state: that of the version which is furthest on the way to serving, so LOADED if any is loaded."""
     latest_version: _builtins.int
-    """The highest version."""
+    """The number of the highest version: what Load takes when none is named."""
     serving_version: _builtins.int
-    """The version that answers a Predict which names none: the highest loaded one. Zero if none is loaded."""
+    """The loaded version, which answers predictions. Zero if none is loaded."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelVersion]:
         """The versions, in ascending order. Versions never change."""
@@ -138,7 +138,9 @@ Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
 class ModelVersion(_message.Message):
-    """ModelVersion is one trained or imported artifact."""
+    """ModelVersion is one trained or imported artifact. Of one that is damaged on disk only `version`, `state` and `error`
+    may be set.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -203,34 +205,36 @@ class ModelVersion(_message.Message):
     version: _builtins.int
     """The number, from 1."""
     state: Global___ModelState.ValueType
-    """The state."""
+    """Whether it is on disk, loaded, or on the way."""
     algorithm: _builtins.str
     """The algorithm, such as random_forest; empty for imported models."""
     backend: _builtins.str
-    """The Triton backend that serves the version."""
+    """The Triton backend that serves the version, such as onnxruntime."""
     job: _builtins.str
-    """The job that made it; empty for imported models."""
+    """The id of the job that made it; empty for imported models."""
     dataset: _builtins.str
-    """The digest of the training data."""
+    """The digest of the training data, "sha256:" and 64 hexadecimal digits."""
     train_row_count: _builtins.int
     """The number of rows trained on."""
     validation_row_count: _builtins.int
-    """The number of rows held out."""
+    """The number of rows held out for the metrics and the proof."""
     size_bytes: _builtins.int
-    """The size on disk."""
+    """The size on disk, in bytes."""
     loaded_by: _builtins.str
-    """Who asked for the load: "job <id>" or the caller's address, also after a restart. Set while it is loaded."""
+    """Who asked for the load: "job <id>", or the caller's address such as ipv4:10.0.0.7:53122, also after a restart. Set
+    while it is loaded.
+    """
     @_builtins.property
     def signature(self) -> Global___Signature:
-        """What goes in and what comes out."""
+        """What predictions take and what they give."""
 
     @_builtins.property
     def parameters(self) -> _struct_pb2.Struct:
-        """The hyper-parameters that the library was given, defaults included."""
+        """The hyper-parameters that the library was given, defaults included; null is the library's way to say unset."""
 
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """The metrics on the held-out rows."""
+        """The metrics on the held-out rows, named as in TrainingJob."""
 
     @_builtins.property
     def parity(self) -> Global___Parity:
@@ -238,7 +242,7 @@ class ModelVersion(_message.Message):
 
     @_builtins.property
     def library_versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The versions of the libraries that made it."""
+        """The versions of the libraries that made it, by name, such as scikit-learn."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -297,22 +301,29 @@ class Signature(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     task: _training_job_pb2.Task.ValueType
-    """The task."""
+    """Whether it predicts labels or numbers."""
     missing_values: _builtins.bool
-    """Whether NaN is allowed as a missing value: the training data had some."""
+    """Whether predictions may have missing values (NaN, or null): the training data had some. Otherwise they are refused."""
     prediction_dtype: _data_pb2.DataType.ValueType
-    """The type in which predictions come back in `prediction_tensor`: the type of the targets."""
+    """The type in which predictions come back in `prediction_tensor`: FP32 for regression, the type of the labels
+    otherwise.
+    """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The shape of one row's features: [columns], or [channels, height, width] for images."""
 
     @_builtins.property
     def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___ColumnSpec]:
-        """The columns in order, for models trained on `table` or `records`."""
+        """The columns in order, for models trained on `table` or `records`. Predictions find them by name, or by this order in
+        `tensor` and `rows`. Columns of `records` are in the order of their names.
+        """
 
     @_builtins.property
     def classes(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Value]:
-        """The labels in the order of the probabilities, for classification."""
+        """The labels in the order of the probabilities, for classification: sorted, as they were given in training. Integers
+        beyond ±2^53, which a number of JSON does not hold, are texts of their digits; `prediction_dtype` tells them from
+        labels that are texts.
+        """
 
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
@@ -351,9 +362,9 @@ class ColumnSpec(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The name."""
+    """The name, as in the training data."""
     kind: Global___ColumnKind.ValueType
-    """The kind of values."""
+    """The kind of values that the training data had there. Predictions take numbers, integers and truth values alike."""
     def __init__(
         self,
         *,
@@ -378,7 +389,7 @@ class TensorSpec(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The name."""
+    """The name in `Inputs.tensors`, or in `PredictResponse.outputs`."""
     dtype: _data_pb2.DataType.ValueType
     """The type of the elements."""
     @_builtins.property
@@ -410,11 +421,13 @@ class Parity(_message.Message):
     TOLERANCE_FIELD_NUMBER: _builtins.int
     ROW_COUNT_FIELD_NUMBER: _builtins.int
     max_difference: _builtins.float
-    """The largest absolute difference seen."""
+    """The largest absolute difference of any score seen: of a probability, or of a value for regression."""
     tolerance: _builtins.float
-    """The largest difference that is accepted."""
+    """The largest difference that is accepted: 0.00001, times the largest value for regression if that is above 1."""
     row_count: _builtins.int
-    """The number of rows compared."""
+    """The number of rows compared: the held-out ones, at most 20,000. If the training data had missing values, they are
+    compared once more with values missing at random, and count twice.
+    """
     def __init__(
         self,
         *,

@@ -69,7 +69,7 @@ class ListModelsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The largest number of models wanted. The default is 100; more than 1000 means 1000."""
+    """The largest number of models wanted. Unset or 0 means 100; more than 1000 means 1000."""
     page_token: _builtins.str
     """The next_page_token of the page before, or empty for the first page."""
     def __init__(
@@ -98,7 +98,7 @@ class ListModelsResponse(_message.Message):
     """The token of the next page, or empty if this is the last."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.Model]:
-        """The models."""
+        """The models with all their versions."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class GetModelRequest(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The name."""
+    """The name of the model, such as iris."""
     def __init__(
         self,
         *,
@@ -145,7 +145,7 @@ class GetModelResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _model_pb2.Model:
-        """The model."""
+        """The model with all its versions."""
 
     def __init__(
         self,
@@ -170,11 +170,13 @@ class LoadRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     EVICT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The name of the model."""
+    """The name of the model, such as iris."""
     version: _builtins.int
     """The version. The default is the latest."""
     evict: _builtins.bool
-    """Whether the least recently used idle model is unloaded if MAX_LOADED_MODELS is reached."""
+    """Whether the least recently used idle model is unloaded if MAX_LOADED_MODELS is reached. One is idle if no request
+    waits for it or is in flight. The default is false: the load is refused then.
+    """
     def __init__(
         self,
         *,
@@ -202,11 +204,11 @@ class LoadResponse(_message.Message):
     EVICTED_MODELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _model_pb2.Model:
-        """The model."""
+        """The model, as GetModel returns it."""
 
     @_builtins.property
     def evicted_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of the models that were unloaded to make room."""
+        """The names of the models that were unloaded to make room; empty if there was room."""
 
     def __init__(
         self,
@@ -230,7 +232,7 @@ class UnloadRequest(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The name of the model."""
+    """The name of the model, such as iris."""
     def __init__(
         self,
         *,
@@ -253,7 +255,7 @@ class UnloadResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _model_pb2.Model:
-        """The model."""
+        """The model, as GetModel returns it."""
 
     def __init__(
         self,
@@ -278,11 +280,11 @@ class RemoveRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     FORCE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The name of the model."""
+    """The name of the model, such as iris."""
     version: _builtins.int
     """The version. The default is the model with all its versions."""
     force: _builtins.bool
-    """Whether a loaded model is unloaded and deleted."""
+    """Whether it is unloaded and deleted if it is loaded. The default is false: it is refused then."""
     def __init__(
         self,
         *,
@@ -309,7 +311,7 @@ class RemoveResponse(_message.Message):
     REMOVED_VERSIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def removed_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The versions deleted."""
+        """The versions deleted, in ascending order."""
 
     def __init__(
         self,
@@ -332,7 +334,7 @@ class RemoveAllRequest(_message.Message):
 
     FORCE_FIELD_NUMBER: _builtins.int
     force: _builtins.bool
-    """Whether loaded models are unloaded and deleted too."""
+    """Whether loaded models are unloaded and deleted too. The default is false: all is refused if one is loaded."""
     def __init__(
         self,
         *,
@@ -355,7 +357,7 @@ class RemoveAllResponse(_message.Message):
     REMOVED_MODELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def removed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of the models deleted."""
+        """The names of the models deleted; empty if there were none."""
 
     def __init__(
         self,
@@ -419,9 +421,9 @@ class ImportDescription(_message.Message):
     digest: _builtins.str
     """The digest of the file, "sha256:" and 64 hexadecimal digits; checked when it is given."""
     new_version: _builtins.bool
-    """Whether the next version is made if the model exists."""
+    """Whether the next version is made if the model exists. The default is false: it is refused with ALREADY_EXISTS then."""
     load: _builtins.bool
-    """Whether the version is loaded when it is published."""
+    """Whether the version is loaded when it is published. The default is false."""
     @_builtins.property
     def signature(self) -> _model_pb2.Signature:
         """What goes in and comes out, where the file does not say it, and the labels of classes."""
@@ -456,7 +458,7 @@ class ImportModelResponse(_message.Message):
     """The version that was made."""
     @_builtins.property
     def model(self) -> _model_pb2.Model:
-        """The model."""
+        """The model with the new version."""
 
     def __init__(
         self,

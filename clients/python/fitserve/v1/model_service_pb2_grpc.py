@@ -26,9 +26,11 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """ModelService keeps the trained models and decides which of them answer.
+    """ModelService keeps the trained models and decides which of them answer. A model has versions 1, 2 and so on, of which
+    one at a time answers; at most MAX_LOADED_MODELS models are loaded.
 
-    All methods return INVALID_ARGUMENT for a malformed name, before anything else is looked at.
+    A name matches ^[a-z][a-z0-9_-]{0,62}$. All methods return INVALID_ARGUMENT for any other, before anything else is
+    looked at. ErrorReason lists the reasons that errors carry.
     """
 
     def __init__(self, channel):
@@ -75,13 +77,15 @@ class ModelServiceStub:
 
 
 class ModelServiceServicer:
-    """ModelService keeps the trained models and decides which of them answer.
+    """ModelService keeps the trained models and decides which of them answer. A model has versions 1, 2 and so on, of which
+    one at a time answers; at most MAX_LOADED_MODELS models are loaded.
 
-    All methods return INVALID_ARGUMENT for a malformed name, before anything else is looked at.
+    A name matches ^[a-z][a-z0-9_-]{0,62}$. All methods return INVALID_ARGUMENT for any other, before anything else is
+    looked at. ErrorReason lists the reasons that errors carry.
     """
 
     def ListModels(self, request, context):
-        """Lists the models by name.
+        """Lists the models in the order of their names, page by page. Returns INVALID_ARGUMENT for a malformed page_token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,46 +99,52 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Load(self, request, context):
-        """Loads a version into Triton and answers when it is ready to predict. Other loaded versions of the model are unloaded
-        when the new one is ready, so a newer version takes over without a gap. A loaded version stays as it is.
+        """Loads a version into Triton and answers when it is ready to predict. Another loaded version of the model is
+        unloaded when the new one is ready, so a newer version takes over without a gap. A loaded version stays as it is.
+        What is loaded comes back by itself after a restart of Triton or of the service, until it is unloaded.
 
         Returns NOT_FOUND for an unknown model or version, RESOURCE_EXHAUSTED with QuotaFailure naming what is loaded if
-        MAX_LOADED_MODELS is reached and `evict` is not set, ABORTED if another operation on the model is under way,
-        FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged, UNAVAILABLE while
-        Triton is away.
+        MAX_LOADED_MODELS is reached and `evict` is not set or no model is idle, ABORTED if another operation on the model is
+        under way, FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged, UNAVAILABLE
+        while Triton is away.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Unload(self, request, context):
-        """Unloads a model from Triton when the calls in flight are answered. An unloaded model stays as it is. Returns NOT_FOUND
-        for an unknown model and ABORTED if another operation on it is under way.
+        """Unloads a model from Triton when the requests in flight are answered, after 30 seconds at the latest; new ones are
+        refused at once. An unloaded model stays as it is. Returns NOT_FOUND for an unknown model and ABORTED if another
+        operation on it is under way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Remove(self, request, context):
-        """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one, FAILED_PRECONDITION if
-        it is loaded and `force` is not set, ABORTED if another operation on it is under way.
+        """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one,
+        FAILED_PRECONDITION if it is loaded and `force` is not set, ABORTED if another operation on it is under way, or if
+        a Fit of it is and no version would be left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveAll(self, request, context):
-        """Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and `force`
-        is not set; nothing is deleted then.
+        """Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
+        `force` is not set, ABORTED if a Fit of one of them or another operation on one is under way; nothing is deleted
+        then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ImportModel(self, request_iterator, context):
-        """Brings a model that was trained elsewhere. The first message is the description, all others are parts of the file.
-        Nothing is stored if the call ends before it is answered. Returns INVALID_ARGUMENT for a file that is malformed or
-        not allowed, ALREADY_EXISTS and ABORTED as Fit does.
+        """Brings a model that was trained elsewhere. Not in this release, which returns UNIMPLEMENTED.
+
+        The first message is the description, all others are parts of the file. Nothing is stored if the call ends before
+        it is answered. Returns INVALID_ARGUMENT for a file that is malformed or not allowed, ALREADY_EXISTS and ABORTED as
+        Fit does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,9 +197,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """ModelService keeps the trained models and decides which of them answer.
+    """ModelService keeps the trained models and decides which of them answer. A model has versions 1, 2 and so on, of which
+    one at a time answers; at most MAX_LOADED_MODELS models are loaded.
 
-    All methods return INVALID_ARGUMENT for a malformed name, before anything else is looked at.
+    A name matches ^[a-z][a-z0-9_-]{0,62}$. All methods return INVALID_ARGUMENT for any other, before anything else is
+    looked at. ErrorReason lists the reasons that errors carry.
     """
 
     @staticmethod

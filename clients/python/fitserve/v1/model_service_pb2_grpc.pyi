@@ -27,9 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """ModelService keeps the trained models and decides which of them answer.
+    """ModelService keeps the trained models and decides which of them answer. A model has versions 1, 2 and so on, of which
+    one at a time answers; at most MAX_LOADED_MODELS models are loaded.
 
-    All methods return INVALID_ARGUMENT for a malformed name, before anything else is looked at.
+    A name matches ^[a-z][a-z0-9_-]{0,62}$. All methods return INVALID_ARGUMENT for any other, before anything else is
+    looked at. ErrorReason lists the reasons that errors carry.
     """
 
     @_typing.overload
@@ -37,79 +39,95 @@ class ModelServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]
-    """Lists the models by name."""
+    """Lists the models in the order of their names, page by page. Returns INVALID_ARGUMENT for a malformed page_token."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]
     """Returns a model with its versions. Returns NOT_FOUND for an unknown one, naming the nearest known."""
     Load: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.LoadRequest, _model_service_pb2.LoadResponse]
-    """Loads a version into Triton and answers when it is ready to predict. Other loaded versions of the model are unloaded
-    when the new one is ready, so a newer version takes over without a gap. A loaded version stays as it is.
+    """Loads a version into Triton and answers when it is ready to predict. Another loaded version of the model is
+    unloaded when the new one is ready, so a newer version takes over without a gap. A loaded version stays as it is.
+    What is loaded comes back by itself after a restart of Triton or of the service, until it is unloaded.
 
     Returns NOT_FOUND for an unknown model or version, RESOURCE_EXHAUSTED with QuotaFailure naming what is loaded if
-    MAX_LOADED_MODELS is reached and `evict` is not set, ABORTED if another operation on the model is under way,
-    FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged, UNAVAILABLE while
-    Triton is away.
+    MAX_LOADED_MODELS is reached and `evict` is not set or no model is idle, ABORTED if another operation on the model is
+    under way, FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged, UNAVAILABLE
+    while Triton is away.
     """
     Unload: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.UnloadRequest, _model_service_pb2.UnloadResponse]
-    """Unloads a model from Triton when the calls in flight are answered. An unloaded model stays as it is. Returns NOT_FOUND
-    for an unknown model and ABORTED if another operation on it is under way.
+    """Unloads a model from Triton when the requests in flight are answered, after 30 seconds at the latest; new ones are
+    refused at once. An unloaded model stays as it is. Returns NOT_FOUND for an unknown model and ABORTED if another
+    operation on it is under way.
     """
     Remove: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.RemoveRequest, _model_service_pb2.RemoveResponse]
-    """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one, FAILED_PRECONDITION if
-    it is loaded and `force` is not set, ABORTED if another operation on it is under way.
+    """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one,
+    FAILED_PRECONDITION if it is loaded and `force` is not set, ABORTED if another operation on it is under way, or if
+    a Fit of it is and no version would be left.
     """
     RemoveAll: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.RemoveAllRequest, _model_service_pb2.RemoveAllResponse]
-    """Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and `force`
-    is not set; nothing is deleted then.
+    """Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
+    `force` is not set, ABORTED if a Fit of one of them or another operation on one is under way; nothing is deleted
+    then.
     """
     ImportModel: _grpc.StreamUnaryMultiCallable[_model_service_pb2.ImportModelRequest, _model_service_pb2.ImportModelResponse]
-    """Brings a model that was trained elsewhere. The first message is the description, all others are parts of the file.
-    Nothing is stored if the call ends before it is answered. Returns INVALID_ARGUMENT for a file that is malformed or
-    not allowed, ALREADY_EXISTS and ABORTED as Fit does.
+    """Brings a model that was trained elsewhere. Not in this release, which returns UNIMPLEMENTED.
+
+    The first message is the description, all others are parts of the file. Nothing is stored if the call ends before
+    it is answered. Returns INVALID_ARGUMENT for a file that is malformed or not allowed, ALREADY_EXISTS and ABORTED as
+    Fit does.
     """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """ModelService keeps the trained models and decides which of them answer.
+    """ModelService keeps the trained models and decides which of them answer. A model has versions 1, 2 and so on, of which
+    one at a time answers; at most MAX_LOADED_MODELS models are loaded.
 
-    All methods return INVALID_ARGUMENT for a malformed name, before anything else is looked at.
+    A name matches ^[a-z][a-z0-9_-]{0,62}$. All methods return INVALID_ARGUMENT for any other, before anything else is
+    looked at. ErrorReason lists the reasons that errors carry.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists the models by name."""
+    """Lists the models in the order of their names, page by page. Returns INVALID_ARGUMENT for a malformed page_token."""
     GetModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """Returns a model with its versions. Returns NOT_FOUND for an unknown one, naming the nearest known."""
     Load: _aio.UnaryUnaryMultiCallable[_model_service_pb2.LoadRequest, _model_service_pb2.LoadResponse]  # type: ignore[assignment]
-    """Loads a version into Triton and answers when it is ready to predict. Other loaded versions of the model are unloaded
-    when the new one is ready, so a newer version takes over without a gap. A loaded version stays as it is.
+    """Loads a version into Triton and answers when it is ready to predict. Another loaded version of the model is
+    unloaded when the new one is ready, so a newer version takes over without a gap. A loaded version stays as it is.
+    What is loaded comes back by itself after a restart of Triton or of the service, until it is unloaded.
 
     Returns NOT_FOUND for an unknown model or version, RESOURCE_EXHAUSTED with QuotaFailure naming what is loaded if
-    MAX_LOADED_MODELS is reached and `evict` is not set, ABORTED if another operation on the model is under way,
-    FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged, UNAVAILABLE while
-    Triton is away.
+    MAX_LOADED_MODELS is reached and `evict` is not set or no model is idle, ABORTED if another operation on the model is
+    under way, FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged, UNAVAILABLE
+    while Triton is away.
     """
     Unload: _aio.UnaryUnaryMultiCallable[_model_service_pb2.UnloadRequest, _model_service_pb2.UnloadResponse]  # type: ignore[assignment]
-    """Unloads a model from Triton when the calls in flight are answered. An unloaded model stays as it is. Returns NOT_FOUND
-    for an unknown model and ABORTED if another operation on it is under way.
+    """Unloads a model from Triton when the requests in flight are answered, after 30 seconds at the latest; new ones are
+    refused at once. An unloaded model stays as it is. Returns NOT_FOUND for an unknown model and ABORTED if another
+    operation on it is under way.
     """
     Remove: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RemoveRequest, _model_service_pb2.RemoveResponse]  # type: ignore[assignment]
-    """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one, FAILED_PRECONDITION if
-    it is loaded and `force` is not set, ABORTED if another operation on it is under way.
+    """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one,
+    FAILED_PRECONDITION if it is loaded and `force` is not set, ABORTED if another operation on it is under way, or if
+    a Fit of it is and no version would be left.
     """
     RemoveAll: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RemoveAllRequest, _model_service_pb2.RemoveAllResponse]  # type: ignore[assignment]
-    """Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and `force`
-    is not set; nothing is deleted then.
+    """Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
+    `force` is not set, ABORTED if a Fit of one of them or another operation on one is under way; nothing is deleted
+    then.
     """
     ImportModel: _aio.StreamUnaryMultiCallable[_model_service_pb2.ImportModelRequest, _model_service_pb2.ImportModelResponse]  # type: ignore[assignment]
-    """Brings a model that was trained elsewhere. The first message is the description, all others are parts of the file.
-    Nothing is stored if the call ends before it is answered. Returns INVALID_ARGUMENT for a file that is malformed or
-    not allowed, ALREADY_EXISTS and ABORTED as Fit does.
+    """Brings a model that was trained elsewhere. Not in this release, which returns UNIMPLEMENTED.
+
+    The first message is the description, all others are parts of the file. Nothing is stored if the call ends before
+    it is answered. Returns INVALID_ARGUMENT for a file that is malformed or not allowed, ALREADY_EXISTS and ABORTED as
+    Fit does.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ModelService keeps the trained models and decides which of them answer.
+    """ModelService keeps the trained models and decides which of them answer. A model has versions 1, 2 and so on, of which
+    one at a time answers; at most MAX_LOADED_MODELS models are loaded.
 
-    All methods return INVALID_ARGUMENT for a malformed name, before anything else is looked at.
+    A name matches ^[a-z][a-z0-9_-]{0,62}$. All methods return INVALID_ARGUMENT for any other, before anything else is
+    looked at. ErrorReason lists the reasons that errors carry.
     """
 
     @_abc_1.abstractmethod
@@ -118,7 +136,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.ListModelsResponse, _abc.Awaitable[_model_service_pb2.ListModelsResponse]]:
-        """Lists the models by name."""
+        """Lists the models in the order of their names, page by page. Returns INVALID_ARGUMENT for a malformed page_token."""
 
     @_abc_1.abstractmethod
     def GetModel(
@@ -134,13 +152,14 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.LoadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.LoadResponse, _abc.Awaitable[_model_service_pb2.LoadResponse]]:
-        """Loads a version into Triton and answers when it is ready to predict. Other loaded versions of the model are unloaded
-        when the new one is ready, so a newer version takes over without a gap. A loaded version stays as it is.
+        """Loads a version into Triton and answers when it is ready to predict. Another loaded version of the model is
+        unloaded when the new one is ready, so a newer version takes over without a gap. A loaded version stays as it is.
+        What is loaded comes back by itself after a restart of Triton or of the service, until it is unloaded.
 
         Returns NOT_FOUND for an unknown model or version, RESOURCE_EXHAUSTED with QuotaFailure naming what is loaded if
-        MAX_LOADED_MODELS is reached and `evict` is not set, ABORTED if another operation on the model is under way,
-        FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged, UNAVAILABLE while
-        Triton is away.
+        MAX_LOADED_MODELS is reached and `evict` is not set or no model is idle, ABORTED if another operation on the model is
+        under way, FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged, UNAVAILABLE
+        while Triton is away.
         """
 
     @_abc_1.abstractmethod
@@ -149,8 +168,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.UnloadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.UnloadResponse, _abc.Awaitable[_model_service_pb2.UnloadResponse]]:
-        """Unloads a model from Triton when the calls in flight are answered. An unloaded model stays as it is. Returns NOT_FOUND
-        for an unknown model and ABORTED if another operation on it is under way.
+        """Unloads a model from Triton when the requests in flight are answered, after 30 seconds at the latest; new ones are
+        refused at once. An unloaded model stays as it is. Returns NOT_FOUND for an unknown model and ABORTED if another
+        operation on it is under way.
         """
 
     @_abc_1.abstractmethod
@@ -159,8 +179,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.RemoveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.RemoveResponse, _abc.Awaitable[_model_service_pb2.RemoveResponse]]:
-        """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one, FAILED_PRECONDITION if
-        it is loaded and `force` is not set, ABORTED if another operation on it is under way.
+        """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one,
+        FAILED_PRECONDITION if it is loaded and `force` is not set, ABORTED if another operation on it is under way, or if
+        a Fit of it is and no version would be left.
         """
 
     @_abc_1.abstractmethod
@@ -169,8 +190,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.RemoveAllRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.RemoveAllResponse, _abc.Awaitable[_model_service_pb2.RemoveAllResponse]]:
-        """Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and `force`
-        is not set; nothing is deleted then.
+        """Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
+        `force` is not set, ABORTED if a Fit of one of them or another operation on one is under way; nothing is deleted
+        then.
         """
 
     @_abc_1.abstractmethod
@@ -179,9 +201,11 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_model_service_pb2.ImportModelRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.ImportModelResponse, _abc.Awaitable[_model_service_pb2.ImportModelResponse]]:
-        """Brings a model that was trained elsewhere. The first message is the description, all others are parts of the file.
-        Nothing is stored if the call ends before it is answered. Returns INVALID_ARGUMENT for a file that is malformed or
-        not allowed, ALREADY_EXISTS and ABORTED as Fit does.
+        """Brings a model that was trained elsewhere. Not in this release, which returns UNIMPLEMENTED.
+
+        The first message is the description, all others are parts of the file. Nothing is stored if the call ends before
+        it is answered. Returns INVALID_ARGUMENT for a file that is malformed or not allowed, ALREADY_EXISTS and ABORTED as
+        Fit does.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -32,14 +32,16 @@ class PredictRequest(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     INCLUDE_PROBABILITIES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The name of the model."""
+    """The name of the model, such as iris."""
     version: _builtins.int
-    """The version. The default is the one that serves."""
+    """The version. The default is the loaded one; any other returns FAILED_PRECONDITION."""
     include_probabilities: _builtins.bool
-    """Whether the probabilities of the classes come back too."""
+    """Whether the probabilities of the labels come back too. The default is false. It does nothing for regression."""
     @_builtins.property
     def inputs(self) -> _data_pb2.Inputs:
-        """The rows."""
+        """The rows, at least one. By hand: {"rows": [[5.1, 3.5, 1.4, 0.2]]}, or {"records": [{"length": 5.1, "width": 3.5}]}
+        for models that were trained on named columns.
+        """
 
     def __init__(
         self,
@@ -103,20 +105,24 @@ class PredictResponse(_message.Message):
     """The version that answered."""
     @_builtins.property
     def predictions(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Value]:
-        """The predictions: labels as they were given in training, or numbers for regression."""
+        """The predictions: the most probable labels, as they were given in training (integers beyond ±2^53 as texts of their
+        digits), or numbers for regression.
+        """
 
     @_builtins.property
     def probabilities(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.ListValue]:
-        """The probabilities, one list a row, in the order of `classes`."""
+        """The probabilities from 0 to 1, one list a row, in the order of `classes`."""
 
     @_builtins.property
     def classes(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Value]:
-        """The labels in the order of the probabilities. Set when probabilities were asked for."""
+        """The labels in the order of the probabilities, integers beyond ±2^53 as texts of their digits. Set when there are
+        probabilities.
+        """
 
     @_builtins.property
     def prediction_tensor(self) -> _data_pb2.Tensor:
-        """The predictions, shape [rows]: FP32 for regression; for classification INT64, FP64, BOOL or BYTES (UTF-8), the type of
-        the labels.
+        """The predictions, shape [rows]: FP32 for regression; for classification INT64, FP64, BOOL or BYTES (UTF-8), the type
+        of the labels.
         """
 
     @_builtins.property
@@ -125,7 +131,7 @@ class PredictResponse(_message.Message):
 
     @_builtins.property
     def outputs(self) -> _containers.MessageMap[_builtins.str, _data_pb2.Tensor]:
-        """The outputs by name, for models that take `tensors`."""
+        """The outputs by name, for imported models that take `tensors`. Not in this release."""
 
     def __init__(
         self,
@@ -189,11 +195,11 @@ class PredictStreamConfig(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     INCLUDE_PROBABILITIES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The name of the model."""
+    """The name of the model, such as iris."""
     version: _builtins.int
-    """The version. The default is the one that serves when the batch comes."""
+    """The version. The default is the one that is loaded when the batch comes."""
     include_probabilities: _builtins.bool
-    """Whether the probabilities of the classes come back too."""
+    """Whether the probabilities of the labels come back too. The default is false. It does nothing for regression."""
     def __init__(
         self,
         *,
@@ -221,14 +227,14 @@ class PredictStreamResponse(_message.Message):
     RESPONSE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """The number of the batch, from 0."""
+    """The number of the batch, from 0: the configuration does not count."""
     @_builtins.property
     def response(self) -> Global___PredictResponse:
         """The predictions."""
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """The error."""
+        """The error, with the details that an error of Predict has."""
 
     def __init__(
         self,

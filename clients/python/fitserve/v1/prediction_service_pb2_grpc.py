@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class PredictionServiceStub:
-    """PredictionService answers with loaded models.
+    """PredictionService answers with loaded models. ErrorReason lists the reasons that errors carry. A message may have
+    MAX_MESSAGE_BYTES, 64 MiB unless it is set otherwise; a larger one is RESOURCE_EXHAUSTED.
     """
 
     def __init__(self, channel):
@@ -48,11 +49,13 @@ class PredictionServiceStub:
 
 
 class PredictionServiceServicer:
-    """PredictionService answers with loaded models.
+    """PredictionService answers with loaded models. ErrorReason lists the reasons that errors carry. A message may have
+    MAX_MESSAGE_BYTES, 64 MiB unless it is set otherwise; a larger one is RESOURCE_EXHAUSTED.
     """
 
     def Predict(self, request, context):
-        """Predicts the rows of one request.
+        """Predicts the rows of one request. Rows of requests that come at the same time share batches, so many small requests
+        at once are fast.
 
         Returns INVALID_ARGUMENT naming the field if the inputs do not fit the model, NOT_FOUND for an unknown model or
         version, FAILED_PRECONDITION for one that is not loaded, RESOURCE_EXHAUSTED with RetryInfo if too many rows wait,
@@ -63,10 +66,13 @@ class PredictionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PredictStream(self, request_iterator, context):
-        """Predicts batch after batch. The first message is the configuration, all others are inputs. Each batch is answered in
-        order, either with its predictions or with the error that Predict would have returned; a bad batch does not end the
-        stream. The service reads no further while it has many batches unanswered, so a fast sender is slowed down by flow
-        control.
+        """Predicts batch after batch. The first message is the configuration, all others are inputs. Each batch is answered
+        in order, either with its predictions or with the error that Predict would have returned; a bad batch does not end
+        the stream. The service reads no further while 16 batches (STREAM_BATCHES) are unanswered, so a fast sender is
+        slowed down by flow control.
+
+        The stream itself ends with INVALID_ARGUMENT if the first message is no configuration or a later one no inputs, and
+        with the errors of Predict if the model that the configuration names cannot answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,7 +100,8 @@ def add_PredictionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PredictionService:
-    """PredictionService answers with loaded models.
+    """PredictionService answers with loaded models. ErrorReason lists the reasons that errors carry. A message may have
+    MAX_MESSAGE_BYTES, 64 MiB unless it is set otherwise; a larger one is RESOURCE_EXHAUSTED.
     """
 
     @staticmethod

@@ -27,47 +27,61 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PredictionServiceStub:
-    """PredictionService answers with loaded models."""
+    """PredictionService answers with loaded models. ErrorReason lists the reasons that errors carry. A message may have
+    MAX_MESSAGE_BYTES, 64 MiB unless it is set otherwise; a larger one is RESOURCE_EXHAUSTED.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PredictionServiceAsyncStub: ...
     Predict: _grpc.UnaryUnaryMultiCallable[_prediction_service_pb2.PredictRequest, _prediction_service_pb2.PredictResponse]
-    """Predicts the rows of one request.
+    """Predicts the rows of one request. Rows of requests that come at the same time share batches, so many small requests
+    at once are fast.
 
     Returns INVALID_ARGUMENT naming the field if the inputs do not fit the model, NOT_FOUND for an unknown model or
     version, FAILED_PRECONDITION for one that is not loaded, RESOURCE_EXHAUSTED with RetryInfo if too many rows wait,
     UNAVAILABLE with RetryInfo while the model or Triton is on its way, DEADLINE_EXCEEDED if the deadline passes first.
     """
     PredictStream: _grpc.StreamStreamMultiCallable[_prediction_service_pb2.PredictStreamRequest, _prediction_service_pb2.PredictStreamResponse]
-    """Predicts batch after batch. The first message is the configuration, all others are inputs. Each batch is answered in
-    order, either with its predictions or with the error that Predict would have returned; a bad batch does not end the
-    stream. The service reads no further while it has many batches unanswered, so a fast sender is slowed down by flow
-    control.
+    """Predicts batch after batch. The first message is the configuration, all others are inputs. Each batch is answered
+    in order, either with its predictions or with the error that Predict would have returned; a bad batch does not end
+    the stream. The service reads no further while 16 batches (STREAM_BATCHES) are unanswered, so a fast sender is
+    slowed down by flow control.
+
+    The stream itself ends with INVALID_ARGUMENT if the first message is no configuration or a later one no inputs, and
+    with the errors of Predict if the model that the configuration names cannot answer.
     """
 
 @_typing.type_check_only
 class PredictionServiceAsyncStub(PredictionServiceStub):
-    """PredictionService answers with loaded models."""
+    """PredictionService answers with loaded models. ErrorReason lists the reasons that errors carry. A message may have
+    MAX_MESSAGE_BYTES, 64 MiB unless it is set otherwise; a larger one is RESOURCE_EXHAUSTED.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Predict: _aio.UnaryUnaryMultiCallable[_prediction_service_pb2.PredictRequest, _prediction_service_pb2.PredictResponse]  # type: ignore[assignment]
-    """Predicts the rows of one request.
+    """Predicts the rows of one request. Rows of requests that come at the same time share batches, so many small requests
+    at once are fast.
 
     Returns INVALID_ARGUMENT naming the field if the inputs do not fit the model, NOT_FOUND for an unknown model or
     version, FAILED_PRECONDITION for one that is not loaded, RESOURCE_EXHAUSTED with RetryInfo if too many rows wait,
     UNAVAILABLE with RetryInfo while the model or Triton is on its way, DEADLINE_EXCEEDED if the deadline passes first.
     """
     PredictStream: _aio.StreamStreamMultiCallable[_prediction_service_pb2.PredictStreamRequest, _prediction_service_pb2.PredictStreamResponse]  # type: ignore[assignment]
-    """Predicts batch after batch. The first message is the configuration, all others are inputs. Each batch is answered in
-    order, either with its predictions or with the error that Predict would have returned; a bad batch does not end the
-    stream. The service reads no further while it has many batches unanswered, so a fast sender is slowed down by flow
-    control.
+    """Predicts batch after batch. The first message is the configuration, all others are inputs. Each batch is answered
+    in order, either with its predictions or with the error that Predict would have returned; a bad batch does not end
+    the stream. The service reads no further while 16 batches (STREAM_BATCHES) are unanswered, so a fast sender is
+    slowed down by flow control.
+
+    The stream itself ends with INVALID_ARGUMENT if the first message is no configuration or a later one no inputs, and
+    with the errors of Predict if the model that the configuration names cannot answer.
     """
 
 class PredictionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """PredictionService answers with loaded models."""
+    """PredictionService answers with loaded models. ErrorReason lists the reasons that errors carry. A message may have
+    MAX_MESSAGE_BYTES, 64 MiB unless it is set otherwise; a larger one is RESOURCE_EXHAUSTED.
+    """
 
     @_abc_1.abstractmethod
     def Predict(
@@ -75,7 +89,8 @@ class PredictionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _prediction_service_pb2.PredictRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_prediction_service_pb2.PredictResponse, _abc.Awaitable[_prediction_service_pb2.PredictResponse]]:
-        """Predicts the rows of one request.
+        """Predicts the rows of one request. Rows of requests that come at the same time share batches, so many small requests
+        at once are fast.
 
         Returns INVALID_ARGUMENT naming the field if the inputs do not fit the model, NOT_FOUND for an unknown model or
         version, FAILED_PRECONDITION for one that is not loaded, RESOURCE_EXHAUSTED with RetryInfo if too many rows wait,
@@ -88,10 +103,13 @@ class PredictionServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_prediction_service_pb2.PredictStreamRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_prediction_service_pb2.PredictStreamResponse], _abc.AsyncIterator[_prediction_service_pb2.PredictStreamResponse]]:
-        """Predicts batch after batch. The first message is the configuration, all others are inputs. Each batch is answered in
-        order, either with its predictions or with the error that Predict would have returned; a bad batch does not end the
-        stream. The service reads no further while it has many batches unanswered, so a fast sender is slowed down by flow
-        control.
+        """Predicts batch after batch. The first message is the configuration, all others are inputs. Each batch is answered
+        in order, either with its predictions or with the error that Predict would have returned; a bad batch does not end
+        the stream. The service reads no further while 16 batches (STREAM_BATCHES) are unanswered, so a fast sender is
+        slowed down by flow control.
+
+        The stream itself ends with INVALID_ARGUMENT if the first message is no configuration or a later one no inputs, and
+        with the errors of Predict if the model that the configuration names cannot answer.
         """
 
 def add_PredictionServiceServicer_to_server(servicer: PredictionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -50,22 +50,22 @@ class GetStatusResponse(_message.Message):
     TRITON_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     version: _builtins.str
-    """The version of the service."""
+    """The version of the service, such as 0.1.0."""
     draining: _builtins.bool
-    """Whether it is stopping."""
+    """Whether it is stopping: calls in flight are answered, new ones are refused."""
     memory_bytes: _builtins.int
-    """The resident memory of the service's own process."""
+    """The resident memory of the service's own process, in bytes; Triton and trainings are processes of their own."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When it started."""
+        """When the service's process started."""
 
     @_builtins.property
     def training(self) -> Global___TrainingStatus:
-        """The training."""
+        """The core budget and who has cores."""
 
     @_builtins.property
     def models(self) -> Global___ModelPoolStatus:
-        """The models."""
+        """The models on disk and in Triton."""
 
     @_builtins.property
     def triton(self) -> Global___TritonStatus:
@@ -105,16 +105,16 @@ class TrainingStatus(_message.Message):
     total_cores: _builtins.int
     """The cores that training may use (TRAINING_CORES)."""
     free_cores: _builtins.int
-    """The cores that are free."""
+    """The cores that no job has. A Fit that wants no more starts at once, unless other jobs wait."""
     queued_job_count: _builtins.int
     """The number of jobs that wait for cores."""
     queue_limit: _builtins.int
-    """The largest number of jobs that may wait."""
+    """The largest number of jobs that may wait (TRAINING_QUEUE)."""
     idle_interpreter_count: _builtins.int
-    """The number of interpreters that stand ready for the next Fit."""
+    """The number of processes that have the training libraries imported, so that the next Fit starts at once."""
     @_builtins.property
     def active_processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingProcess]:
-        """The training processes that run."""
+        """The training processes that run. A job that waits has none."""
 
     def __init__(
         self,
@@ -146,15 +146,15 @@ class TrainingProcess(_message.Message):
     CORES_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     job: _builtins.str
-    """The job."""
+    """The id of the job that it trains."""
     model: _builtins.str
-    """The model."""
+    """The name of the model that it trains."""
     pid: _builtins.int
-    """The operating system's process id."""
+    """The operating system's process id, on the service's machine."""
     cores: _builtins.int
-    """The cores that it has."""
+    """The cores that the job has; the process computes with as many threads."""
     memory_bytes: _builtins.int
-    """Its resident memory."""
+    """Its resident memory in bytes. Libraries that several training processes share count in each."""
     def __init__(
         self,
         *,
@@ -184,10 +184,10 @@ class ModelPoolStatus(_message.Message):
     limit: _builtins.int
     """The largest number of loaded models (MAX_LOADED_MODELS)."""
     stored_count: _builtins.int
-    """The number of models on disk."""
+    """The number of models on disk, loaded or not."""
     @_builtins.property
     def loaded(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoadedModel]:
-        """The loaded models."""
+        """The loaded models, by name. One on its way into or out of Triton is not among them, but counts against `limit`."""
 
     def __init__(
         self,
@@ -214,11 +214,11 @@ class LoadedModel(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     PENDING_REQUEST_COUNT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The name."""
+    """The name of the model."""
     version: _builtins.int
-    """The version."""
+    """The version that answers."""
     pending_request_count: _builtins.int
-    """The number of requests that wait or are in flight."""
+    """The number of prediction requests that wait or are in flight."""
     def __init__(
         self,
         *,
@@ -245,13 +245,15 @@ class TritonStatus(_message.Message):
     EMBEDDED_FIELD_NUMBER: _builtins.int
     RESTART_COUNT_FIELD_NUMBER: _builtins.int
     ready: _builtins.bool
-    """Whether it answers."""
+    """Whether it answers. While it does not, predictions and loads return UNAVAILABLE; models come back with it by
+    themselves.
+    """
     version: _builtins.str
-    """Its version."""
+    """Its version, such as 2.51.0."""
     embedded: _builtins.bool
-    """Whether the service runs it itself."""
+    """Whether the service runs it itself, that is TRITON_URL is not set."""
     restart_count: _builtins.int
-    """How often the service has started it again since its own start."""
+    """How often it has come back after it was away, since the service started."""
     def __init__(
         self,
         *,

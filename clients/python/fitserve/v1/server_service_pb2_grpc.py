@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ServerServiceStub:
-    """ServerService tells how the service is.
+    """ServerService tells how the service is. Whether it can answer at all is told by the standard grpc.health.v1.Health, for
+    the whole and for each service by its name.
     """
 
     def __init__(self, channel):
@@ -43,11 +44,12 @@ class ServerServiceStub:
 
 
 class ServerServiceServicer:
-    """ServerService tells how the service is.
+    """ServerService tells how the service is. Whether it can answer at all is told by the standard grpc.health.v1.Health, for
+    the whole and for each service by its name.
     """
 
     def GetStatus(self, request, context):
-        """Returns what is running, what is loaded and what is free.
+        """Returns what is running, what is loaded and what is free. It answers also while Triton is away.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -70,7 +72,8 @@ def add_ServerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ServerService:
-    """ServerService tells how the service is.
+    """ServerService tells how the service is. Whether it can answer at all is told by the standard grpc.health.v1.Health, for
+    the whole and for each service by its name.
     """
 
     @staticmethod

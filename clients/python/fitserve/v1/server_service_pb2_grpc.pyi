@@ -27,25 +27,31 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ServerServiceStub:
-    """ServerService tells how the service is."""
+    """ServerService tells how the service is. Whether it can answer at all is told by the standard grpc.health.v1.Health, for
+    the whole and for each service by its name.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ServerServiceAsyncStub: ...
     GetStatus: _grpc.UnaryUnaryMultiCallable[_server_service_pb2.GetStatusRequest, _server_service_pb2.GetStatusResponse]
-    """Returns what is running, what is loaded and what is free."""
+    """Returns what is running, what is loaded and what is free. It answers also while Triton is away."""
 
 @_typing.type_check_only
 class ServerServiceAsyncStub(ServerServiceStub):
-    """ServerService tells how the service is."""
+    """ServerService tells how the service is. Whether it can answer at all is told by the standard grpc.health.v1.Health, for
+    the whole and for each service by its name.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStatus: _aio.UnaryUnaryMultiCallable[_server_service_pb2.GetStatusRequest, _server_service_pb2.GetStatusResponse]  # type: ignore[assignment]
-    """Returns what is running, what is loaded and what is free."""
+    """Returns what is running, what is loaded and what is free. It answers also while Triton is away."""
 
 class ServerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ServerService tells how the service is."""
+    """ServerService tells how the service is. Whether it can answer at all is told by the standard grpc.health.v1.Health, for
+    the whole and for each service by its name.
+    """
 
     @_abc_1.abstractmethod
     def GetStatus(
@@ -53,6 +59,6 @@ class ServerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _server_service_pb2.GetStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_server_service_pb2.GetStatusResponse, _abc.Awaitable[_server_service_pb2.GetStatusResponse]]:
-        """Returns what is running, what is loaded and what is free."""
+        """Returns what is running, what is loaded and what is free. It answers also while Triton is away."""
 
 def add_ServerServiceServicer_to_server(servicer: ServerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -29,7 +29,7 @@ class _JobState:
 class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     JOB_STATE_UNSPECIFIED: _JobState.ValueType  # 0
-    """Not set."""
+    """Never returned; refused where states are asked for."""
     JOB_STATE_QUEUED: _JobState.ValueType  # 1
     """Waiting for free cores. From this state the job may go to RUNNING, FAILED and CANCELLED."""
     JOB_STATE_RUNNING: _JobState.ValueType  # 2
@@ -39,7 +39,7 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_SUCCEEDED: _JobState.ValueType  # 3
     """The version is published. Final."""
     JOB_STATE_FAILED: _JobState.ValueType  # 4
-    """There is no version; `error` says why. Final."""
+    """There is no version; the job's `error` says why. Final."""
     JOB_STATE_CANCELLED: _JobState.ValueType  # 5
     """Ended by CancelTrainingJob; there is no version. Final."""
 
@@ -47,7 +47,7 @@ class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
     """JobState is the state of a job."""
 
 JOB_STATE_UNSPECIFIED: JobState.ValueType  # 0
-"""Not set."""
+"""Never returned; refused where states are asked for."""
 JOB_STATE_QUEUED: JobState.ValueType  # 1
 """Waiting for free cores. From this state the job may go to RUNNING, FAILED and CANCELLED."""
 JOB_STATE_RUNNING: JobState.ValueType  # 2
@@ -57,7 +57,7 @@ CANCELLED.
 JOB_STATE_SUCCEEDED: JobState.ValueType  # 3
 """The version is published. Final."""
 JOB_STATE_FAILED: JobState.ValueType  # 4
-"""There is no version; `error` says why. Final."""
+"""There is no version; the job's `error` says why. Final."""
 JOB_STATE_CANCELLED: JobState.ValueType  # 5
 """Ended by CancelTrainingJob; there is no version. Final."""
 Global___JobState: _TypeAlias = JobState  # noqa: Y015
@@ -69,25 +69,25 @@ class _Task:
 class _TaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Task.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TASK_UNSPECIFIED: _Task.ValueType  # 0
-    """Not set; classification if the targets are texts, truth values or few different integers and the algorithm has a
-    classifier, else regression.
+    """Not set; classification if the targets are texts, truth values or at most 100 different integers and the algorithm
+    has a classifier, or if it has no regressor; else regression.
     """
     TASK_CLASSIFICATION: _Task.ValueType  # 1
-    """Predict one of several labels."""
+    """Predict one of several labels, from 2 to 1000."""
     TASK_REGRESSION: _Task.ValueType  # 2
-    """Predict a number."""
+    """Predict a number. The targets must be numbers."""
 
 class Task(_Task, metaclass=_TaskEnumTypeWrapper):
     """Task is what a model learns."""
 
 TASK_UNSPECIFIED: Task.ValueType  # 0
-"""Not set; classification if the targets are texts, truth values or few different integers and the algorithm has a
-classifier, else regression.
+"""Not set; classification if the targets are texts, truth values or at most 100 different integers and the algorithm
+has a classifier, or if it has no regressor; else regression.
 """
 TASK_CLASSIFICATION: Task.ValueType  # 1
-"""Predict one of several labels."""
+"""Predict one of several labels, from 2 to 1000."""
 TASK_REGRESSION: Task.ValueType  # 2
-"""Predict a number."""
+"""Predict a number. The targets must be numbers."""
 Global___Task: _TypeAlias = Task  # noqa: Y015
 
 @_typing.final
@@ -139,7 +139,9 @@ class TrainingJob(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TIME_LIMIT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The identifier, which the service makes."""
+    """The identifier, which the service makes, such as 20261121-034155-7f3a9c21. It begins with the time of acceptance
+    (UTC).
+    """
     model: _builtins.str
     """The name of the model that is trained."""
     version: _builtins.int
@@ -147,42 +149,49 @@ class TrainingJob(_message.Message):
     algorithm: _builtins.str
     """The algorithm: the name of the field that was set in the request, such as random_forest."""
     task: Global___Task.ValueType
-    """The task."""
+    """Whether the model learns labels or numbers; set also when the request left it open."""
     state: Global___JobState.ValueType
-    """The state."""
+    """Whether the job waits, runs, or how it ended."""
     progress: _builtins.float
-    """How far the training is, from 0 to 1."""
+    """How far the training is, from 0 to 1: the share of the steps done. The proof and the load come after the last step."""
     dataset: _builtins.str
-    """The digest of the data."""
+    """The digest of the data, "sha256:" and 64 hexadecimal digits. Data that came with the Fit has one too, but is not
+    kept.
+    """
     train_row_count: _builtins.int
     """The number of rows trained on. Set when the training has read the data."""
     validation_row_count: _builtins.int
     """The number of rows held out for the metrics and the proof of the export."""
     cores: _builtins.int
-    """The number of cores that the job has or waits for."""
+    """The number of cores that the job has, waits for or had."""
     peak_memory_bytes: _builtins.int
-    """The largest memory that the training process used."""
+    """The largest resident memory of the training process, in bytes, the libraries included. Set when the process has
+    ended.
+    """
     cpu_seconds: _builtins.float
-    """The processor time that the training process used, in seconds."""
+    """The processor time that the training process used, in seconds. Set when the process has ended."""
     request_id: _builtins.str
-    """The request_id of the Fit."""
+    """The request_id of the Fit, or empty."""
     @_builtins.property
     def step(self) -> Global___TrainingStep:
-        """The latest finished step, such as an epoch or a boosting round."""
+        """The latest finished step, such as an epoch or a boosting round. Unset before the first."""
 
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """The metrics on the held-out rows: accuracy, log_loss, f1 and roc_auc for classification; rmse, mae and r2 for
-        regression. Set when the job succeeded.
+        """The metrics on the held-out rows. Set when the job succeeded; one that is not defined for these rows is left out.
+
+        For classification: accuracy, from 0 to 1; log_loss, with the natural logarithm; f1, of the second label in sorted
+        order if there are two, else the mean over the labels; roc_auc, the mean of one label against the rest if there are
+        more than two. For regression: rmse and mae, in the unit of the targets; r2, at most 1.
         """
 
     @_builtins.property
     def error(self) -> _status_pb2.Status:
-        """Why the job failed or was cancelled, or OK."""
+        """Why the job failed or was cancelled, with the details that an error of a call has. Unset otherwise."""
 
     @_builtins.property
     def load_error(self) -> _status_pb2.Status:
-        """Why the model was not loaded although the request asked for it, or unset."""
+        """Why the version was not loaded although the request asked for it, or unset. The job has succeeded all the same."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -190,15 +199,15 @@ class TrainingJob(_message.Message):
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """When its training process started."""
+        """When it got its cores and its training process was started. Unset while it waits."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
-        """When it ended."""
+        """When it ended, with the load that the request asked for. Unset before."""
 
     @_builtins.property
     def time_limit(self) -> _duration_pb2.Duration:
-        """The wall time allowed, or unset."""
+        """The wall time allowed, counted from `start_time`; unset for no limit."""
 
     def __init__(
         self,
@@ -236,7 +245,9 @@ Global___TrainingJob: _TypeAlias = TrainingJob  # noqa: Y015
 
 @_typing.final
 class TrainingStep(_message.Message):
-    """TrainingStep is one finished step of the training."""
+    """TrainingStep is one finished step of the training. Steps that come faster than 20 a second are thinned out; the last
+    one always comes.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -269,10 +280,14 @@ class TrainingStep(_message.Message):
     total: _builtins.int
     """The number of steps planned."""
     unit: _builtins.str
-    """The kind of step: epoch, round, tree or iteration."""
+    """The kind of step: epoch (torch_mlp, torch_cnn), round (xgboost, hist_gradient_boosting), tree (random_forest) or
+    iteration (logistic_regression, one step in all).
+    """
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """What was measured after the step, such as loss or validation_logloss."""
+        """What was measured after the step, such as loss and validation_loss for networks, train_logloss and validation_logloss
+        for xgboost. Empty for random_forest and logistic_regression.
+        """
 
     def __init__(
         self,

@@ -76,36 +76,45 @@ class FitRequest(_message.Message):
     LOAD_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The name of the model, matching ^[a-z][a-z0-9_-]{0,62}$."""
+    """The name of the model, matching ^[a-z][a-z0-9_-]{0,62}$, such as iris."""
     dataset: _builtins.str
-    """The digest of an uploaded dataset."""
+    """The digest of an uploaded dataset, "sha256:" and 64 hexadecimal digits."""
     target: _builtins.str
-    """The name of the column to predict, for `table` and `records` data that comes without targets."""
+    """The name of the column to predict, for `table` and `records` data that comes without targets. The other columns are
+    the features. Must be empty for data with targets.
+    """
     task: _training_job_pb2.Task.ValueType
-    """The task. When it is not set, it follows from the targets and the algorithm."""
+    """What to learn: labels or numbers. When it is not set, it follows from the targets and the algorithm, as Task says."""
     validation_fraction: _builtins.float
-    """The share of the rows held out for the metrics and for the proof of the export. They are chosen by `seed`, by class
-    for classification. The default is 0.2.
+    """The share of the rows held out for the metrics and for the proof of the export, at least one row. They are chosen by
+    `seed`, in proportion by label for classification. The default is 0.2.
     """
     seed: _builtins.int
-    """The seed of everything random in the training. The default is 0."""
+    """The seed of everything random in the training: on one core the same request trains the same model again. The default
+    is 0.
+    """
     cores: _builtins.int
-    """The number of cores, at most TRAINING_CORES. The default is 1."""
+    """The number of cores, at most TRAINING_CORES; the training computes with as many threads. The default is 1."""
     memory_limit_bytes: _builtins.int
-    """The memory that the training process may use. The default is no limit of its own."""
+    """The memory in bytes that the training may use besides that of the libraries. A job that needs more fails with
+    RESOURCE_EXHAUSTED. The default is no limit of its own.
+    """
     queue: _builtins.bool
-    """Whether the job waits for free cores instead of being refused."""
+    """Whether the job waits for free cores, first come first served, instead of being refused. The default is false."""
     existing: Global___ExistingModel.ValueType
-    """What to do if the model exists."""
+    """What to do if the model exists. The default is to refuse the Fit."""
     load: _builtins.bool
-    """Whether the new version is loaded when it is published, in place of the loaded ones."""
+    """Whether the new version is loaded when it is published, in place of a loaded one. If that fails, the job succeeds
+    with a `load_error`. The default is false.
+    """
     request_id: _builtins.str
-    """Makes the call idempotent: a second call with the same request_id answers with the first one's job; with another
-    content it is INVALID_ARGUMENT. At most 128 characters.
+    """Makes the call idempotent: a second call with the same request_id answers with the first one's job, as it is then;
+    with another content it is INVALID_ARGUMENT. A Fit that was refused does not count. At most 128 characters, none of
+    them NUL; any text that is unique, such as a UUID. The default is none.
     """
     @_builtins.property
     def inline(self) -> Global___InlineDataset:
-        """The data itself, up to the message size limit."""
+        """The data itself, up to the limit of a message. It is deleted when the job ends."""
 
     @_builtins.property
     def logistic_regression(self) -> _algorithm_pb2.LogisticRegression:
@@ -133,7 +142,9 @@ class FitRequest(_message.Message):
 
     @_builtins.property
     def time_limit(self) -> _duration_pb2.Duration:
-        """The wall time that the training may take, from one millisecond to 10,000,000 seconds. The default is no limit."""
+        """The wall time that the training may take, from one millisecond to 10,000,000 seconds, such as "90s" in JSON.
+        Waiting for cores does not count. The job fails with DEADLINE_EXCEEDED when it has passed. The default is no limit.
+        """
 
     def __init__(
         self,
@@ -199,7 +210,7 @@ class FitResponse(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> _training_job_pb2.TrainingJob:
-        """The job, queued or running."""
+        """The job, queued or running. Its `id` is what WatchTrainingJob, GetTrainingJob and CancelTrainingJob take."""
 
     def __init__(
         self,
@@ -225,7 +236,7 @@ class InlineDataset(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def inputs(self) -> _data_pb2.Inputs:
-        """The features, one row a row."""
+        """The features, in any form but `tensors`."""
 
     @_builtins.property
     def targets(self) -> _data_pb2.Column:
@@ -235,7 +246,10 @@ class InlineDataset(_message.Message):
 
     @_builtins.property
     def labels(self) -> _struct_pb2.ListValue:
-        """The values to learn as a plain list of texts, numbers or truth values, easy to type by hand."""
+        """The values to learn as a plain list of texts, numbers or truth values, easy to type by hand, such as
+        ["setosa", "versicolor"]. Kinds may not be mixed; whole numbers count as integers. Integers beyond ±2^53 lose digits
+        here; send them in `targets`.
+        """
 
     def __init__(
         self,
@@ -296,7 +310,7 @@ class UploadDatasetResponse(_message.Message):
     """Whether the service had the same data already."""
     @_builtins.property
     def dataset(self) -> _dataset_pb2.Dataset:
-        """The dataset."""
+        """The dataset. Its `digest` is what a Fit names it by."""
 
     def __init__(
         self,
@@ -321,7 +335,7 @@ class ListDatasetsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """The largest number of datasets wanted. The default is 100; more than 1000 means 1000."""
+    """The largest number of datasets wanted. Unset or 0 means 100; more than 1000 means 1000."""
     page_token: _builtins.str
     """The next_page_token of the page before, or empty for the first page."""
     def __init__(
@@ -374,7 +388,7 @@ class DeleteDatasetRequest(_message.Message):
 
     DATASET_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
-    """The digest."""
+    """The digest, "sha256:" and 64 hexadecimal digits."""
     def __init__(
         self,
         *,
@@ -413,7 +427,7 @@ class GetTrainingJobRequest(_message.Message):
 
     JOB_FIELD_NUMBER: _builtins.int
     job: _builtins.str
-    """The identifier of the job."""
+    """The identifier of the job, as Fit returned it."""
     def __init__(
         self,
         *,
@@ -462,9 +476,9 @@ class ListTrainingJobsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model whose jobs are wanted, or empty for all."""
+    """The name of the model whose jobs are wanted, or empty for those of all."""
     page_size: _builtins.int
-    """The largest number of jobs wanted. The default is 100; more than 1000 means 1000."""
+    """The largest number of jobs wanted. Unset or 0 means 100; more than 1000 means 1000."""
     page_token: _builtins.str
     """The next_page_token of the page before, or empty for the first page."""
     @_builtins.property
@@ -523,7 +537,7 @@ class CancelTrainingJobRequest(_message.Message):
 
     JOB_FIELD_NUMBER: _builtins.int
     job: _builtins.str
-    """The identifier of the job."""
+    """The identifier of the job, as Fit returned it."""
     def __init__(
         self,
         *,
@@ -546,7 +560,7 @@ class CancelTrainingJobResponse(_message.Message):
     JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def job(self) -> _training_job_pb2.TrainingJob:
-        """The job in its final state."""
+        """The job in its final state: cancelled, unless it ended before."""
 
     def __init__(
         self,
@@ -569,7 +583,7 @@ class WatchTrainingJobRequest(_message.Message):
 
     JOB_FIELD_NUMBER: _builtins.int
     job: _builtins.str
-    """The identifier of the job."""
+    """The identifier of the job, as Fit returned it."""
     def __init__(
         self,
         *,
@@ -602,7 +616,9 @@ class WatchTrainingJobResponse(_message.Message):
 
     @_builtins.property
     def log_lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The log lines written since the last message."""
+        """The log lines that the training wrote since the last message; in the first message all so far (at most the latest
+        1000).
+        """
 
     def __init__(
         self,

@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class TrainingServiceStub:
-    """TrainingService trains models, each Fit in a process of its own.
+    """TrainingService trains models, each Fit in a process of its own. All trainings together have TRAINING_CORES cores.
+
+    ErrorReason lists the reasons that errors carry. A message may have MAX_MESSAGE_BYTES, 64 MiB unless it is set
+    otherwise; a larger one is RESOURCE_EXHAUSTED.
     """
 
     def __init__(self, channel):
@@ -78,7 +81,10 @@ class TrainingServiceStub:
 
 
 class TrainingServiceServicer:
-    """TrainingService trains models, each Fit in a process of its own.
+    """TrainingService trains models, each Fit in a process of its own. All trainings together have TRAINING_CORES cores.
+
+    ErrorReason lists the reasons that errors carry. A message may have MAX_MESSAGE_BYTES, 64 MiB unless it is set
+    otherwise; a larger one is RESOURCE_EXHAUSTED.
     """
 
     def Fit(self, request, context):
@@ -86,9 +92,10 @@ class TrainingServiceServicer:
         accepted fails only for reasons that show in training.
 
         Returns INVALID_ARGUMENT naming the field for a bad request, ALREADY_EXISTS if the model exists and `existing` is
-        EXISTING_MODEL_FAIL, NOT_FOUND for an unknown dataset, ABORTED if another Fit or a removal of the same model is under
-        way, RESOURCE_EXHAUSTED with RetryInfo if no core is free and `queue` is not set or the queue is full, UNAVAILABLE
-        while the service is starting or stopping. With a `request_id` it may be called again safely.
+        EXISTING_MODEL_FAIL, NOT_FOUND for an unknown dataset, ABORTED if another Fit or a removal of the same model is
+        under way, RESOURCE_EXHAUSTED with RetryInfo if too few cores are free and `queue` is not set or the queue is full,
+        or without it if the disk is full, UNAVAILABLE while the service is starting or stopping. With a `request_id` it
+        may be called again safely.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,15 +105,15 @@ class TrainingServiceServicer:
         """Stores training data that is larger than one message or that several Fits use. The first message is the description,
         all others are chunks. Nothing is stored if the call ends before it is answered.
 
-        Returns INVALID_ARGUMENT for chunks that do not fit together, RESOURCE_EXHAUSTED if the disk is full, DATA_LOSS if the
-        digest is not the one that the description gives.
+        Returns INVALID_ARGUMENT for chunks that do not fit together or have no rows, RESOURCE_EXHAUSTED if the disk is full,
+        DATA_LOSS if the digest is not the one that the description gives, UNIMPLEMENTED for a format that is a file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDatasets(self, request, context):
-        """Lists the uploaded datasets, the latest first.
+        """Lists the uploaded datasets, the latest first, page by page. Returns INVALID_ARGUMENT for a malformed page_token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,22 +129,24 @@ class TrainingServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTrainingJob(self, request, context):
-        """Returns a job. Returns NOT_FOUND for an unknown one.
+        """Returns a job as it is now, also long after its end. Returns NOT_FOUND for an unknown one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTrainingJobs(self, request, context):
-        """Lists the jobs, the latest first.
+        """Lists the jobs, the latest first, page by page. Returns INVALID_ARGUMENT for a malformed page_token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelTrainingJob(self, request, context):
-        """Cancels a job: its process ends and its cores are free within two seconds. A job that has ended already stays as it
-        is. Returns NOT_FOUND for an unknown job.
+        """Cancels a job and answers when it has ended: its process ends and its cores are free within two seconds. A job that
+        has ended already stays as it is; one whose version is published succeeds, and `load_error` says that it did not wait
+        for the load. Returns
+        NOT_FOUND for an unknown job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,7 +154,8 @@ class TrainingServiceServicer:
 
     def WatchTrainingJob(self, request, context):
         """Streams a job's state, steps and log lines as they come, and ends after the message with the final state. It can be
-        joined late: the first message holds the steps so far. Returns NOT_FOUND for an unknown job.
+        joined late: the first message holds what came so far. Of a job that has ended there is one message, without steps
+        and lines. Returns NOT_FOUND for an unknown job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -203,7 +213,10 @@ def add_TrainingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TrainingService:
-    """TrainingService trains models, each Fit in a process of its own.
+    """TrainingService trains models, each Fit in a process of its own. All trainings together have TRAINING_CORES cores.
+
+    ErrorReason lists the reasons that errors carry. A message may have MAX_MESSAGE_BYTES, 64 MiB unless it is set
+    otherwise; a larger one is RESOURCE_EXHAUSTED.
     """
 
     @staticmethod

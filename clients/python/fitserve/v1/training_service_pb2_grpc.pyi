@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TrainingServiceStub:
-    """TrainingService trains models, each Fit in a process of its own."""
+    """TrainingService trains models, each Fit in a process of its own. All trainings together have TRAINING_CORES cores.
+
+    ErrorReason lists the reasons that errors carry. A message may have MAX_MESSAGE_BYTES, 64 MiB unless it is set
+    otherwise; a larger one is RESOURCE_EXHAUSTED.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,40 +42,48 @@ class TrainingServiceStub:
     accepted fails only for reasons that show in training.
 
     Returns INVALID_ARGUMENT naming the field for a bad request, ALREADY_EXISTS if the model exists and `existing` is
-    EXISTING_MODEL_FAIL, NOT_FOUND for an unknown dataset, ABORTED if another Fit or a removal of the same model is under
-    way, RESOURCE_EXHAUSTED with RetryInfo if no core is free and `queue` is not set or the queue is full, UNAVAILABLE
-    while the service is starting or stopping. With a `request_id` it may be called again safely.
+    EXISTING_MODEL_FAIL, NOT_FOUND for an unknown dataset, ABORTED if another Fit or a removal of the same model is
+    under way, RESOURCE_EXHAUSTED with RetryInfo if too few cores are free and `queue` is not set or the queue is full,
+    or without it if the disk is full, UNAVAILABLE while the service is starting or stopping. With a `request_id` it
+    may be called again safely.
     """
     UploadDataset: _grpc.StreamUnaryMultiCallable[_training_service_pb2.UploadDatasetRequest, _training_service_pb2.UploadDatasetResponse]
     """Stores training data that is larger than one message or that several Fits use. The first message is the description,
     all others are chunks. Nothing is stored if the call ends before it is answered.
 
-    Returns INVALID_ARGUMENT for chunks that do not fit together, RESOURCE_EXHAUSTED if the disk is full, DATA_LOSS if the
-    digest is not the one that the description gives.
+    Returns INVALID_ARGUMENT for chunks that do not fit together or have no rows, RESOURCE_EXHAUSTED if the disk is full,
+    DATA_LOSS if the digest is not the one that the description gives, UNIMPLEMENTED for a format that is a file.
     """
     ListDatasets: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.ListDatasetsRequest, _training_service_pb2.ListDatasetsResponse]
-    """Lists the uploaded datasets, the latest first."""
+    """Lists the uploaded datasets, the latest first, page by page. Returns INVALID_ARGUMENT for a malformed page_token."""
     DeleteDataset: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.DeleteDatasetRequest, _training_service_pb2.DeleteDatasetResponse]
     """Deletes an uploaded dataset. Models that were trained on it stay.
 
     Returns NOT_FOUND for an unknown dataset and FAILED_PRECONDITION while a job that has not ended uses it.
     """
     GetTrainingJob: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.GetTrainingJobRequest, _training_service_pb2.GetTrainingJobResponse]
-    """Returns a job. Returns NOT_FOUND for an unknown one."""
+    """Returns a job as it is now, also long after its end. Returns NOT_FOUND for an unknown one."""
     ListTrainingJobs: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.ListTrainingJobsRequest, _training_service_pb2.ListTrainingJobsResponse]
-    """Lists the jobs, the latest first."""
+    """Lists the jobs, the latest first, page by page. Returns INVALID_ARGUMENT for a malformed page_token."""
     CancelTrainingJob: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.CancelTrainingJobRequest, _training_service_pb2.CancelTrainingJobResponse]
-    """Cancels a job: its process ends and its cores are free within two seconds. A job that has ended already stays as it
-    is. Returns NOT_FOUND for an unknown job.
+    """Cancels a job and answers when it has ended: its process ends and its cores are free within two seconds. A job that
+    has ended already stays as it is; one whose version is published succeeds, and `load_error` says that it did not wait
+    for the load. Returns
+    NOT_FOUND for an unknown job.
     """
     WatchTrainingJob: _grpc.UnaryStreamMultiCallable[_training_service_pb2.WatchTrainingJobRequest, _training_service_pb2.WatchTrainingJobResponse]
     """Streams a job's state, steps and log lines as they come, and ends after the message with the final state. It can be
-    joined late: the first message holds the steps so far. Returns NOT_FOUND for an unknown job.
+    joined late: the first message holds what came so far. Of a job that has ended there is one message, without steps
+    and lines. Returns NOT_FOUND for an unknown job.
     """
 
 @_typing.type_check_only
 class TrainingServiceAsyncStub(TrainingServiceStub):
-    """TrainingService trains models, each Fit in a process of its own."""
+    """TrainingService trains models, each Fit in a process of its own. All trainings together have TRAINING_CORES cores.
+
+    ErrorReason lists the reasons that errors carry. A message may have MAX_MESSAGE_BYTES, 64 MiB unless it is set
+    otherwise; a larger one is RESOURCE_EXHAUSTED.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Fit: _aio.UnaryUnaryMultiCallable[_training_service_pb2.FitRequest, _training_service_pb2.FitResponse]  # type: ignore[assignment]
@@ -79,39 +91,47 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     accepted fails only for reasons that show in training.
 
     Returns INVALID_ARGUMENT naming the field for a bad request, ALREADY_EXISTS if the model exists and `existing` is
-    EXISTING_MODEL_FAIL, NOT_FOUND for an unknown dataset, ABORTED if another Fit or a removal of the same model is under
-    way, RESOURCE_EXHAUSTED with RetryInfo if no core is free and `queue` is not set or the queue is full, UNAVAILABLE
-    while the service is starting or stopping. With a `request_id` it may be called again safely.
+    EXISTING_MODEL_FAIL, NOT_FOUND for an unknown dataset, ABORTED if another Fit or a removal of the same model is
+    under way, RESOURCE_EXHAUSTED with RetryInfo if too few cores are free and `queue` is not set or the queue is full,
+    or without it if the disk is full, UNAVAILABLE while the service is starting or stopping. With a `request_id` it
+    may be called again safely.
     """
     UploadDataset: _aio.StreamUnaryMultiCallable[_training_service_pb2.UploadDatasetRequest, _training_service_pb2.UploadDatasetResponse]  # type: ignore[assignment]
     """Stores training data that is larger than one message or that several Fits use. The first message is the description,
     all others are chunks. Nothing is stored if the call ends before it is answered.
 
-    Returns INVALID_ARGUMENT for chunks that do not fit together, RESOURCE_EXHAUSTED if the disk is full, DATA_LOSS if the
-    digest is not the one that the description gives.
+    Returns INVALID_ARGUMENT for chunks that do not fit together or have no rows, RESOURCE_EXHAUSTED if the disk is full,
+    DATA_LOSS if the digest is not the one that the description gives, UNIMPLEMENTED for a format that is a file.
     """
     ListDatasets: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ListDatasetsRequest, _training_service_pb2.ListDatasetsResponse]  # type: ignore[assignment]
-    """Lists the uploaded datasets, the latest first."""
+    """Lists the uploaded datasets, the latest first, page by page. Returns INVALID_ARGUMENT for a malformed page_token."""
     DeleteDataset: _aio.UnaryUnaryMultiCallable[_training_service_pb2.DeleteDatasetRequest, _training_service_pb2.DeleteDatasetResponse]  # type: ignore[assignment]
     """Deletes an uploaded dataset. Models that were trained on it stay.
 
     Returns NOT_FOUND for an unknown dataset and FAILED_PRECONDITION while a job that has not ended uses it.
     """
     GetTrainingJob: _aio.UnaryUnaryMultiCallable[_training_service_pb2.GetTrainingJobRequest, _training_service_pb2.GetTrainingJobResponse]  # type: ignore[assignment]
-    """Returns a job. Returns NOT_FOUND for an unknown one."""
+    """Returns a job as it is now, also long after its end. Returns NOT_FOUND for an unknown one."""
     ListTrainingJobs: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ListTrainingJobsRequest, _training_service_pb2.ListTrainingJobsResponse]  # type: ignore[assignment]
-    """Lists the jobs, the latest first."""
+    """Lists the jobs, the latest first, page by page. Returns INVALID_ARGUMENT for a malformed page_token."""
     CancelTrainingJob: _aio.UnaryUnaryMultiCallable[_training_service_pb2.CancelTrainingJobRequest, _training_service_pb2.CancelTrainingJobResponse]  # type: ignore[assignment]
-    """Cancels a job: its process ends and its cores are free within two seconds. A job that has ended already stays as it
-    is. Returns NOT_FOUND for an unknown job.
+    """Cancels a job and answers when it has ended: its process ends and its cores are free within two seconds. A job that
+    has ended already stays as it is; one whose version is published succeeds, and `load_error` says that it did not wait
+    for the load. Returns
+    NOT_FOUND for an unknown job.
     """
     WatchTrainingJob: _aio.UnaryStreamMultiCallable[_training_service_pb2.WatchTrainingJobRequest, _training_service_pb2.WatchTrainingJobResponse]  # type: ignore[assignment]
     """Streams a job's state, steps and log lines as they come, and ends after the message with the final state. It can be
-    joined late: the first message holds the steps so far. Returns NOT_FOUND for an unknown job.
+    joined late: the first message holds what came so far. Of a job that has ended there is one message, without steps
+    and lines. Returns NOT_FOUND for an unknown job.
     """
 
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """TrainingService trains models, each Fit in a process of its own."""
+    """TrainingService trains models, each Fit in a process of its own. All trainings together have TRAINING_CORES cores.
+
+    ErrorReason lists the reasons that errors carry. A message may have MAX_MESSAGE_BYTES, 64 MiB unless it is set
+    otherwise; a larger one is RESOURCE_EXHAUSTED.
+    """
 
     @_abc_1.abstractmethod
     def Fit(
@@ -123,9 +143,10 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         accepted fails only for reasons that show in training.
 
         Returns INVALID_ARGUMENT naming the field for a bad request, ALREADY_EXISTS if the model exists and `existing` is
-        EXISTING_MODEL_FAIL, NOT_FOUND for an unknown dataset, ABORTED if another Fit or a removal of the same model is under
-        way, RESOURCE_EXHAUSTED with RetryInfo if no core is free and `queue` is not set or the queue is full, UNAVAILABLE
-        while the service is starting or stopping. With a `request_id` it may be called again safely.
+        EXISTING_MODEL_FAIL, NOT_FOUND for an unknown dataset, ABORTED if another Fit or a removal of the same model is
+        under way, RESOURCE_EXHAUSTED with RetryInfo if too few cores are free and `queue` is not set or the queue is full,
+        or without it if the disk is full, UNAVAILABLE while the service is starting or stopping. With a `request_id` it
+        may be called again safely.
         """
 
     @_abc_1.abstractmethod
@@ -137,8 +158,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stores training data that is larger than one message or that several Fits use. The first message is the description,
         all others are chunks. Nothing is stored if the call ends before it is answered.
 
-        Returns INVALID_ARGUMENT for chunks that do not fit together, RESOURCE_EXHAUSTED if the disk is full, DATA_LOSS if the
-        digest is not the one that the description gives.
+        Returns INVALID_ARGUMENT for chunks that do not fit together or have no rows, RESOURCE_EXHAUSTED if the disk is full,
+        DATA_LOSS if the digest is not the one that the description gives, UNIMPLEMENTED for a format that is a file.
         """
 
     @_abc_1.abstractmethod
@@ -147,7 +168,7 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_service_pb2.ListDatasetsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.ListDatasetsResponse, _abc.Awaitable[_training_service_pb2.ListDatasetsResponse]]:
-        """Lists the uploaded datasets, the latest first."""
+        """Lists the uploaded datasets, the latest first, page by page. Returns INVALID_ARGUMENT for a malformed page_token."""
 
     @_abc_1.abstractmethod
     def DeleteDataset(
@@ -166,7 +187,7 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_service_pb2.GetTrainingJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.GetTrainingJobResponse, _abc.Awaitable[_training_service_pb2.GetTrainingJobResponse]]:
-        """Returns a job. Returns NOT_FOUND for an unknown one."""
+        """Returns a job as it is now, also long after its end. Returns NOT_FOUND for an unknown one."""
 
     @_abc_1.abstractmethod
     def ListTrainingJobs(
@@ -174,7 +195,7 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_service_pb2.ListTrainingJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.ListTrainingJobsResponse, _abc.Awaitable[_training_service_pb2.ListTrainingJobsResponse]]:
-        """Lists the jobs, the latest first."""
+        """Lists the jobs, the latest first, page by page. Returns INVALID_ARGUMENT for a malformed page_token."""
 
     @_abc_1.abstractmethod
     def CancelTrainingJob(
@@ -182,8 +203,10 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_service_pb2.CancelTrainingJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.CancelTrainingJobResponse, _abc.Awaitable[_training_service_pb2.CancelTrainingJobResponse]]:
-        """Cancels a job: its process ends and its cores are free within two seconds. A job that has ended already stays as it
-        is. Returns NOT_FOUND for an unknown job.
+        """Cancels a job and answers when it has ended: its process ends and its cores are free within two seconds. A job that
+        has ended already stays as it is; one whose version is published succeeds, and `load_error` says that it did not wait
+        for the load. Returns
+        NOT_FOUND for an unknown job.
         """
 
     @_abc_1.abstractmethod
@@ -193,7 +216,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_training_service_pb2.WatchTrainingJobResponse], _abc.AsyncIterator[_training_service_pb2.WatchTrainingJobResponse]]:
         """Streams a job's state, steps and log lines as they come, and ends after the message with the final state. It can be
-        joined late: the first message holds the steps so far. Returns NOT_FOUND for an unknown job.
+        joined late: the first message holds what came so far. Of a job that has ended there is one message, without steps
+        and lines. Returns NOT_FOUND for an unknown job.
         """
 
 def add_TrainingServiceServicer_to_server(servicer: TrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,10 +22,10 @@ const (
 )
 
 // LogisticRegression configures scikit-learn's LogisticRegression, a linear classifier. Features are standardized first;
-// the scaling belongs to the model. Unset fields keep scikit-learn's defaults unless the field says otherwise.
+// the scaling belongs to the model. Missing values are refused.
 type LogisticRegression struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The inverse of the regularization strength. The default is 1.
+	// The inverse of the strength of the L2 regularization: smaller is stronger. The default is 1.
 	C *float64 `protobuf:"fixed64,1,opt,name=c,proto3,oneof" json:"c,omitempty"`
 	// The largest number of solver iterations. The default is 1000.
 	MaxIter *int32 `protobuf:"varint,2,opt,name=max_iter,json=maxIter,proto3,oneof" json:"max_iter,omitempty"`
@@ -33,9 +33,9 @@ type LogisticRegression struct {
 	Tol *float64 `protobuf:"fixed64,3,opt,name=tol,proto3,oneof" json:"tol,omitempty"`
 	// Whether an intercept is fitted. The default is true.
 	FitIntercept *bool `protobuf:"varint,4,opt,name=fit_intercept,json=fitIntercept,proto3,oneof" json:"fit_intercept,omitempty"`
-	// The solver, one of lbfgs, newton-cg, newton-cholesky, sag, saga. The default is lbfgs.
+	// The solver: lbfgs, newton-cg, newton-cholesky, sag or saga. The default is lbfgs.
 	Solver *string `protobuf:"bytes,5,opt,name=solver,proto3,oneof" json:"solver,omitempty"`
-	// Weights of the classes: balanced, or unset for equal weights.
+	// Weights of the labels: balanced, in inverse proportion to their frequency, or unset for equal weights.
 	ClassWeight   *string `protobuf:"bytes,6,opt,name=class_weight,json=classWeight,proto3,oneof" json:"class_weight,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -114,7 +114,7 @@ func (x *LogisticRegression) GetClassWeight() string {
 }
 
 // RandomForest configures scikit-learn's RandomForestClassifier and RandomForestRegressor.
-// Unset fields keep scikit-learn's defaults.
+// Missing values are refused.
 type RandomForest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The number of trees. The default is 100.
@@ -124,7 +124,7 @@ type RandomForest struct {
 	// The measure of a split's quality: gini, entropy or log_loss for classification (default gini);
 	// squared_error, absolute_error, friedman_mse or poisson for regression (default squared_error).
 	Criterion *string `protobuf:"bytes,3,opt,name=criterion,proto3,oneof" json:"criterion,omitempty"`
-	// The smallest number of rows that a node needs to be split. The default is 2.
+	// The smallest number of rows with which a node is split. The default is 2.
 	MinSamplesSplit *int32 `protobuf:"varint,4,opt,name=min_samples_split,json=minSamplesSplit,proto3,oneof" json:"min_samples_split,omitempty"`
 	// The smallest number of rows in a leaf. The default is 1.
 	MinSamplesLeaf *int32 `protobuf:"varint,5,opt,name=min_samples_leaf,json=minSamplesLeaf,proto3,oneof" json:"min_samples_leaf,omitempty"`
@@ -135,7 +135,8 @@ type RandomForest struct {
 	MaxLeafNodes *int32 `protobuf:"varint,7,opt,name=max_leaf_nodes,json=maxLeafNodes,proto3,oneof" json:"max_leaf_nodes,omitempty"`
 	// Whether each tree sees a bootstrap sample of the rows. The default is true.
 	Bootstrap *bool `protobuf:"varint,8,opt,name=bootstrap,proto3,oneof" json:"bootstrap,omitempty"`
-	// Weights of the classes: balanced or balanced_subsample, or unset for equal weights.
+	// Weights of the labels, for classification: balanced, by their frequency in all rows, or balanced_subsample, in the
+	// rows that the tree sees. Unset for equal weights.
 	ClassWeight   *string `protobuf:"bytes,9,opt,name=class_weight,json=classWeight,proto3,oneof" json:"class_weight,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -235,12 +236,12 @@ func (x *RandomForest) GetClassWeight() string {
 }
 
 // HistGradientBoosting configures scikit-learn's HistGradientBoostingClassifier and HistGradientBoostingRegressor.
-// Missing values (NaN) are allowed. Unset fields keep scikit-learn's defaults unless the field says otherwise.
+// Missing values (NaN, or null) are allowed. The loss for classification is the log loss.
 type HistGradientBoosting struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The number of boosting rounds. The default is 100.
 	MaxIter *int32 `protobuf:"varint,1,opt,name=max_iter,json=maxIter,proto3,oneof" json:"max_iter,omitempty"`
-	// The step size. The default is 0.1.
+	// The factor by which each round's trees are shrunk. The default is 0.1.
 	LearningRate *float64 `protobuf:"fixed64,2,opt,name=learning_rate,json=learningRate,proto3,oneof" json:"learning_rate,omitempty"`
 	// The largest number of leaves of a tree. The default is 31.
 	MaxLeafNodes *int32 `protobuf:"varint,3,opt,name=max_leaf_nodes,json=maxLeafNodes,proto3,oneof" json:"max_leaf_nodes,omitempty"`
@@ -248,15 +249,18 @@ type HistGradientBoosting struct {
 	MaxDepth *int32 `protobuf:"varint,4,opt,name=max_depth,json=maxDepth,proto3,oneof" json:"max_depth,omitempty"`
 	// The smallest number of rows in a leaf. The default is 20.
 	MinSamplesLeaf *int32 `protobuf:"varint,5,opt,name=min_samples_leaf,json=minSamplesLeaf,proto3,oneof" json:"min_samples_leaf,omitempty"`
-	// The L2 regularization. The default is 0.
+	// The strength of the L2 regularization of the leaves. The default is 0.
 	L2Regularization *float64 `protobuf:"fixed64,6,opt,name=l2_regularization,json=l2Regularization,proto3,oneof" json:"l2_regularization,omitempty"`
-	// The number of bins for a feature. The default is 255.
+	// The number of bins into which the values of a feature are put. The default is 255.
 	MaxBins *int32 `protobuf:"varint,7,opt,name=max_bins,json=maxBins,proto3,oneof" json:"max_bins,omitempty"`
-	// Whether training stops when a tenth of the training rows, set aside, no longer improves. The default is false.
+	// Whether training stops when the loss on a tenth of the training rows, set aside, has not improved for ten rounds. The
+	// default is false.
 	EarlyStopping *bool `protobuf:"varint,8,opt,name=early_stopping,json=earlyStopping,proto3,oneof" json:"early_stopping,omitempty"`
-	// The loss for regression: squared_error, absolute_error, gamma or poisson. The default is squared_error.
+	// The loss for regression: squared_error, absolute_error, gamma (targets above 0) or poisson (targets of 0 or more).
+	// The default is squared_error. It must be unset for classification.
 	Loss *string `protobuf:"bytes,9,opt,name=loss,proto3,oneof" json:"loss,omitempty"`
-	// Weights of the classes: balanced, or unset for equal weights.
+	// Weights of the labels, for classification: balanced, in inverse proportion to their frequency, or unset for equal
+	// weights.
 	ClassWeight   *string `protobuf:"bytes,10,opt,name=class_weight,json=classWeight,proto3,oneof" json:"class_weight,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -362,29 +366,29 @@ func (x *HistGradientBoosting) GetClassWeight() string {
 	return ""
 }
 
-// Xgboost configures XGBoost's gradient boosted trees (tree_method hist). Missing values (NaN) are allowed.
-// Unset fields keep XGBoost's defaults unless the field says otherwise.
+// Xgboost configures XGBoost's gradient boosted trees (tree_method hist). Missing values (NaN, or null) are allowed.
+// The loss is the log loss for classification and the squared error for regression.
 type Xgboost struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The number of boosting rounds. The default is 100.
+	// The number of boosting rounds. The default is 100. With more than two labels each round grows a tree a label.
 	NEstimators *int32 `protobuf:"varint,1,opt,name=n_estimators,json=nEstimators,proto3,oneof" json:"n_estimators,omitempty"`
 	// The largest depth of a tree. The default is 6.
 	MaxDepth *int32 `protobuf:"varint,2,opt,name=max_depth,json=maxDepth,proto3,oneof" json:"max_depth,omitempty"`
-	// The step size. The default is 0.3.
+	// The factor by which each round's trees are shrunk. The default is 0.3.
 	LearningRate *float64 `protobuf:"fixed64,3,opt,name=learning_rate,json=learningRate,proto3,oneof" json:"learning_rate,omitempty"`
-	// The smallest sum of instance weight in a child. The default is 1.
+	// The smallest sum of the rows' weights (second derivatives of the loss) in a child. The default is 1.
 	MinChildWeight *float64 `protobuf:"fixed64,4,opt,name=min_child_weight,json=minChildWeight,proto3,oneof" json:"min_child_weight,omitempty"`
-	// The smallest loss reduction that a split needs. The default is 0.
+	// The smallest reduction of the loss for which a leaf is split. The default is 0.
 	Gamma *float64 `protobuf:"fixed64,5,opt,name=gamma,proto3,oneof" json:"gamma,omitempty"`
-	// The share of the rows that each tree sees. The default is 1.
+	// The share of the rows that each tree sees. The default is 1, all of them.
 	Subsample *float64 `protobuf:"fixed64,6,opt,name=subsample,proto3,oneof" json:"subsample,omitempty"`
-	// The share of the columns that each tree sees. The default is 1.
+	// The share of the columns that each tree sees. The default is 1, all of them.
 	ColsampleBytree *float64 `protobuf:"fixed64,7,opt,name=colsample_bytree,json=colsampleBytree,proto3,oneof" json:"colsample_bytree,omitempty"`
-	// The L1 regularization. The default is 0.
+	// The strength of the L1 regularization of the leaves. The default is 0.
 	RegAlpha *float64 `protobuf:"fixed64,8,opt,name=reg_alpha,json=regAlpha,proto3,oneof" json:"reg_alpha,omitempty"`
-	// The L2 regularization. The default is 1.
+	// The strength of the L2 regularization of the leaves. The default is 1.
 	RegLambda *float64 `protobuf:"fixed64,9,opt,name=reg_lambda,json=regLambda,proto3,oneof" json:"reg_lambda,omitempty"`
-	// The number of bins for a feature. The default is 256.
+	// The number of bins into which the values of a feature are put. The default is 256.
 	MaxBin        *int32 `protobuf:"varint,10,opt,name=max_bin,json=maxBin,proto3,oneof" json:"max_bin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -491,20 +495,21 @@ func (x *Xgboost) GetMaxBin() int32 {
 }
 
 // TorchMlp configures a multi-layer perceptron trained with PyTorch (ReLU, Adam). Features are standardized first;
-// the scaling belongs to the model.
+// the scaling belongs to the model. Missing values are refused.
 type TorchMlp struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The widths of the hidden layers, each from 1 to 8192. The default is one layer of 64.
+	// The widths of the hidden layers from input to output, at most 16 of them, each from 1 to 8192. The default is one
+	// layer of 64.
 	HiddenSizes []int32 `protobuf:"varint,1,rep,packed,name=hidden_sizes,json=hiddenSizes,proto3" json:"hidden_sizes,omitempty"`
 	// The number of passes over the training rows. The default is 50.
 	Epochs *int32 `protobuf:"varint,2,opt,name=epochs,proto3,oneof" json:"epochs,omitempty"`
-	// The number of rows of a step. The default is 32.
+	// The number of rows from which each step of Adam is computed. The default is 32.
 	BatchSize *int32 `protobuf:"varint,3,opt,name=batch_size,json=batchSize,proto3,oneof" json:"batch_size,omitempty"`
 	// The step size of Adam. The default is 0.001.
 	LearningRate *float64 `protobuf:"fixed64,4,opt,name=learning_rate,json=learningRate,proto3,oneof" json:"learning_rate,omitempty"`
 	// The share of hidden units dropped in training. The default is 0.
 	Dropout *float64 `protobuf:"fixed64,5,opt,name=dropout,proto3,oneof" json:"dropout,omitempty"`
-	// The weight decay of Adam. The default is 0.
+	// The weight decay of Adam, an L2 regularization. The default is 0.
 	WeightDecay   *float64 `protobuf:"fixed64,6,opt,name=weight_decay,json=weightDecay,proto3,oneof" json:"weight_decay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -583,23 +588,24 @@ func (x *TorchMlp) GetWeightDecay() float64 {
 }
 
 // TorchCnn configures a convolutional network for images trained with PyTorch: blocks of 3x3 convolution, ReLU and
-// 2x2 pooling, then one hidden layer (Adam). Features have the shape [rows, channels, height, width].
+// 2x2 pooling, then one hidden layer (Adam). Features have the shape [rows, channels, height, width]; each channel is
+// standardized first, and the scaling belongs to the model. Missing values are refused.
 type TorchCnn struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The number of filters of each block, each from 1 to 4096. The default is 32 and 64. Each block halves height and
-	// width; there must be no more blocks than the image can be halved.
+	// The number of filters of each block, at most 8 blocks, each from 1 to 4096. The default is 32 and 64. Each block
+	// halves height and width; there must be no more blocks than the image can be halved.
 	Channels []int32 `protobuf:"varint,1,rep,packed,name=channels,proto3" json:"channels,omitempty"`
 	// The width of the hidden layer. The default is 128.
 	HiddenSize *int32 `protobuf:"varint,2,opt,name=hidden_size,json=hiddenSize,proto3,oneof" json:"hidden_size,omitempty"`
 	// The number of passes over the training rows. The default is 10.
 	Epochs *int32 `protobuf:"varint,3,opt,name=epochs,proto3,oneof" json:"epochs,omitempty"`
-	// The number of rows of a step. The default is 64.
+	// The number of rows from which each step of Adam is computed. The default is 64.
 	BatchSize *int32 `protobuf:"varint,4,opt,name=batch_size,json=batchSize,proto3,oneof" json:"batch_size,omitempty"`
 	// The step size of Adam. The default is 0.001.
 	LearningRate *float64 `protobuf:"fixed64,5,opt,name=learning_rate,json=learningRate,proto3,oneof" json:"learning_rate,omitempty"`
 	// The share of hidden units dropped in training. The default is 0.
 	Dropout *float64 `protobuf:"fixed64,6,opt,name=dropout,proto3,oneof" json:"dropout,omitempty"`
-	// The weight decay of Adam. The default is 0.
+	// The weight decay of Adam, an L2 regularization. The default is 0.
 	WeightDecay   *float64 `protobuf:"fixed64,7,opt,name=weight_decay,json=weightDecay,proto3,oneof" json:"weight_decay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -122,18 +122,21 @@ func (DataType) EnumDescriptor() ([]byte, []int) {
 // Inputs are rows of features, in whichever form suits the caller. Exactly one form is set.
 //
 // All forms but `tensors` become one matrix of 32-bit floats, in training and in prediction alike; integers above
-// 16,777,216 and doubles are rounded to it.
+// 16,777,216 and doubles are rounded to it. To train on, a matrix may have 100,000 columns, an image 4,194,304 values, and
+// `table` and `records` 10,000 columns.
 type Inputs struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A dense array of shape [rows, columns] or [rows, channels, height, width]: the fast form for programs.
 	Tensor *Tensor `protobuf:"bytes,1,opt,name=tensor,proto3" json:"tensor,omitempty"`
-	// Typed, named columns.
+	// Typed, named columns. For models that were trained on named columns, in any order.
 	Table *Table `protobuf:"bytes,2,opt,name=table,proto3" json:"table,omitempty"`
-	// One list of numbers a row, easy to type by hand. Nested lists make rows of more dimensions, such as images.
+	// One list of numbers a row, easy to type by hand, such as [[5.1, 3.5], [4.9, 3.0]]. Truth values count as 1 and 0,
+	// null is a missing value. Nested lists make rows of more dimensions, such as images.
 	Rows []*structpb.ListValue `protobuf:"bytes,3,rep,name=rows,proto3" json:"rows,omitempty"`
-	// One object a row, from column name to value, easy to type by hand.
+	// One object a row, from column name to value, easy to type by hand, such as [{"length": 5.1, "width": 3.5}]. All
+	// have the same names; null is a missing value. For models that were trained on named columns.
 	Records []*structpb.Struct `protobuf:"bytes,4,rep,name=records,proto3" json:"records,omitempty"`
-	// Named tensors, for imported models that have several inputs.
+	// Named tensors, for imported models that have several inputs. Not in this release.
 	Tensors       map[string]*Tensor `protobuf:"bytes,5,rep,name=tensors,proto3" json:"tensors,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -204,7 +207,7 @@ func (x *Inputs) GetTensors() map[string]*Tensor {
 	return nil
 }
 
-// Tensor is a dense array of numbers, truth values or texts.
+// Tensor is a dense array of numbers, truth values or texts. In JSON `data` is in base64.
 type Tensor struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The type of the elements.
@@ -272,7 +275,7 @@ func (x *Tensor) GetData() []byte {
 // Table is a list of named columns of equal length.
 type Table struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The columns, at least one, with unique names.
+	// The columns, 1 to 10,000, with unique names.
 	Columns       []*Column `protobuf:"bytes,1,rep,name=columns,proto3" json:"columns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -318,7 +321,7 @@ func (x *Table) GetColumns() []*Column {
 // Column is one named column of values.
 type Column struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name, 1 to 256 characters. It may be empty where the column stands alone, as for targets.
+	// The name, 1 to 256 characters, none of them NUL. It may be empty where the column stands alone, as for targets.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The values, one a row.
 	//
@@ -329,7 +332,8 @@ type Column struct {
 	//	*Column_Booleans
 	//	*Column_Strings
 	Values isColumn_Values `protobuf_oneof:"values"`
-	// The numbers of the rows, from 0, whose value is missing, whatever stands there. For columns that are not numbers.
+	// The numbers of the rows, from 0, whose value is missing, whatever stands there. Columns of texts may have none in
+	// this release.
 	Missing       []int64 `protobuf:"varint,6,rep,packed,name=missing,proto3" json:"missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -442,7 +446,8 @@ type Column_Booleans struct {
 }
 
 type Column_Strings struct {
-	// Texts, such as class labels.
+	// Texts, such as class labels. A column may have 100,000 different ones, and the different texts of all columns of
+	// a dataset about 64 MiB.
 	Strings *StringValues `protobuf:"bytes,5,opt,name=strings,proto3,oneof"`
 }
 
@@ -642,7 +647,7 @@ var File_fitserve_v1_data_proto protoreflect.FileDescriptor
 
 const file_fitserve_v1_data_proto_rawDesc = "" +
 	"\n" +
-	"\x16fitserve/v1/data.proto\x12\vfitserve.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xcf\x02\n" +
+	"\x16fitserve/v1/data.proto\x12\vfitserve.v1\x1a\x19fitserve/v1/options.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xcf\x02\n" +
 	"\x06Inputs\x12+\n" +
 	"\x06tensor\x18\x01 \x01(\v2\x13.fitserve.v1.TensorR\x06tensor\x12(\n" +
 	"\x05table\x18\x02 \x01(\v2\x12.fitserve.v1.TableR\x05table\x12.\n" +
@@ -655,9 +660,9 @@ const file_fitserve_v1_data_proto_rawDesc = "" +
 	"\x06Tensor\x12+\n" +
 	"\x05dtype\x18\x01 \x01(\x0e2\x15.fitserve.v1.DataTypeR\x05dtype\x12\x14\n" +
 	"\x05shape\x18\x02 \x03(\x03R\x05shape\x12\x12\n" +
-	"\x04data\x18\x03 \x01(\fR\x04data\"6\n" +
-	"\x05Table\x12-\n" +
-	"\acolumns\x18\x01 \x03(\v2\x13.fitserve.v1.ColumnR\acolumns\"\xa2\x02\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"?\n" +
+	"\x05Table\x126\n" +
+	"\acolumns\x18\x01 \x03(\v2\x13.fitserve.v1.ColumnB\a\xaa\x9f\x19\x030\x90NR\acolumns\"\xa2\x02\n" +
 	"\x06Column\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
 	"\adoubles\x18\x02 \x01(\v2\x19.fitserve.v1.DoubleValuesH\x00R\adoubles\x128\n" +
@@ -745,6 +750,7 @@ func file_fitserve_v1_data_proto_init() {
 	if File_fitserve_v1_data_proto != nil {
 		return
 	}
+	file_fitserve_v1_options_proto_init()
 	file_fitserve_v1_data_proto_msgTypes[3].OneofWrappers = []any{
 		(*Column_Doubles)(nil),
 		(*Column_Integers)(nil),

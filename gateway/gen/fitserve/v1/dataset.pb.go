@@ -22,7 +22,7 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// DatasetFormat is the form in which an upload comes.
+// DatasetFormat is the form in which an upload comes. This release takes chunks; for files it returns UNIMPLEMENTED.
 type DatasetFormat int32
 
 const (
@@ -30,11 +30,11 @@ const (
 	DatasetFormat_DATASET_FORMAT_UNSPECIFIED DatasetFormat = 0
 	// Each chunk holds whole rows as `tensor` or `table`.
 	DatasetFormat_DATASET_FORMAT_CHUNKS DatasetFormat = 1
-	// The chunks make up an Arrow IPC stream or file.
+	// The chunks make up an Arrow IPC stream or file. Not in this release.
 	DatasetFormat_DATASET_FORMAT_ARROW_IPC DatasetFormat = 2
-	// The chunks make up a CSV file with a header line.
+	// The chunks make up a CSV file with a header line. Not in this release.
 	DatasetFormat_DATASET_FORMAT_CSV DatasetFormat = 3
-	// The chunks make up a Parquet file.
+	// The chunks make up a Parquet file. Not in this release.
 	DatasetFormat_DATASET_FORMAT_PARQUET DatasetFormat = 4
 )
 
@@ -87,21 +87,21 @@ func (DatasetFormat) EnumDescriptor() ([]byte, []int) {
 type Dataset struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The digest of the content, "sha256:" and 64 hexadecimal digits. It identifies the data: the same rows have the same
-	// digest, in whichever chunks they came.
+	// digest, in whichever chunks they came. FitRequest.dataset and DeleteDatasetRequest take it.
 	Digest string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
 	// The number of rows.
 	RowCount int64 `protobuf:"varint,2,opt,name=row_count,json=rowCount,proto3" json:"row_count,omitempty"`
-	// The shape of one row's features: [columns], or [channels, height, width] for images.
+	// The shape of one row's features: [columns], or [channels, height, width] for images. Empty for data that came as tables.
 	Shape []int64 `protobuf:"varint,3,rep,packed,name=shape,proto3" json:"shape,omitempty"`
 	// The names of the columns in order, for data that came as tables.
 	Columns []string `protobuf:"bytes,4,rep,name=columns,proto3" json:"columns,omitempty"`
 	// Whether the data came with targets. Without them a Fit must name a column as its target.
 	HasTargets bool `protobuf:"varint,5,opt,name=has_targets,json=hasTargets,proto3" json:"has_targets,omitempty"`
-	// The size on disk.
+	// The size on disk, in bytes.
 	SizeBytes int64 `protobuf:"varint,6,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	// When the upload was complete.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// The name for people that the upload gave.
+	// The name for people that the first upload of the data gave.
 	DisplayName   string `protobuf:"bytes,8,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -196,11 +196,12 @@ func (x *Dataset) GetDisplayName() string {
 // DatasetDescription is what an upload says before the data.
 type DatasetDescription struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A name for people, at most 256 characters.
+	// A name for people, at most 256 characters. It may be empty, and need not be unique.
 	DisplayName string `protobuf:"bytes,1,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
-	// The form in which the data comes.
+	// The form in which the data comes. The default is chunks.
 	Format DatasetFormat `protobuf:"varint,2,opt,name=format,proto3,enum=fitserve.v1.DatasetFormat" json:"format,omitempty"`
-	// The digest that the data must have, or empty. If the service already has it, the upload is answered at once.
+	// The digest that the data must have, or empty to take it as it comes. If the service already has it, the upload is
+	// answered at once; if the data turns out to have another, with DATA_LOSS.
 	Digest        string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -263,9 +264,9 @@ type DatasetChunk struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The features of the rows, as `tensor` or `table`. For DATASET_FORMAT_CHUNKS.
 	Inputs *Inputs `protobuf:"bytes,1,opt,name=inputs,proto3" json:"inputs,omitempty"`
-	// The values to learn, one a row, in every chunk or in none.
+	// The values to learn, one a row, in every chunk or in none. Without them the Fit names a column as its target.
 	Targets *Column `protobuf:"bytes,2,opt,name=targets,proto3" json:"targets,omitempty"`
-	// The next bytes of the file. For the formats that are files.
+	// The next bytes of the file, for the formats that are files. Not in this release.
 	Content       []byte `protobuf:"bytes,3,opt,name=content,proto3" json:"content,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

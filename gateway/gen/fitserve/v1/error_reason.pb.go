@@ -176,6 +176,10 @@ const (
 	//
 	//	{"reason": "INTERNAL", "domain": "fitserve", "metadata": {"incident": "9d2c41"}}
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 37
+	// UNAVAILABLE. The database of jobs and loads does not answer; RetryInfo says when to try again.
+	//
+	//	{"reason": "DATABASE_UNAVAILABLE", "domain": "fitserve"}
+	ErrorReason_ERROR_REASON_DATABASE_UNAVAILABLE ErrorReason = 38
 )
 
 // Enum value maps for ErrorReason.
@@ -219,6 +223,7 @@ var (
 		35: "ERROR_REASON_EXPORT_NOT_EQUAL",
 		36: "ERROR_REASON_CANCELLED",
 		37: "ERROR_REASON_INTERNAL",
+		38: "ERROR_REASON_DATABASE_UNAVAILABLE",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":            0,
@@ -259,6 +264,7 @@ var (
 		"ERROR_REASON_EXPORT_NOT_EQUAL":       35,
 		"ERROR_REASON_CANCELLED":              36,
 		"ERROR_REASON_INTERNAL":               37,
+		"ERROR_REASON_DATABASE_UNAVAILABLE":   38,
 	}
 )
 
@@ -293,7 +299,7 @@ var File_fitserve_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_fitserve_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1efitserve/v1/error_reason.proto\x12\vfitserve.v1*\x8f\n" +
+	"\x1efitserve/v1/error_reason.proto\x12\vfitserve.v1*\xb6\n" +
 	"\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
@@ -334,7 +340,8 @@ const file_fitserve_v1_error_reason_proto_rawDesc = "" +
 	"\x1cERROR_REASON_JOB_INTERRUPTED\x10\"\x12!\n" +
 	"\x1dERROR_REASON_EXPORT_NOT_EQUAL\x10#\x12\x1a\n" +
 	"\x16ERROR_REASON_CANCELLED\x10$\x12\x19\n" +
-	"\x15ERROR_REASON_INTERNAL\x10%B\x9d\x01\n" +
+	"\x15ERROR_REASON_INTERNAL\x10%\x12%\n" +
+	"!ERROR_REASON_DATABASE_UNAVAILABLE\x10&B\x9d\x01\n" +
 	"\x0fcom.fitserve.v1B\x10ErrorReasonProtoP\x01Z+fitserve/gateway/gen/fitserve/v1;fitservev1\xa2\x02\x03FXX\xaa\x02\vFitserve.V1\xca\x02\vFitserve\\V1\xe2\x02\x17Fitserve\\V1\\GPBMetadata\xea\x02\fFitserve::V1b\x06proto3"
 
 var (

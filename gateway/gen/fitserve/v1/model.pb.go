@@ -28,17 +28,17 @@ const (
 type ModelState int32
 
 const (
-	// Not set.
+	// Never returned.
 	ModelState_MODEL_STATE_UNSPECIFIED ModelState = 0
-	// On disk and not loaded.
+	// On disk and not loaded; predictions return FAILED_PRECONDITION. Load takes it from here.
 	ModelState_MODEL_STATE_STORED ModelState = 1
-	// On the way into Triton.
+	// On the way into Triton, for the first time or again after a crash; predictions return UNAVAILABLE until it is there.
 	ModelState_MODEL_STATE_LOADING ModelState = 2
-	// Answering.
+	// In Triton, answering predictions.
 	ModelState_MODEL_STATE_LOADED ModelState = 3
-	// On the way out of Triton.
+	// On the way out of Triton: requests in flight are answered, new ones return FAILED_PRECONDITION.
 	ModelState_MODEL_STATE_UNLOADING ModelState = 4
-	// Damaged on disk, or refused by Triton.
+	// Damaged on disk, or refused by Triton; `error` says which. Load tries again.
 	ModelState_MODEL_STATE_FAILED ModelState = 5
 )
 
@@ -93,17 +93,17 @@ func (ModelState) EnumDescriptor() ([]byte, []int) {
 type ColumnKind int32
 
 const (
-	// Not set.
+	// Never returned.
 	ColumnKind_COLUMN_KIND_UNSPECIFIED ColumnKind = 0
-	// Numbers.
+	// Numbers, with or without a fraction.
 	ColumnKind_COLUMN_KIND_NUMBER ColumnKind = 1
-	// Integers.
+	// Whole numbers.
 	ColumnKind_COLUMN_KIND_INTEGER ColumnKind = 2
 	// Truth values.
 	ColumnKind_COLUMN_KIND_BOOLEAN ColumnKind = 3
-	// One of a set of texts.
+	// One of a set of texts. As a feature not in this release.
 	ColumnKind_COLUMN_KIND_CATEGORY ColumnKind = 4
-	// Free text.
+	// Free text. Not in this release.
 	ColumnKind_COLUMN_KIND_TEXT ColumnKind = 5
 )
 
@@ -157,15 +157,15 @@ func (ColumnKind) EnumDescriptor() ([]byte, []int) {
 // Model is a name with its versions.
 type Model struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name.
+	// The name, such as iris.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The state: that of the version which is furthest on the way to serving.
+	// The state: that of the version which is furthest on the way to serving, so LOADED if any is loaded.
 	State ModelState `protobuf:"varint,2,opt,name=state,proto3,enum=fitserve.v1.ModelState" json:"state,omitempty"`
 	// The versions, in ascending order. Versions never change.
 	Versions []*ModelVersion `protobuf:"bytes,3,rep,name=versions,proto3" json:"versions,omitempty"`
-	// The highest version.
+	// The number of the highest version: what Load takes when none is named.
 	LatestVersion int32 `protobuf:"varint,4,opt,name=latest_version,json=latestVersion,proto3" json:"latest_version,omitempty"`
-	// The version that answers a Predict which names none: the highest loaded one. Zero if none is loaded.
+	// The loaded version, which answers predictions. Zero if none is loaded.
 	ServingVersion int32 `protobuf:"varint,5,opt,name=serving_version,json=servingVersion,proto3" json:"serving_version,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -236,42 +236,44 @@ func (x *Model) GetServingVersion() int32 {
 	return 0
 }
 
-// ModelVersion is one trained or imported artifact.
+// ModelVersion is one trained or imported artifact. Of one that is damaged on disk only `version`, `state` and `error`
+// may be set.
 type ModelVersion struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The number, from 1.
 	Version int32 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
-	// The state.
+	// Whether it is on disk, loaded, or on the way.
 	State ModelState `protobuf:"varint,2,opt,name=state,proto3,enum=fitserve.v1.ModelState" json:"state,omitempty"`
-	// What goes in and what comes out.
+	// What predictions take and what they give.
 	Signature *Signature `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
 	// The algorithm, such as random_forest; empty for imported models.
 	Algorithm string `protobuf:"bytes,4,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
-	// The hyper-parameters that the library was given, defaults included.
+	// The hyper-parameters that the library was given, defaults included; null is the library's way to say unset.
 	Parameters *structpb.Struct `protobuf:"bytes,5,opt,name=parameters,proto3" json:"parameters,omitempty"`
-	// The metrics on the held-out rows.
+	// The metrics on the held-out rows, named as in TrainingJob.
 	Metrics map[string]float64 `protobuf:"bytes,6,rep,name=metrics,proto3" json:"metrics,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
 	// The proof that the served file predicts what the library predicts.
 	Parity *Parity `protobuf:"bytes,7,opt,name=parity,proto3" json:"parity,omitempty"`
-	// The Triton backend that serves the version.
+	// The Triton backend that serves the version, such as onnxruntime.
 	Backend string `protobuf:"bytes,8,opt,name=backend,proto3" json:"backend,omitempty"`
-	// The job that made it; empty for imported models.
+	// The id of the job that made it; empty for imported models.
 	Job string `protobuf:"bytes,9,opt,name=job,proto3" json:"job,omitempty"`
-	// The digest of the training data.
+	// The digest of the training data, "sha256:" and 64 hexadecimal digits.
 	Dataset string `protobuf:"bytes,10,opt,name=dataset,proto3" json:"dataset,omitempty"`
 	// The number of rows trained on.
 	TrainRowCount int64 `protobuf:"varint,11,opt,name=train_row_count,json=trainRowCount,proto3" json:"train_row_count,omitempty"`
-	// The number of rows held out.
+	// The number of rows held out for the metrics and the proof.
 	ValidationRowCount int64 `protobuf:"varint,12,opt,name=validation_row_count,json=validationRowCount,proto3" json:"validation_row_count,omitempty"`
-	// The versions of the libraries that made it.
+	// The versions of the libraries that made it, by name, such as scikit-learn.
 	LibraryVersions map[string]string `protobuf:"bytes,13,rep,name=library_versions,json=libraryVersions,proto3" json:"library_versions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// The size on disk.
+	// The size on disk, in bytes.
 	SizeBytes int64 `protobuf:"varint,14,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	// When it was published.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// When it was loaded. Set while it is loaded.
 	LoadTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=load_time,json=loadTime,proto3" json:"load_time,omitempty"`
-	// Who asked for the load: "job <id>" or the caller's address, also after a restart. Set while it is loaded.
+	// Who asked for the load: "job <id>", or the caller's address such as ipv4:10.0.0.7:53122, also after a restart. Set
+	// while it is loaded.
 	LoadedBy string `protobuf:"bytes,17,opt,name=loaded_by,json=loadedBy,proto3" json:"loaded_by,omitempty"`
 	// Why it is in MODEL_STATE_FAILED, or unset.
 	Error         *status.Status `protobuf:"bytes,18,opt,name=error,proto3" json:"error,omitempty"`
@@ -438,17 +440,21 @@ func (x *ModelVersion) GetError() *status.Status {
 // Signature says what a version takes and gives.
 type Signature struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The task.
+	// Whether it predicts labels or numbers.
 	Task Task `protobuf:"varint,1,opt,name=task,proto3,enum=fitserve.v1.Task" json:"task,omitempty"`
 	// The shape of one row's features: [columns], or [channels, height, width] for images.
 	Shape []int64 `protobuf:"varint,2,rep,packed,name=shape,proto3" json:"shape,omitempty"`
-	// The columns in order, for models trained on `table` or `records`.
+	// The columns in order, for models trained on `table` or `records`. Predictions find them by name, or by this order in
+	// `tensor` and `rows`. Columns of `records` are in the order of their names.
 	Columns []*ColumnSpec `protobuf:"bytes,3,rep,name=columns,proto3" json:"columns,omitempty"`
-	// Whether NaN is allowed as a missing value: the training data had some.
+	// Whether predictions may have missing values (NaN, or null): the training data had some. Otherwise they are refused.
 	MissingValues bool `protobuf:"varint,4,opt,name=missing_values,json=missingValues,proto3" json:"missing_values,omitempty"`
-	// The labels in the order of the probabilities, for classification.
+	// The labels in the order of the probabilities, for classification: sorted, as they were given in training. Integers
+	// beyond ±2^53, which a number of JSON does not hold, are texts of their digits; `prediction_dtype` tells them from
+	// labels that are texts.
 	Classes []*structpb.Value `protobuf:"bytes,5,rep,name=classes,proto3" json:"classes,omitempty"`
-	// The type in which predictions come back in `prediction_tensor`: the type of the targets.
+	// The type in which predictions come back in `prediction_tensor`: FP32 for regression, the type of the labels
+	// otherwise.
 	PredictionDtype DataType `protobuf:"varint,6,opt,name=prediction_dtype,json=predictionDtype,proto3,enum=fitserve.v1.DataType" json:"prediction_dtype,omitempty"`
 	// The inputs by name, for imported models that take `tensors`.
 	Inputs []*TensorSpec `protobuf:"bytes,7,rep,name=inputs,proto3" json:"inputs,omitempty"`
@@ -547,9 +553,9 @@ func (x *Signature) GetOutputs() []*TensorSpec {
 // ColumnSpec describes a column.
 type ColumnSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name.
+	// The name, as in the training data.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The kind of values.
+	// The kind of values that the training data had there. Predictions take numbers, integers and truth values alike.
 	Kind          ColumnKind `protobuf:"varint,2,opt,name=kind,proto3,enum=fitserve.v1.ColumnKind" json:"kind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -602,7 +608,7 @@ func (x *ColumnSpec) GetKind() ColumnKind {
 // TensorSpec describes a named tensor.
 type TensorSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name.
+	// The name in `Inputs.tensors`, or in `PredictResponse.outputs`.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The type of the elements.
 	Dtype DataType `protobuf:"varint,2,opt,name=dtype,proto3,enum=fitserve.v1.DataType" json:"dtype,omitempty"`
@@ -666,11 +672,12 @@ func (x *TensorSpec) GetShape() []int64 {
 // Parity is the comparison of the exported file's predictions with those of the library that trained the model.
 type Parity struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The largest absolute difference seen.
+	// The largest absolute difference of any score seen: of a probability, or of a value for regression.
 	MaxDifference float64 `protobuf:"fixed64,1,opt,name=max_difference,json=maxDifference,proto3" json:"max_difference,omitempty"`
-	// The largest difference that is accepted.
+	// The largest difference that is accepted: 0.00001, times the largest value for regression if that is above 1.
 	Tolerance float64 `protobuf:"fixed64,2,opt,name=tolerance,proto3" json:"tolerance,omitempty"`
-	// The number of rows compared.
+	// The number of rows compared: the held-out ones, at most 20,000. If the training data had missing values, they are
+	// compared once more with values missing at random, and count twice.
 	RowCount      int64 `protobuf:"varint,3,opt,name=row_count,json=rowCount,proto3" json:"row_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

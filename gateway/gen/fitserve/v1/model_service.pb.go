@@ -94,7 +94,7 @@ func (ModelFormat) EnumDescriptor() ([]byte, []int) {
 // ListModelsRequest asks for a page of models.
 type ListModelsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The largest number of models wanted. The default is 100; more than 1000 means 1000.
+	// The largest number of models wanted. Unset or 0 means 100; more than 1000 means 1000.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the page before, or empty for the first page.
 	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -149,7 +149,7 @@ func (x *ListModelsRequest) GetPageToken() string {
 // ListModelsResponse is a page of models.
 type ListModelsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The models.
+	// The models with all their versions.
 	Models []*Model `protobuf:"bytes,1,rep,name=models,proto3" json:"models,omitempty"`
 	// The token of the next page, or empty if this is the last.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
@@ -204,7 +204,7 @@ func (x *ListModelsResponse) GetNextPageToken() string {
 // GetModelRequest names the model wanted.
 type GetModelRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name.
+	// The name of the model, such as iris.
 	Model         string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -250,7 +250,7 @@ func (x *GetModelRequest) GetModel() string {
 // GetModelResponse holds the model.
 type GetModelResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The model.
+	// The model with all its versions.
 	Model         *Model `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -296,11 +296,12 @@ func (x *GetModelResponse) GetModel() *Model {
 // LoadRequest names the version to load.
 type LoadRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name of the model.
+	// The name of the model, such as iris.
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	// The version. The default is the latest.
 	Version *int32 `protobuf:"varint,2,opt,name=version,proto3,oneof" json:"version,omitempty"`
-	// Whether the least recently used idle model is unloaded if MAX_LOADED_MODELS is reached.
+	// Whether the least recently used idle model is unloaded if MAX_LOADED_MODELS is reached. One is idle if no request
+	// waits for it or is in flight. The default is false: the load is refused then.
 	Evict         bool `protobuf:"varint,3,opt,name=evict,proto3" json:"evict,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -360,9 +361,9 @@ func (x *LoadRequest) GetEvict() bool {
 // LoadResponse holds the model after the load.
 type LoadResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The model.
+	// The model, as GetModel returns it.
 	Model *Model `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
-	// The names of the models that were unloaded to make room.
+	// The names of the models that were unloaded to make room; empty if there was room.
 	EvictedModels []string `protobuf:"bytes,2,rep,name=evicted_models,json=evictedModels,proto3" json:"evicted_models,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -415,7 +416,7 @@ func (x *LoadResponse) GetEvictedModels() []string {
 // UnloadRequest names the model to unload.
 type UnloadRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name of the model.
+	// The name of the model, such as iris.
 	Model         string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -461,7 +462,7 @@ func (x *UnloadRequest) GetModel() string {
 // UnloadResponse holds the model after the unload.
 type UnloadResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The model.
+	// The model, as GetModel returns it.
 	Model         *Model `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -507,11 +508,11 @@ func (x *UnloadResponse) GetModel() *Model {
 // RemoveRequest names the model or version to delete.
 type RemoveRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name of the model.
+	// The name of the model, such as iris.
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	// The version. The default is the model with all its versions.
 	Version *int32 `protobuf:"varint,2,opt,name=version,proto3,oneof" json:"version,omitempty"`
-	// Whether a loaded model is unloaded and deleted.
+	// Whether it is unloaded and deleted if it is loaded. The default is false: it is refused then.
 	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -571,7 +572,7 @@ func (x *RemoveRequest) GetForce() bool {
 // RemoveResponse says what was deleted.
 type RemoveResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The versions deleted.
+	// The versions deleted, in ascending order.
 	RemovedVersions []int32 `protobuf:"varint,1,rep,packed,name=removed_versions,json=removedVersions,proto3" json:"removed_versions,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -617,7 +618,7 @@ func (x *RemoveResponse) GetRemovedVersions() []int32 {
 // RemoveAllRequest asks for all models to be deleted.
 type RemoveAllRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Whether loaded models are unloaded and deleted too.
+	// Whether loaded models are unloaded and deleted too. The default is false: all is refused if one is loaded.
 	Force         bool `protobuf:"varint,1,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -663,7 +664,7 @@ func (x *RemoveAllRequest) GetForce() bool {
 // RemoveAllResponse says what was deleted.
 type RemoveAllResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The names of the models deleted.
+	// The names of the models deleted; empty if there were none.
 	RemovedModels []string `protobuf:"bytes,1,rep,name=removed_models,json=removedModels,proto3" json:"removed_models,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -804,9 +805,9 @@ type ImportDescription struct {
 	Digest string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
 	// What goes in and comes out, where the file does not say it, and the labels of classes.
 	Signature *Signature `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`
-	// Whether the next version is made if the model exists.
+	// Whether the next version is made if the model exists. The default is false: it is refused with ALREADY_EXISTS then.
 	NewVersion bool `protobuf:"varint,5,opt,name=new_version,json=newVersion,proto3" json:"new_version,omitempty"`
-	// Whether the version is loaded when it is published.
+	// Whether the version is loaded when it is published. The default is false.
 	Load          bool `protobuf:"varint,6,opt,name=load,proto3" json:"load,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -887,7 +888,7 @@ func (x *ImportDescription) GetLoad() bool {
 // ImportModelResponse holds the model after the import.
 type ImportModelResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The model.
+	// The model with the new version.
 	Model *Model `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	// The version that was made.
 	Version       int32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`

@@ -32,34 +32,42 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// ModelService keeps the trained models and decides which of them answer.
+// ModelService keeps the trained models and decides which of them answer. A model has versions 1, 2 and so on, of which
+// one at a time answers; at most MAX_LOADED_MODELS models are loaded.
 //
-// All methods return INVALID_ARGUMENT for a malformed name, before anything else is looked at.
+// A name matches ^[a-z][a-z0-9_-]{0,62}$. All methods return INVALID_ARGUMENT for any other, before anything else is
+// looked at. ErrorReason lists the reasons that errors carry.
 type ModelServiceClient interface {
-	// Lists the models by name.
+	// Lists the models in the order of their names, page by page. Returns INVALID_ARGUMENT for a malformed page_token.
 	ListModels(ctx context.Context, in *ListModelsRequest, opts ...grpc.CallOption) (*ListModelsResponse, error)
 	// Returns a model with its versions. Returns NOT_FOUND for an unknown one, naming the nearest known.
 	GetModel(ctx context.Context, in *GetModelRequest, opts ...grpc.CallOption) (*GetModelResponse, error)
-	// Loads a version into Triton and answers when it is ready to predict. Other loaded versions of the model are unloaded
-	// when the new one is ready, so a newer version takes over without a gap. A loaded version stays as it is.
+	// Loads a version into Triton and answers when it is ready to predict. Another loaded version of the model is
+	// unloaded when the new one is ready, so a newer version takes over without a gap. A loaded version stays as it is.
+	// What is loaded comes back by itself after a restart of Triton or of the service, until it is unloaded.
 	//
 	// Returns NOT_FOUND for an unknown model or version, RESOURCE_EXHAUSTED with QuotaFailure naming what is loaded if
-	// MAX_LOADED_MODELS is reached and `evict` is not set, ABORTED if another operation on the model is under way,
-	// FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged, UNAVAILABLE while
-	// Triton is away.
+	// MAX_LOADED_MODELS is reached and `evict` is not set or no model is idle, ABORTED if another operation on the model is
+	// under way, FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged, UNAVAILABLE
+	// while Triton is away.
 	Load(ctx context.Context, in *LoadRequest, opts ...grpc.CallOption) (*LoadResponse, error)
-	// Unloads a model from Triton when the calls in flight are answered. An unloaded model stays as it is. Returns NOT_FOUND
-	// for an unknown model and ABORTED if another operation on it is under way.
+	// Unloads a model from Triton when the requests in flight are answered, after 30 seconds at the latest; new ones are
+	// refused at once. An unloaded model stays as it is. Returns NOT_FOUND for an unknown model and ABORTED if another
+	// operation on it is under way.
 	Unload(ctx context.Context, in *UnloadRequest, opts ...grpc.CallOption) (*UnloadResponse, error)
-	// Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one, FAILED_PRECONDITION if
-	// it is loaded and `force` is not set, ABORTED if another operation on it is under way.
+	// Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one,
+	// FAILED_PRECONDITION if it is loaded and `force` is not set, ABORTED if another operation on it is under way, or if
+	// a Fit of it is and no version would be left.
 	Remove(ctx context.Context, in *RemoveRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
-	// Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and `force`
-	// is not set; nothing is deleted then.
+	// Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
+	// `force` is not set, ABORTED if a Fit of one of them or another operation on one is under way; nothing is deleted
+	// then.
 	RemoveAll(ctx context.Context, in *RemoveAllRequest, opts ...grpc.CallOption) (*RemoveAllResponse, error)
-	// Brings a model that was trained elsewhere. The first message is the description, all others are parts of the file.
-	// Nothing is stored if the call ends before it is answered. Returns INVALID_ARGUMENT for a file that is malformed or
-	// not allowed, ALREADY_EXISTS and ABORTED as Fit does.
+	// Brings a model that was trained elsewhere. Not in this release, which returns UNIMPLEMENTED.
+	//
+	// The first message is the description, all others are parts of the file. Nothing is stored if the call ends before
+	// it is answered. Returns INVALID_ARGUMENT for a file that is malformed or not allowed, ALREADY_EXISTS and ABORTED as
+	// Fit does.
 	ImportModel(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportModelRequest, ImportModelResponse], error)
 }
 
@@ -148,34 +156,42 @@ type ModelService_ImportModelClient = grpc.ClientStreamingClient[ImportModelRequ
 // All implementations must embed UnimplementedModelServiceServer
 // for forward compatibility.
 //
-// ModelService keeps the trained models and decides which of them answer.
+// ModelService keeps the trained models and decides which of them answer. A model has versions 1, 2 and so on, of which
+// one at a time answers; at most MAX_LOADED_MODELS models are loaded.
 //
-// All methods return INVALID_ARGUMENT for a malformed name, before anything else is looked at.
+// A name matches ^[a-z][a-z0-9_-]{0,62}$. All methods return INVALID_ARGUMENT for any other, before anything else is
+// looked at. ErrorReason lists the reasons that errors carry.
 type ModelServiceServer interface {
-	// Lists the models by name.
+	// Lists the models in the order of their names, page by page. Returns INVALID_ARGUMENT for a malformed page_token.
 	ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error)
 	// Returns a model with its versions. Returns NOT_FOUND for an unknown one, naming the nearest known.
 	GetModel(context.Context, *GetModelRequest) (*GetModelResponse, error)
-	// Loads a version into Triton and answers when it is ready to predict. Other loaded versions of the model are unloaded
-	// when the new one is ready, so a newer version takes over without a gap. A loaded version stays as it is.
+	// Loads a version into Triton and answers when it is ready to predict. Another loaded version of the model is
+	// unloaded when the new one is ready, so a newer version takes over without a gap. A loaded version stays as it is.
+	// What is loaded comes back by itself after a restart of Triton or of the service, until it is unloaded.
 	//
 	// Returns NOT_FOUND for an unknown model or version, RESOURCE_EXHAUSTED with QuotaFailure naming what is loaded if
-	// MAX_LOADED_MODELS is reached and `evict` is not set, ABORTED if another operation on the model is under way,
-	// FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged, UNAVAILABLE while
-	// Triton is away.
+	// MAX_LOADED_MODELS is reached and `evict` is not set or no model is idle, ABORTED if another operation on the model is
+	// under way, FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged, UNAVAILABLE
+	// while Triton is away.
 	Load(context.Context, *LoadRequest) (*LoadResponse, error)
-	// Unloads a model from Triton when the calls in flight are answered. An unloaded model stays as it is. Returns NOT_FOUND
-	// for an unknown model and ABORTED if another operation on it is under way.
+	// Unloads a model from Triton when the requests in flight are answered, after 30 seconds at the latest; new ones are
+	// refused at once. An unloaded model stays as it is. Returns NOT_FOUND for an unknown model and ABORTED if another
+	// operation on it is under way.
 	Unload(context.Context, *UnloadRequest) (*UnloadResponse, error)
-	// Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one, FAILED_PRECONDITION if
-	// it is loaded and `force` is not set, ABORTED if another operation on it is under way.
+	// Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one,
+	// FAILED_PRECONDITION if it is loaded and `force` is not set, ABORTED if another operation on it is under way, or if
+	// a Fit of it is and no version would be left.
 	Remove(context.Context, *RemoveRequest) (*RemoveResponse, error)
-	// Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and `force`
-	// is not set; nothing is deleted then.
+	// Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
+	// `force` is not set, ABORTED if a Fit of one of them or another operation on one is under way; nothing is deleted
+	// then.
 	RemoveAll(context.Context, *RemoveAllRequest) (*RemoveAllResponse, error)
-	// Brings a model that was trained elsewhere. The first message is the description, all others are parts of the file.
-	// Nothing is stored if the call ends before it is answered. Returns INVALID_ARGUMENT for a file that is malformed or
-	// not allowed, ALREADY_EXISTS and ABORTED as Fit does.
+	// Brings a model that was trained elsewhere. Not in this release, which returns UNIMPLEMENTED.
+	//
+	// The first message is the description, all others are parts of the file. Nothing is stored if the call ends before
+	// it is answered. Returns INVALID_ARGUMENT for a file that is malformed or not allowed, ALREADY_EXISTS and ABORTED as
+	// Fit does.
 	ImportModel(grpc.ClientStreamingServer[ImportModelRequest, ImportModelResponse]) error
 	mustEmbedUnimplementedModelServiceServer()
 }

@@ -27,13 +27,14 @@ const (
 // PredictRequest holds the rows to predict.
 type PredictRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name of the model.
+	// The name of the model, such as iris.
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
-	// The version. The default is the one that serves.
+	// The version. The default is the loaded one; any other returns FAILED_PRECONDITION.
 	Version *int32 `protobuf:"varint,2,opt,name=version,proto3,oneof" json:"version,omitempty"`
-	// The rows.
+	// The rows, at least one. By hand: {"rows": [[5.1, 3.5, 1.4, 0.2]]}, or {"records": [{"length": 5.1, "width": 3.5}]}
+	// for models that were trained on named columns.
 	Inputs *Inputs `protobuf:"bytes,3,opt,name=inputs,proto3" json:"inputs,omitempty"`
-	// Whether the probabilities of the classes come back too.
+	// Whether the probabilities of the labels come back too. The default is false. It does nothing for regression.
 	IncludeProbabilities bool `protobuf:"varint,4,opt,name=include_probabilities,json=includeProbabilities,proto3" json:"include_probabilities,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
@@ -106,18 +107,20 @@ type PredictResponse struct {
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	// The version that answered.
 	Version int32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
-	// The predictions: labels as they were given in training, or numbers for regression.
+	// The predictions: the most probable labels, as they were given in training (integers beyond ±2^53 as texts of their
+	// digits), or numbers for regression.
 	Predictions []*structpb.Value `protobuf:"bytes,3,rep,name=predictions,proto3" json:"predictions,omitempty"`
-	// The probabilities, one list a row, in the order of `classes`.
+	// The probabilities from 0 to 1, one list a row, in the order of `classes`.
 	Probabilities []*structpb.ListValue `protobuf:"bytes,4,rep,name=probabilities,proto3" json:"probabilities,omitempty"`
-	// The labels in the order of the probabilities. Set when probabilities were asked for.
+	// The labels in the order of the probabilities, integers beyond ±2^53 as texts of their digits. Set when there are
+	// probabilities.
 	Classes []*structpb.Value `protobuf:"bytes,5,rep,name=classes,proto3" json:"classes,omitempty"`
-	// The predictions, shape [rows]: FP32 for regression; for classification INT64, FP64, BOOL or BYTES (UTF-8), the type of
-	// the labels.
+	// The predictions, shape [rows]: FP32 for regression; for classification INT64, FP64, BOOL or BYTES (UTF-8), the type
+	// of the labels.
 	PredictionTensor *Tensor `protobuf:"bytes,6,opt,name=prediction_tensor,json=predictionTensor,proto3" json:"prediction_tensor,omitempty"`
 	// The probabilities, FP32 of shape [rows, classes].
 	ProbabilityTensor *Tensor `protobuf:"bytes,7,opt,name=probability_tensor,json=probabilityTensor,proto3" json:"probability_tensor,omitempty"`
-	// The outputs by name, for models that take `tensors`.
+	// The outputs by name, for imported models that take `tensors`. Not in this release.
 	Outputs       map[string]*Tensor `protobuf:"bytes,8,rep,name=outputs,proto3" json:"outputs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -299,11 +302,11 @@ func (*PredictStreamRequest_Inputs) isPredictStreamRequest_Message() {}
 // PredictStreamConfig holds for all batches of a stream.
 type PredictStreamConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name of the model.
+	// The name of the model, such as iris.
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
-	// The version. The default is the one that serves when the batch comes.
+	// The version. The default is the one that is loaded when the batch comes.
 	Version *int32 `protobuf:"varint,2,opt,name=version,proto3,oneof" json:"version,omitempty"`
-	// Whether the probabilities of the classes come back too.
+	// Whether the probabilities of the labels come back too. The default is false. It does nothing for regression.
 	IncludeProbabilities bool `protobuf:"varint,3,opt,name=include_probabilities,json=includeProbabilities,proto3" json:"include_probabilities,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
@@ -363,9 +366,9 @@ func (x *PredictStreamConfig) GetIncludeProbabilities() bool {
 // PredictStreamResponse answers one batch.
 type PredictStreamResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The number of the batch, from 0.
+	// The number of the batch, from 0: the configuration does not count.
 	Index int64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
-	// What came of it.
+	// What came of the batch.
 	//
 	// Types that are valid to be assigned to Result:
 	//
@@ -448,7 +451,7 @@ type PredictStreamResponse_Response struct {
 }
 
 type PredictStreamResponse_Error struct {
-	// The error.
+	// The error, with the details that an error of Predict has.
 	Error *status.Status `protobuf:"bytes,3,opt,name=error,proto3,oneof"`
 }
 

@@ -27,18 +27,23 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// PredictionService answers with loaded models.
+// PredictionService answers with loaded models. ErrorReason lists the reasons that errors carry. A message may have
+// MAX_MESSAGE_BYTES, 64 MiB unless it is set otherwise; a larger one is RESOURCE_EXHAUSTED.
 type PredictionServiceClient interface {
-	// Predicts the rows of one request.
+	// Predicts the rows of one request. Rows of requests that come at the same time share batches, so many small requests
+	// at once are fast.
 	//
 	// Returns INVALID_ARGUMENT naming the field if the inputs do not fit the model, NOT_FOUND for an unknown model or
 	// version, FAILED_PRECONDITION for one that is not loaded, RESOURCE_EXHAUSTED with RetryInfo if too many rows wait,
 	// UNAVAILABLE with RetryInfo while the model or Triton is on its way, DEADLINE_EXCEEDED if the deadline passes first.
 	Predict(ctx context.Context, in *PredictRequest, opts ...grpc.CallOption) (*PredictResponse, error)
-	// Predicts batch after batch. The first message is the configuration, all others are inputs. Each batch is answered in
-	// order, either with its predictions or with the error that Predict would have returned; a bad batch does not end the
-	// stream. The service reads no further while it has many batches unanswered, so a fast sender is slowed down by flow
-	// control.
+	// Predicts batch after batch. The first message is the configuration, all others are inputs. Each batch is answered
+	// in order, either with its predictions or with the error that Predict would have returned; a bad batch does not end
+	// the stream. The service reads no further while 16 batches (STREAM_BATCHES) are unanswered, so a fast sender is
+	// slowed down by flow control.
+	//
+	// The stream itself ends with INVALID_ARGUMENT if the first message is no configuration or a later one no inputs, and
+	// with the errors of Predict if the model that the configuration names cannot answer.
 	PredictStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PredictStreamRequest, PredictStreamResponse], error)
 }
 
@@ -77,18 +82,23 @@ type PredictionService_PredictStreamClient = grpc.BidiStreamingClient[PredictStr
 // All implementations must embed UnimplementedPredictionServiceServer
 // for forward compatibility.
 //
-// PredictionService answers with loaded models.
+// PredictionService answers with loaded models. ErrorReason lists the reasons that errors carry. A message may have
+// MAX_MESSAGE_BYTES, 64 MiB unless it is set otherwise; a larger one is RESOURCE_EXHAUSTED.
 type PredictionServiceServer interface {
-	// Predicts the rows of one request.
+	// Predicts the rows of one request. Rows of requests that come at the same time share batches, so many small requests
+	// at once are fast.
 	//
 	// Returns INVALID_ARGUMENT naming the field if the inputs do not fit the model, NOT_FOUND for an unknown model or
 	// version, FAILED_PRECONDITION for one that is not loaded, RESOURCE_EXHAUSTED with RetryInfo if too many rows wait,
 	// UNAVAILABLE with RetryInfo while the model or Triton is on its way, DEADLINE_EXCEEDED if the deadline passes first.
 	Predict(context.Context, *PredictRequest) (*PredictResponse, error)
-	// Predicts batch after batch. The first message is the configuration, all others are inputs. Each batch is answered in
-	// order, either with its predictions or with the error that Predict would have returned; a bad batch does not end the
-	// stream. The service reads no further while it has many batches unanswered, so a fast sender is slowed down by flow
-	// control.
+	// Predicts batch after batch. The first message is the configuration, all others are inputs. Each batch is answered
+	// in order, either with its predictions or with the error that Predict would have returned; a bad batch does not end
+	// the stream. The service reads no further while 16 batches (STREAM_BATCHES) are unanswered, so a fast sender is
+	// slowed down by flow control.
+	//
+	// The stream itself ends with INVALID_ARGUMENT if the first message is no configuration or a later one no inputs, and
+	// with the errors of Predict if the model that the configuration names cannot answer.
 	PredictStream(grpc.BidiStreamingServer[PredictStreamRequest, PredictStreamResponse]) error
 	mustEmbedUnimplementedPredictionServiceServer()
 }

@@ -63,19 +63,19 @@ func (*GetStatusRequest) Descriptor() ([]byte, []int) {
 // GetStatusResponse is the state of the service.
 type GetStatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The version of the service.
+	// The version of the service, such as 0.1.0.
 	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
-	// When it started.
+	// When the service's process started.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
-	// Whether it is stopping.
+	// Whether it is stopping: calls in flight are answered, new ones are refused.
 	Draining bool `protobuf:"varint,3,opt,name=draining,proto3" json:"draining,omitempty"`
-	// The training.
+	// The core budget and who has cores.
 	Training *TrainingStatus `protobuf:"bytes,4,opt,name=training,proto3" json:"training,omitempty"`
-	// The models.
+	// The models on disk and in Triton.
 	Models *ModelPoolStatus `protobuf:"bytes,5,opt,name=models,proto3" json:"models,omitempty"`
 	// The Triton Inference Server.
 	Triton *TritonStatus `protobuf:"bytes,6,opt,name=triton,proto3" json:"triton,omitempty"`
-	// The resident memory of the service's own process.
+	// The resident memory of the service's own process, in bytes; Triton and trainings are processes of their own.
 	MemoryBytes   int64 `protobuf:"varint,7,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -165,15 +165,15 @@ type TrainingStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The cores that training may use (TRAINING_CORES).
 	TotalCores int32 `protobuf:"varint,1,opt,name=total_cores,json=totalCores,proto3" json:"total_cores,omitempty"`
-	// The cores that are free.
+	// The cores that no job has. A Fit that wants no more starts at once, unless other jobs wait.
 	FreeCores int32 `protobuf:"varint,2,opt,name=free_cores,json=freeCores,proto3" json:"free_cores,omitempty"`
-	// The training processes that run.
+	// The training processes that run. A job that waits has none.
 	ActiveProcesses []*TrainingProcess `protobuf:"bytes,3,rep,name=active_processes,json=activeProcesses,proto3" json:"active_processes,omitempty"`
 	// The number of jobs that wait for cores.
 	QueuedJobCount int32 `protobuf:"varint,4,opt,name=queued_job_count,json=queuedJobCount,proto3" json:"queued_job_count,omitempty"`
-	// The largest number of jobs that may wait.
+	// The largest number of jobs that may wait (TRAINING_QUEUE).
 	QueueLimit int32 `protobuf:"varint,5,opt,name=queue_limit,json=queueLimit,proto3" json:"queue_limit,omitempty"`
-	// The number of interpreters that stand ready for the next Fit.
+	// The number of processes that have the training libraries imported, so that the next Fit starts at once.
 	IdleInterpreterCount int32 `protobuf:"varint,6,opt,name=idle_interpreter_count,json=idleInterpreterCount,proto3" json:"idle_interpreter_count,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
@@ -254,15 +254,15 @@ func (x *TrainingStatus) GetIdleInterpreterCount() int32 {
 // TrainingProcess is one process in training.
 type TrainingProcess struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The job.
+	// The id of the job that it trains.
 	Job string `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
-	// The model.
+	// The name of the model that it trains.
 	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
-	// The operating system's process id.
+	// The operating system's process id, on the service's machine.
 	Pid int32 `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
-	// The cores that it has.
+	// The cores that the job has; the process computes with as many threads.
 	Cores int32 `protobuf:"varint,4,opt,name=cores,proto3" json:"cores,omitempty"`
-	// Its resident memory.
+	// Its resident memory in bytes. Libraries that several training processes share count in each.
 	MemoryBytes   int64 `protobuf:"varint,5,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -336,11 +336,11 @@ func (x *TrainingProcess) GetMemoryBytes() int64 {
 // ModelPoolStatus is the state of the loaded models.
 type ModelPoolStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The loaded models.
+	// The loaded models, by name. One on its way into or out of Triton is not among them, but counts against `limit`.
 	Loaded []*LoadedModel `protobuf:"bytes,1,rep,name=loaded,proto3" json:"loaded,omitempty"`
 	// The largest number of loaded models (MAX_LOADED_MODELS).
 	Limit int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
-	// The number of models on disk.
+	// The number of models on disk, loaded or not.
 	StoredCount   int32 `protobuf:"varint,3,opt,name=stored_count,json=storedCount,proto3" json:"stored_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -400,11 +400,11 @@ func (x *ModelPoolStatus) GetStoredCount() int32 {
 // LoadedModel is one loaded version.
 type LoadedModel struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name.
+	// The name of the model.
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
-	// The version.
+	// The version that answers.
 	Version int32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
-	// The number of requests that wait or are in flight.
+	// The number of prediction requests that wait or are in flight.
 	PendingRequestCount int32 `protobuf:"varint,3,opt,name=pending_request_count,json=pendingRequestCount,proto3" json:"pending_request_count,omitempty"`
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
@@ -464,13 +464,14 @@ func (x *LoadedModel) GetPendingRequestCount() int32 {
 // TritonStatus is the state of the Triton Inference Server.
 type TritonStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Whether it answers.
+	// Whether it answers. While it does not, predictions and loads return UNAVAILABLE; models come back with it by
+	// themselves.
 	Ready bool `protobuf:"varint,1,opt,name=ready,proto3" json:"ready,omitempty"`
-	// Its version.
+	// Its version, such as 2.51.0.
 	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	// Whether the service runs it itself.
+	// Whether the service runs it itself, that is TRITON_URL is not set.
 	Embedded bool `protobuf:"varint,3,opt,name=embedded,proto3" json:"embedded,omitempty"`
-	// How often the service has started it again since its own start.
+	// How often it has come back after it was away, since the service started.
 	RestartCount  int32 `protobuf:"varint,4,opt,name=restart_count,json=restartCount,proto3" json:"restart_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -26,9 +26,10 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// ServerService tells how the service is.
+// ServerService tells how the service is. Whether it can answer at all is told by the standard grpc.health.v1.Health, for
+// the whole and for each service by its name.
 type ServerServiceClient interface {
-	// Returns what is running, what is loaded and what is free.
+	// Returns what is running, what is loaded and what is free. It answers also while Triton is away.
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error)
 }
 
@@ -54,9 +55,10 @@ func (c *serverServiceClient) GetStatus(ctx context.Context, in *GetStatusReques
 // All implementations must embed UnimplementedServerServiceServer
 // for forward compatibility.
 //
-// ServerService tells how the service is.
+// ServerService tells how the service is. Whether it can answer at all is told by the standard grpc.health.v1.Health, for
+// the whole and for each service by its name.
 type ServerServiceServer interface {
-	// Returns what is running, what is loaded and what is free.
+	// Returns what is running, what is loaded and what is free. It answers also while Triton is away.
 	GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error)
 	mustEmbedUnimplementedServerServiceServer()
 }

@@ -28,7 +28,7 @@ const (
 type JobState int32
 
 const (
-	// Not set.
+	// Never returned; refused where states are asked for.
 	JobState_JOB_STATE_UNSPECIFIED JobState = 0
 	// Waiting for free cores. From this state the job may go to RUNNING, FAILED and CANCELLED.
 	JobState_JOB_STATE_QUEUED JobState = 1
@@ -37,7 +37,7 @@ const (
 	JobState_JOB_STATE_RUNNING JobState = 2
 	// The version is published. Final.
 	JobState_JOB_STATE_SUCCEEDED JobState = 3
-	// There is no version; `error` says why. Final.
+	// There is no version; the job's `error` says why. Final.
 	JobState_JOB_STATE_FAILED JobState = 4
 	// Ended by CancelTrainingJob; there is no version. Final.
 	JobState_JOB_STATE_CANCELLED JobState = 5
@@ -94,12 +94,12 @@ func (JobState) EnumDescriptor() ([]byte, []int) {
 type Task int32
 
 const (
-	// Not set; classification if the targets are texts, truth values or few different integers and the algorithm has a
-	// classifier, else regression.
+	// Not set; classification if the targets are texts, truth values or at most 100 different integers and the algorithm
+	// has a classifier, or if it has no regressor; else regression.
 	Task_TASK_UNSPECIFIED Task = 0
-	// Predict one of several labels.
+	// Predict one of several labels, from 2 to 1000.
 	Task_TASK_CLASSIFICATION Task = 1
-	// Predict a number.
+	// Predict a number. The targets must be numbers.
 	Task_TASK_REGRESSION Task = 2
 )
 
@@ -147,7 +147,8 @@ func (Task) EnumDescriptor() ([]byte, []int) {
 // TrainingJob is one Fit, from its acceptance to its end. It is durable: it survives a restart of the service.
 type TrainingJob struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The identifier, which the service makes.
+	// The identifier, which the service makes, such as 20261121-034155-7f3a9c21. It begins with the time of acceptance
+	// (UTC).
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The name of the model that is trained.
 	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
@@ -155,42 +156,47 @@ type TrainingJob struct {
 	Version int32 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
 	// The algorithm: the name of the field that was set in the request, such as random_forest.
 	Algorithm string `protobuf:"bytes,4,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
-	// The task.
+	// Whether the model learns labels or numbers; set also when the request left it open.
 	Task Task `protobuf:"varint,5,opt,name=task,proto3,enum=fitserve.v1.Task" json:"task,omitempty"`
-	// The state.
+	// Whether the job waits, runs, or how it ended.
 	State JobState `protobuf:"varint,6,opt,name=state,proto3,enum=fitserve.v1.JobState" json:"state,omitempty"`
-	// How far the training is, from 0 to 1.
+	// How far the training is, from 0 to 1: the share of the steps done. The proof and the load come after the last step.
 	Progress float64 `protobuf:"fixed64,7,opt,name=progress,proto3" json:"progress,omitempty"`
-	// The latest finished step, such as an epoch or a boosting round.
+	// The latest finished step, such as an epoch or a boosting round. Unset before the first.
 	Step *TrainingStep `protobuf:"bytes,8,opt,name=step,proto3" json:"step,omitempty"`
-	// The metrics on the held-out rows: accuracy, log_loss, f1 and roc_auc for classification; rmse, mae and r2 for
-	// regression. Set when the job succeeded.
+	// The metrics on the held-out rows. Set when the job succeeded; one that is not defined for these rows is left out.
+	//
+	// For classification: accuracy, from 0 to 1; log_loss, with the natural logarithm; f1, of the second label in sorted
+	// order if there are two, else the mean over the labels; roc_auc, the mean of one label against the rest if there are
+	// more than two. For regression: rmse and mae, in the unit of the targets; r2, at most 1.
 	Metrics map[string]float64 `protobuf:"bytes,9,rep,name=metrics,proto3" json:"metrics,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
-	// Why the job failed or was cancelled, or OK.
+	// Why the job failed or was cancelled, with the details that an error of a call has. Unset otherwise.
 	Error *status.Status `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"`
-	// Why the model was not loaded although the request asked for it, or unset.
+	// Why the version was not loaded although the request asked for it, or unset. The job has succeeded all the same.
 	LoadError *status.Status `protobuf:"bytes,11,opt,name=load_error,json=loadError,proto3" json:"load_error,omitempty"`
-	// The digest of the data.
+	// The digest of the data, "sha256:" and 64 hexadecimal digits. Data that came with the Fit has one too, but is not
+	// kept.
 	Dataset string `protobuf:"bytes,12,opt,name=dataset,proto3" json:"dataset,omitempty"`
 	// The number of rows trained on. Set when the training has read the data.
 	TrainRowCount int64 `protobuf:"varint,13,opt,name=train_row_count,json=trainRowCount,proto3" json:"train_row_count,omitempty"`
 	// The number of rows held out for the metrics and the proof of the export.
 	ValidationRowCount int64 `protobuf:"varint,14,opt,name=validation_row_count,json=validationRowCount,proto3" json:"validation_row_count,omitempty"`
-	// The number of cores that the job has or waits for.
+	// The number of cores that the job has, waits for or had.
 	Cores int32 `protobuf:"varint,15,opt,name=cores,proto3" json:"cores,omitempty"`
-	// The largest memory that the training process used.
+	// The largest resident memory of the training process, in bytes, the libraries included. Set when the process has
+	// ended.
 	PeakMemoryBytes int64 `protobuf:"varint,16,opt,name=peak_memory_bytes,json=peakMemoryBytes,proto3" json:"peak_memory_bytes,omitempty"`
-	// The processor time that the training process used, in seconds.
+	// The processor time that the training process used, in seconds. Set when the process has ended.
 	CpuSeconds float64 `protobuf:"fixed64,17,opt,name=cpu_seconds,json=cpuSeconds,proto3" json:"cpu_seconds,omitempty"`
 	// When the job was accepted.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// When its training process started.
+	// When it got its cores and its training process was started. Unset while it waits.
 	StartTime *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
-	// When it ended.
+	// When it ended, with the load that the request asked for. Unset before.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
-	// The request_id of the Fit.
+	// The request_id of the Fit, or empty.
 	RequestId string `protobuf:"bytes,21,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// The wall time allowed, or unset.
+	// The wall time allowed, counted from `start_time`; unset for no limit.
 	TimeLimit     *durationpb.Duration `protobuf:"bytes,22,opt,name=time_limit,json=timeLimit,proto3" json:"time_limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -380,16 +386,19 @@ func (x *TrainingJob) GetTimeLimit() *durationpb.Duration {
 	return nil
 }
 
-// TrainingStep is one finished step of the training.
+// TrainingStep is one finished step of the training. Steps that come faster than 20 a second are thinned out; the last
+// one always comes.
 type TrainingStep struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The number of the step, from 1.
 	Number int64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
 	// The number of steps planned.
 	Total int64 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
-	// The kind of step: epoch, round, tree or iteration.
+	// The kind of step: epoch (torch_mlp, torch_cnn), round (xgboost, hist_gradient_boosting), tree (random_forest) or
+	// iteration (logistic_regression, one step in all).
 	Unit string `protobuf:"bytes,3,opt,name=unit,proto3" json:"unit,omitempty"`
-	// What was measured after the step, such as loss or validation_logloss.
+	// What was measured after the step, such as loss and validation_loss for networks, train_logloss and validation_logloss
+	// for xgboost. Empty for random_forest and logistic_regression.
 	Metrics       map[string]float64 `protobuf:"bytes,4,rep,name=metrics,proto3" json:"metrics,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

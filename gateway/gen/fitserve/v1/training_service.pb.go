@@ -80,18 +80,19 @@ func (ExistingModel) EnumDescriptor() ([]byte, []int) {
 // FitRequest says what to train, on which data and how.
 type FitRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name of the model, matching ^[a-z][a-z0-9_-]{0,62}$.
+	// The name of the model, matching ^[a-z][a-z0-9_-]{0,62}$, such as iris.
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
-	// The training data.
+	// The training data, at least two rows.
 	//
 	// Types that are valid to be assigned to Data:
 	//
 	//	*FitRequest_Inline
 	//	*FitRequest_Dataset
 	Data isFitRequest_Data `protobuf_oneof:"data"`
-	// The name of the column to predict, for `table` and `records` data that comes without targets.
+	// The name of the column to predict, for `table` and `records` data that comes without targets. The other columns are
+	// the features. Must be empty for data with targets.
 	Target string `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`
-	// The algorithm with its hyper-parameters; an empty message means its defaults.
+	// The algorithm with its hyper-parameters; an empty message means its defaults, as in {"random_forest": {}}.
 	//
 	// Types that are valid to be assigned to Algorithm:
 	//
@@ -102,27 +103,32 @@ type FitRequest struct {
 	//	*FitRequest_TorchMlp
 	//	*FitRequest_TorchCnn
 	Algorithm isFitRequest_Algorithm `protobuf_oneof:"algorithm"`
-	// The task. When it is not set, it follows from the targets and the algorithm.
+	// What to learn: labels or numbers. When it is not set, it follows from the targets and the algorithm, as Task says.
 	Task Task `protobuf:"varint,30,opt,name=task,proto3,enum=fitserve.v1.Task" json:"task,omitempty"`
-	// The share of the rows held out for the metrics and for the proof of the export. They are chosen by `seed`, by class
-	// for classification. The default is 0.2.
+	// The share of the rows held out for the metrics and for the proof of the export, at least one row. They are chosen by
+	// `seed`, in proportion by label for classification. The default is 0.2.
 	ValidationFraction *float64 `protobuf:"fixed64,31,opt,name=validation_fraction,json=validationFraction,proto3,oneof" json:"validation_fraction,omitempty"`
-	// The seed of everything random in the training. The default is 0.
+	// The seed of everything random in the training: on one core the same request trains the same model again. The default
+	// is 0.
 	Seed *uint32 `protobuf:"varint,32,opt,name=seed,proto3,oneof" json:"seed,omitempty"`
-	// The number of cores, at most TRAINING_CORES. The default is 1.
+	// The number of cores, at most TRAINING_CORES; the training computes with as many threads. The default is 1.
 	Cores *int32 `protobuf:"varint,33,opt,name=cores,proto3,oneof" json:"cores,omitempty"`
-	// The wall time that the training may take, from one millisecond to 10,000,000 seconds. The default is no limit.
+	// The wall time that the training may take, from one millisecond to 10,000,000 seconds, such as "90s" in JSON.
+	// Waiting for cores does not count. The job fails with DEADLINE_EXCEEDED when it has passed. The default is no limit.
 	TimeLimit *durationpb.Duration `protobuf:"bytes,34,opt,name=time_limit,json=timeLimit,proto3" json:"time_limit,omitempty"`
-	// The memory that the training process may use. The default is no limit of its own.
+	// The memory in bytes that the training may use besides that of the libraries. A job that needs more fails with
+	// RESOURCE_EXHAUSTED. The default is no limit of its own.
 	MemoryLimitBytes *int64 `protobuf:"varint,35,opt,name=memory_limit_bytes,json=memoryLimitBytes,proto3,oneof" json:"memory_limit_bytes,omitempty"`
-	// Whether the job waits for free cores instead of being refused.
+	// Whether the job waits for free cores, first come first served, instead of being refused. The default is false.
 	Queue bool `protobuf:"varint,36,opt,name=queue,proto3" json:"queue,omitempty"`
-	// What to do if the model exists.
+	// What to do if the model exists. The default is to refuse the Fit.
 	Existing ExistingModel `protobuf:"varint,37,opt,name=existing,proto3,enum=fitserve.v1.ExistingModel" json:"existing,omitempty"`
-	// Whether the new version is loaded when it is published, in place of the loaded ones.
+	// Whether the new version is loaded when it is published, in place of a loaded one. If that fails, the job succeeds
+	// with a `load_error`. The default is false.
 	Load bool `protobuf:"varint,38,opt,name=load,proto3" json:"load,omitempty"`
-	// Makes the call idempotent: a second call with the same request_id answers with the first one's job; with another
-	// content it is INVALID_ARGUMENT. At most 128 characters.
+	// Makes the call idempotent: a second call with the same request_id answers with the first one's job, as it is then;
+	// with another content it is INVALID_ARGUMENT. A Fit that was refused does not count. At most 128 characters, none of
+	// them NUL; any text that is unique, such as a UUID. The default is none.
 	RequestId     string `protobuf:"bytes,39,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -333,12 +339,12 @@ type isFitRequest_Data interface {
 }
 
 type FitRequest_Inline struct {
-	// The data itself, up to the message size limit.
+	// The data itself, up to the limit of a message. It is deleted when the job ends.
 	Inline *InlineDataset `protobuf:"bytes,2,opt,name=inline,proto3,oneof"`
 }
 
 type FitRequest_Dataset struct {
-	// The digest of an uploaded dataset.
+	// The digest of an uploaded dataset, "sha256:" and 64 hexadecimal digits.
 	Dataset string `protobuf:"bytes,3,opt,name=dataset,proto3,oneof"`
 }
 
@@ -395,7 +401,7 @@ func (*FitRequest_TorchCnn) isFitRequest_Algorithm() {}
 // FitResponse holds the accepted job.
 type FitResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The job, queued or running.
+	// The job, queued or running. Its `id` is what WatchTrainingJob, GetTrainingJob and CancelTrainingJob take.
 	Job           *TrainingJob `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -441,12 +447,14 @@ func (x *FitResponse) GetJob() *TrainingJob {
 // InlineDataset is training data within a request.
 type InlineDataset struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The features, one row a row.
+	// The features, in any form but `tensors`.
 	Inputs *Inputs `protobuf:"bytes,1,opt,name=inputs,proto3" json:"inputs,omitempty"`
 	// The values to learn, one a row. At most one of `targets` and `labels` is set; neither when the request's `target`
 	// names a column of the inputs.
 	Targets *Column `protobuf:"bytes,2,opt,name=targets,proto3" json:"targets,omitempty"`
-	// The values to learn as a plain list of texts, numbers or truth values, easy to type by hand.
+	// The values to learn as a plain list of texts, numbers or truth values, easy to type by hand, such as
+	// ["setosa", "versicolor"]. Kinds may not be mixed; whole numbers count as integers. Integers beyond ±2^53 lose digits
+	// here; send them in `targets`.
 	Labels        *structpb.ListValue `protobuf:"bytes,3,opt,name=labels,proto3" json:"labels,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -593,7 +601,7 @@ func (*UploadDatasetRequest_Chunk) isUploadDatasetRequest_Message() {}
 // UploadDatasetResponse holds the stored dataset.
 type UploadDatasetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The dataset.
+	// The dataset. Its `digest` is what a Fit names it by.
 	Dataset *Dataset `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
 	// Whether the service had the same data already.
 	Existed       bool `protobuf:"varint,2,opt,name=existed,proto3" json:"existed,omitempty"`
@@ -648,7 +656,7 @@ func (x *UploadDatasetResponse) GetExisted() bool {
 // ListDatasetsRequest asks for a page of datasets.
 type ListDatasetsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The largest number of datasets wanted. The default is 100; more than 1000 means 1000.
+	// The largest number of datasets wanted. Unset or 0 means 100; more than 1000 means 1000.
 	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the page before, or empty for the first page.
 	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -758,7 +766,7 @@ func (x *ListDatasetsResponse) GetNextPageToken() string {
 // DeleteDatasetRequest names the dataset to delete.
 type DeleteDatasetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The digest.
+	// The digest, "sha256:" and 64 hexadecimal digits.
 	Dataset       string `protobuf:"bytes,1,opt,name=dataset,proto3" json:"dataset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -841,7 +849,7 @@ func (*DeleteDatasetResponse) Descriptor() ([]byte, []int) {
 // GetTrainingJobRequest names the job wanted.
 type GetTrainingJobRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The identifier of the job.
+	// The identifier of the job, as Fit returned it.
 	Job           string `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -933,11 +941,11 @@ func (x *GetTrainingJobResponse) GetJob() *TrainingJob {
 // ListTrainingJobsRequest asks for a page of jobs.
 type ListTrainingJobsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The model whose jobs are wanted, or empty for all.
+	// The name of the model whose jobs are wanted, or empty for those of all.
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	// The states wanted, or empty for all.
 	States []JobState `protobuf:"varint,2,rep,packed,name=states,proto3,enum=fitserve.v1.JobState" json:"states,omitempty"`
-	// The largest number of jobs wanted. The default is 100; more than 1000 means 1000.
+	// The largest number of jobs wanted. Unset or 0 means 100; more than 1000 means 1000.
 	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// The next_page_token of the page before, or empty for the first page.
 	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -1061,7 +1069,7 @@ func (x *ListTrainingJobsResponse) GetNextPageToken() string {
 // CancelTrainingJobRequest names the job to cancel.
 type CancelTrainingJobRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The identifier of the job.
+	// The identifier of the job, as Fit returned it.
 	Job           string `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1107,7 +1115,7 @@ func (x *CancelTrainingJobRequest) GetJob() string {
 // CancelTrainingJobResponse holds the job after the cancellation.
 type CancelTrainingJobResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The job in its final state.
+	// The job in its final state: cancelled, unless it ended before.
 	Job           *TrainingJob `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1153,7 +1161,7 @@ func (x *CancelTrainingJobResponse) GetJob() *TrainingJob {
 // WatchTrainingJobRequest names the job to watch.
 type WatchTrainingJobRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The identifier of the job.
+	// The identifier of the job, as Fit returned it.
 	Job           string `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1203,7 +1211,8 @@ type WatchTrainingJobResponse struct {
 	Job *TrainingJob `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	// The steps finished since the last message; in the first message all steps so far (at most the latest 1000).
 	Steps []*TrainingStep `protobuf:"bytes,2,rep,name=steps,proto3" json:"steps,omitempty"`
-	// The log lines written since the last message.
+	// The log lines that the training wrote since the last message; in the first message all so far (at most the latest
+	// 1000).
 	LogLines      []string `protobuf:"bytes,3,rep,name=log_lines,json=logLines,proto3" json:"log_lines,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -33,37 +33,44 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// TrainingService trains models, each Fit in a process of its own.
+// TrainingService trains models, each Fit in a process of its own. All trainings together have TRAINING_CORES cores.
+//
+// ErrorReason lists the reasons that errors carry. A message may have MAX_MESSAGE_BYTES, 64 MiB unless it is set
+// otherwise; a larger one is RESOURCE_EXHAUSTED.
 type TrainingServiceClient interface {
 	// Starts the training of a model and answers at once with the job. The whole request is checked first, so what is
 	// accepted fails only for reasons that show in training.
 	//
 	// Returns INVALID_ARGUMENT naming the field for a bad request, ALREADY_EXISTS if the model exists and `existing` is
-	// EXISTING_MODEL_FAIL, NOT_FOUND for an unknown dataset, ABORTED if another Fit or a removal of the same model is under
-	// way, RESOURCE_EXHAUSTED with RetryInfo if no core is free and `queue` is not set or the queue is full, UNAVAILABLE
-	// while the service is starting or stopping. With a `request_id` it may be called again safely.
+	// EXISTING_MODEL_FAIL, NOT_FOUND for an unknown dataset, ABORTED if another Fit or a removal of the same model is
+	// under way, RESOURCE_EXHAUSTED with RetryInfo if too few cores are free and `queue` is not set or the queue is full,
+	// or without it if the disk is full, UNAVAILABLE while the service is starting or stopping. With a `request_id` it
+	// may be called again safely.
 	Fit(ctx context.Context, in *FitRequest, opts ...grpc.CallOption) (*FitResponse, error)
 	// Stores training data that is larger than one message or that several Fits use. The first message is the description,
 	// all others are chunks. Nothing is stored if the call ends before it is answered.
 	//
-	// Returns INVALID_ARGUMENT for chunks that do not fit together, RESOURCE_EXHAUSTED if the disk is full, DATA_LOSS if the
-	// digest is not the one that the description gives.
+	// Returns INVALID_ARGUMENT for chunks that do not fit together or have no rows, RESOURCE_EXHAUSTED if the disk is full,
+	// DATA_LOSS if the digest is not the one that the description gives, UNIMPLEMENTED for a format that is a file.
 	UploadDataset(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadDatasetRequest, UploadDatasetResponse], error)
-	// Lists the uploaded datasets, the latest first.
+	// Lists the uploaded datasets, the latest first, page by page. Returns INVALID_ARGUMENT for a malformed page_token.
 	ListDatasets(ctx context.Context, in *ListDatasetsRequest, opts ...grpc.CallOption) (*ListDatasetsResponse, error)
 	// Deletes an uploaded dataset. Models that were trained on it stay.
 	//
 	// Returns NOT_FOUND for an unknown dataset and FAILED_PRECONDITION while a job that has not ended uses it.
 	DeleteDataset(ctx context.Context, in *DeleteDatasetRequest, opts ...grpc.CallOption) (*DeleteDatasetResponse, error)
-	// Returns a job. Returns NOT_FOUND for an unknown one.
+	// Returns a job as it is now, also long after its end. Returns NOT_FOUND for an unknown one.
 	GetTrainingJob(ctx context.Context, in *GetTrainingJobRequest, opts ...grpc.CallOption) (*GetTrainingJobResponse, error)
-	// Lists the jobs, the latest first.
+	// Lists the jobs, the latest first, page by page. Returns INVALID_ARGUMENT for a malformed page_token.
 	ListTrainingJobs(ctx context.Context, in *ListTrainingJobsRequest, opts ...grpc.CallOption) (*ListTrainingJobsResponse, error)
-	// Cancels a job: its process ends and its cores are free within two seconds. A job that has ended already stays as it
-	// is. Returns NOT_FOUND for an unknown job.
+	// Cancels a job and answers when it has ended: its process ends and its cores are free within two seconds. A job that
+	// has ended already stays as it is; one whose version is published succeeds, and `load_error` says that it did not wait
+	// for the load. Returns
+	// NOT_FOUND for an unknown job.
 	CancelTrainingJob(ctx context.Context, in *CancelTrainingJobRequest, opts ...grpc.CallOption) (*CancelTrainingJobResponse, error)
 	// Streams a job's state, steps and log lines as they come, and ends after the message with the final state. It can be
-	// joined late: the first message holds the steps so far. Returns NOT_FOUND for an unknown job.
+	// joined late: the first message holds what came so far. Of a job that has ended there is one message, without steps
+	// and lines. Returns NOT_FOUND for an unknown job.
 	WatchTrainingJob(ctx context.Context, in *WatchTrainingJobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTrainingJobResponse], error)
 }
 
@@ -171,37 +178,44 @@ type TrainingService_WatchTrainingJobClient = grpc.ServerStreamingClient[WatchTr
 // All implementations must embed UnimplementedTrainingServiceServer
 // for forward compatibility.
 //
-// TrainingService trains models, each Fit in a process of its own.
+// TrainingService trains models, each Fit in a process of its own. All trainings together have TRAINING_CORES cores.
+//
+// ErrorReason lists the reasons that errors carry. A message may have MAX_MESSAGE_BYTES, 64 MiB unless it is set
+// otherwise; a larger one is RESOURCE_EXHAUSTED.
 type TrainingServiceServer interface {
 	// Starts the training of a model and answers at once with the job. The whole request is checked first, so what is
 	// accepted fails only for reasons that show in training.
 	//
 	// Returns INVALID_ARGUMENT naming the field for a bad request, ALREADY_EXISTS if the model exists and `existing` is
-	// EXISTING_MODEL_FAIL, NOT_FOUND for an unknown dataset, ABORTED if another Fit or a removal of the same model is under
-	// way, RESOURCE_EXHAUSTED with RetryInfo if no core is free and `queue` is not set or the queue is full, UNAVAILABLE
-	// while the service is starting or stopping. With a `request_id` it may be called again safely.
+	// EXISTING_MODEL_FAIL, NOT_FOUND for an unknown dataset, ABORTED if another Fit or a removal of the same model is
+	// under way, RESOURCE_EXHAUSTED with RetryInfo if too few cores are free and `queue` is not set or the queue is full,
+	// or without it if the disk is full, UNAVAILABLE while the service is starting or stopping. With a `request_id` it
+	// may be called again safely.
 	Fit(context.Context, *FitRequest) (*FitResponse, error)
 	// Stores training data that is larger than one message or that several Fits use. The first message is the description,
 	// all others are chunks. Nothing is stored if the call ends before it is answered.
 	//
-	// Returns INVALID_ARGUMENT for chunks that do not fit together, RESOURCE_EXHAUSTED if the disk is full, DATA_LOSS if the
-	// digest is not the one that the description gives.
+	// Returns INVALID_ARGUMENT for chunks that do not fit together or have no rows, RESOURCE_EXHAUSTED if the disk is full,
+	// DATA_LOSS if the digest is not the one that the description gives, UNIMPLEMENTED for a format that is a file.
 	UploadDataset(grpc.ClientStreamingServer[UploadDatasetRequest, UploadDatasetResponse]) error
-	// Lists the uploaded datasets, the latest first.
+	// Lists the uploaded datasets, the latest first, page by page. Returns INVALID_ARGUMENT for a malformed page_token.
 	ListDatasets(context.Context, *ListDatasetsRequest) (*ListDatasetsResponse, error)
 	// Deletes an uploaded dataset. Models that were trained on it stay.
 	//
 	// Returns NOT_FOUND for an unknown dataset and FAILED_PRECONDITION while a job that has not ended uses it.
 	DeleteDataset(context.Context, *DeleteDatasetRequest) (*DeleteDatasetResponse, error)
-	// Returns a job. Returns NOT_FOUND for an unknown one.
+	// Returns a job as it is now, also long after its end. Returns NOT_FOUND for an unknown one.
 	GetTrainingJob(context.Context, *GetTrainingJobRequest) (*GetTrainingJobResponse, error)
-	// Lists the jobs, the latest first.
+	// Lists the jobs, the latest first, page by page. Returns INVALID_ARGUMENT for a malformed page_token.
 	ListTrainingJobs(context.Context, *ListTrainingJobsRequest) (*ListTrainingJobsResponse, error)
-	// Cancels a job: its process ends and its cores are free within two seconds. A job that has ended already stays as it
-	// is. Returns NOT_FOUND for an unknown job.
+	// Cancels a job and answers when it has ended: its process ends and its cores are free within two seconds. A job that
+	// has ended already stays as it is; one whose version is published succeeds, and `load_error` says that it did not wait
+	// for the load. Returns
+	// NOT_FOUND for an unknown job.
 	CancelTrainingJob(context.Context, *CancelTrainingJobRequest) (*CancelTrainingJobResponse, error)
 	// Streams a job's state, steps and log lines as they come, and ends after the message with the final state. It can be
-	// joined late: the first message holds the steps so far. Returns NOT_FOUND for an unknown job.
+	// joined late: the first message holds what came so far. Of a job that has ended there is one message, without steps
+	// and lines. Returns NOT_FOUND for an unknown job.
 	WatchTrainingJob(*WatchTrainingJobRequest, grpc.ServerStreamingServer[WatchTrainingJobResponse]) error
 	mustEmbedUnimplementedTrainingServiceServer()
 }

@@ -1,0 +1,184 @@
+"""The boundary between gRPC and the service, around handlers of the tests' own: who may call, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2
+
+from service.rpc.boundary import LARGE_BYTES, Boundary, large_message
+
+Message = health_pb2.HealthCheckRequest  # with one text field
+SERVICE = "test.Echo"
+SECONDS = 0.2
+
+
+class Handlers:
+    """One method of each kind; they answer at once, or hold on while `hold` is clear."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.sizes: list[int] = []
+        self.arrived = asyncio.Semaphore(0)
+
+    async def lone(self, request: Message, context: Any) -> Message:
+        self.sizes.append(large_message.get())
+        self.arrived.release()
+        await self.go_on.wait()
+        return request
+
+    async def collect(self, messages: AsyncIterator[Message], context: Any) -> Message:
+        return Message(service=",".join([message.service async for message in messages]))
+
+    async def echo(self, messages: AsyncIterator[Message], context: Any) -> AsyncIterator[Message]:
+        async for message in messages:
+            self.sizes.append(large_message.get())
+            yield message
+
+    async def repeat(self, request: Message, context: Any) -> AsyncIterator[Message]:
+        yield request
+        yield request
+
+
+def handler_of(make: Callable[..., Any], behavior: Callable[..., Any]) -> Any:
+    return make(behavior, Message.FromString, Message.SerializeToString)
+
+
+@asynccontextmanager
+async def serving(handlers: Handlers, service: str = SERVICE, **limits: Any) -> AsyncIterator[grpc.aio.Channel]:
+    """Yields a channel to a server of these handlers."""
+    boundary = Boundary(**({"max_calls": 1, "max_message_bytes": 2**20} | limits))
+    server = grpc.aio.server(interceptors=[boundary])
+    methods = {
+        "Lone": handler_of(grpc.unary_unary_rpc_method_handler, handlers.lone),
+        "Collect": handler_of(grpc.stream_unary_rpc_method_handler, handlers.collect),
+        "Echo": handler_of(grpc.stream_stream_rpc_method_handler, handlers.echo),
+        "Repeat": handler_of(grpc.unary_stream_rpc_method_handler, handlers.repeat),
+    }
+    for name in (SERVICE, service):
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+    await server.stop(None)
+
+
+def stream(channel: grpc.aio.Channel, method: str, service: str = SERVICE) -> Any:
+    """Starts a call whose messages the test sends itself, whatever kind the method is of."""
+    call = channel.stream_stream(f"/{service}/{method}", Message.SerializeToString, Message.FromString)
+    return call(timeout=20)
+
+
+def lone(channel: grpc.aio.Channel, text: str, service: str = SERVICE) -> Any:
+    call = channel.unary_unary(f"/{service}/Lone", Message.SerializeToString, Message.FromString)
+    return call(Message(service=text), timeout=20)
+
+
+@pytest.mark.parametrize("method", ["Lone", "Collect", "Echo", "Repeat"])
+async def test_a_caller_who_sends_nothing_is_told_that_it_waited_too_long(method: str) -> None:
+    async with serving(Handlers(), first_message_seconds=SECONDS) as channel:
+        call = stream(channel, method)
+        assert await call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "waited" in await call.details()
+        assert b"DEADLINE_EXCEEDED" in dict(await call.trailing_metadata())["grpc-status-details-bin"]
+
+
+@pytest.mark.parametrize("method", ["Lone", "Collect", "Echo", "Repeat"])
+async def test_callers_who_send_nothing_take_no_slots(method: str) -> None:
+    async with serving(Handlers(), max_calls=1) as channel:
+        silent = [stream(channel, method) for _ in range(5)]
+        await asyncio.gather(*(call.wait_for_connection() for call in silent))
+        assert (await lone(channel, "a")).service == "a"
+        await silent[0].write(Message(service="b"))
+        await silent[0].done_writing()
+        assert (await silent[0].read()).service == "b"
+
+
+async def test_a_stream_takes_a_slot_with_its_first_message_and_gives_it_back_at_its_end() -> None:
+    async with serving(Handlers(), max_calls=1) as channel:
+        call = stream(channel, "Echo")
+        await call.write(Message(service="a"))
+        assert (await call.read()).service == "a"
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await lone(channel, "b")
+        assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        await call.done_writing()
+        assert await call.code() == grpc.StatusCode.OK
+        assert (await lone(channel, "b")).service == "b"
+
+
+async def test_a_stream_that_falls_silent_ends_and_gives_its_slot_back() -> None:
+    async with serving(Handlers(), max_calls=1, next_message_seconds=SECONDS) as channel:
+        call = stream(channel, "Echo")
+        await call.write(Message(service="a"))
+        assert (await call.read()).service == "a"
+        assert await call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert (await lone(channel, "b")).service == "b"
+
+
+async def test_a_call_that_is_at_work_for_longer_than_a_caller_may_be_silent_goes_on() -> None:
+    handlers = Handlers()
+    handlers.go_on.clear()
+    async with serving(handlers, first_message_seconds=SECONDS, next_message_seconds=SECONDS) as channel:
+        call = lone(channel, "a")
+        await asyncio.sleep(2 * SECONDS)  # the passing of this time is what the test is about
+        handlers.go_on.set()
+        assert (await call).service == "a"
+
+
+@pytest.mark.parametrize("service", ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"])
+async def test_operators_calls_have_slots_of_their_own_and_these_are_bounded_too(service: str) -> None:
+    handlers = Handlers()
+    handlers.go_on.clear()
+    async with serving(handlers, service, max_calls=1) as channel:
+        busy = [lone(channel, "a"), lone(channel, "b", service)]
+        for _ in busy:
+            await handlers.arrived.acquire()
+        for name in (SERVICE, service):
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await lone(channel, "c", name)
+            assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        handlers.go_on.set()
+        assert [(await call).service for call in busy] == ["a", "b"]
+
+
+async def test_a_handler_can_ask_whether_the_message_is_large() -> None:
+    handlers = Handlers()
+    small, large = Message(service="a"), Message(service="a" * LARGE_BYTES)
+    async with serving(handlers) as channel:
+        await lone(channel, large.service)
+        await lone(channel, "a")
+        call = stream(channel, "Echo")
+        for message in (small, large, small):
+            await call.write(message)
+            await call.read()
+        call.cancel()
+    size = large.ByteSize()
+    assert handlers.sizes == [size, 0, 0, size, 0]
+
+
+async def test_messages_of_a_stream_come_in_order_and_the_first_is_one_of_them() -> None:
+    async with serving(Handlers()) as channel:
+        call = stream(channel, "Collect")
+        for text in "abc":
+            await call.write(Message(service=text))
+        await call.done_writing()
+        assert (await call.read()).service == "a,b,c"
+
+
+async def test_a_stream_without_messages_is_the_handlers_business_and_a_lone_call_without_one_is_refused() -> None:
+    async with serving(Handlers()) as channel:
+        empty = stream(channel, "Collect")
+        await empty.done_writing()
+        assert (await empty.read()).service == ""
+        none = stream(channel, "Lone")
+        await none.done_writing()
+        assert await none.code() == grpc.StatusCode.INVALID_ARGUMENT
