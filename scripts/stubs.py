@@ -15,8 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import openapi
-from oip_descriptors import descriptors
+from scripts import openapi
+from scripts.oip_descriptors import descriptors
 
 STUBS = Path("clients/python/fitserve/v1")
 CONTRACT = Path("service/rpc/contract.binpb")

@@ -14,8 +14,6 @@ from fitserve.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
     prediction_service_pb2,
-    server_service_pb2,
-    server_service_pb2_grpc,
     training_service_pb2,
 )
 from google.protobuf import json_format
@@ -197,9 +195,7 @@ REFUSED = {
         "/v1/datasets/sha256:00",
     ),
     "unknown model to predict": Twins(
-        lambda s: s.predictions.Predict(
-            prediction_service_pb2.PredictRequest(model="nobody", inputs=wire.rows([1.0]))
-        ),
+        lambda s: s.predictions.Predict(prediction_service_pb2.PredictRequest(model="nobody", inputs=wire.rows([1.0]))),
         "POST",
         "/v1/models/nobody:predict",
         {"inputs": {"rows": [[1]]}},

@@ -80,9 +80,7 @@ def test_an_address_that_is_taken_is_one_clear_line(gateway: GatewayProcess) -> 
 async def test_a_stop_lets_the_calls_at_work_end(start_gateway: StartGateway) -> None:
     async with scripted_service() as (address, calls):
         gateway = await asyncio.to_thread(start_gateway, address)
-        slow = asyncio.create_task(
-            asyncio.to_thread(lambda: gateway.call("GET", "/v1/status", x_request_id="slow"))
-        )
+        slow = asyncio.create_task(asyncio.to_thread(lambda: gateway.call("GET", "/v1/status", x_request_id="slow")))
         await calls.begun.wait()
         assert await asyncio.to_thread(gateway.stop) == 0
         assert (await slow).json["version"] == "scripted"
