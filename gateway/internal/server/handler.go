@@ -26,7 +26,7 @@ func NewHandler(settings *config.Config, connection *grpc.ClientConn) (http.Hand
 	if err := oip.Register(mux, connection, settings.MaxBodyBytes); err != nil {
 		return nil, err
 	}
-	calls := noQueryBesideBody(readBody(settings.MaxBodyBytes, settings.RequestTimeout, mux))
+	calls := noQueryBesideBody(readBody(settings, mux))
 	return noForeignPages(noSniffing(docs.Handler(calls))), nil
 }
 
