@@ -8,7 +8,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 UV := $(shell command -v uv 2>/dev/null || echo .venv-uv/bin/uv)
 PYTHON_VERSION := >=3.11,<3.13
-STUBS := clients/python/fitserve/v1
+SWAGGER_UI := gateway/docs/node_modules/.package-lock.json
 TYPED := service training triton_runtime clients/python/fitserve demo scripts
 
 # The index of another torch build, such as https://download.pytorch.org/whl/cpu for the small one without CUDA.
@@ -53,12 +53,25 @@ uv:
 serve: setup ## run the service on LISTEN (default 127.0.0.1:50051)
 	exec $(PY) -m service
 
+.PHONY: gateway
+gateway: $(SWAGGER_UI) ## build the REST gateway, gateway/bin/fitserve-gateway; needs Go 1.26 and npm
+	go -C gateway build -trimpath -o bin/fitserve-gateway .
+
+$(SWAGGER_UI): gateway/docs/package-lock.json
+	npm --prefix gateway/docs ci --no-progress --loglevel=error >/dev/null
+	touch $@
+
+.PHONY: serve-rest
+serve-rest: setup gateway ## run the service and the gateway, on GATEWAY_LISTEN (default 127.0.0.1:8080); /docs has a page
+	exec bash scripts/serve_rest.sh
+
 .PHONY: demo
 demo: setup ## train, load, predict and remove real models, and check every figure; JSON=1 ends with one line of JSON
 	exec $(PY) -m demo $(if $(JSON),--json)
 
 .PHONY: test
 test: setup third_party ## run all tests
+	bash scripts/gateway_checks.sh test
 	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: lint
@@ -71,6 +84,7 @@ lint: setup third_party ## check style, types, layers, the contract and what is 
 	$(VENV)/bin/buf format -d --exit-code
 	bash scripts/breaking.sh
 	$(PY) scripts/stubs.py --check
+	bash scripts/gateway_checks.sh lint
 
 .PHONY: format
 format: setup third_party ## format the code and the contract
@@ -79,9 +93,10 @@ format: setup third_party ## format the code and the contract
 	$(VENV)/bin/buf format -w
 
 .PHONY: tools
-tools: ## install grpcurl and evans for the README's tests, where there is a Go
+tools: ## install what the README's and the page's tests use: grpcurl and evans, where there is a Go; Chromium, where that can be
 	@$(call go_tool,grpcurl,github.com/fullstorydev/grpcurl,$(GRPCURL),/cmd/grpcurl)
 	@$(call go_tool,evans,github.com/ktr0731/evans,$(EVANS))
+	@bash scripts/chromium.sh
 
 # Builds a tool of Go, $(2)$(4) of the version $(3), as .tools/$(1). As a module's requirement, since `go install` also asks
 # for the list of all versions, which not every proxy gives.
@@ -93,7 +108,7 @@ fi
 endef
 
 .PHONY: generate
-generate: setup third_party ## generate the Python stubs and the descriptors for reflection from protos/
+generate: setup third_party ## generate what comes from protos/: stubs, descriptors, and where there is a Go the gateway's code
 	$(PY) scripts/stubs.py
 
 .PHONY: third_party
@@ -109,4 +124,4 @@ lock: | uv ## resolve requirements/*.in to locks with hashes
 
 .PHONY: clean
 clean: ## delete the environments and what tests and the demo left behind
-	rm -rf $(VENV) .venv-triton .venv-uv .tools third_party .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-triton .venv-uv .tools third_party .mypy_cache .pytest_cache .ruff_cache .import_linter_cache gateway/bin gateway/docs/node_modules

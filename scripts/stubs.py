@@ -1,6 +1,7 @@
-"""Generates what comes from protos/: the Python stubs, and the descriptors with comments that reflection answers with.
+"""Generates what comes from protos/; with --check it says whether what is in the tree is the same.
 
-With --check it says whether those in the tree are the same.
+The Python stubs and the descriptors with comments that reflection answers with; where there is a Go, which builds the
+plugins, also the gateway's Go code, its OpenAPI document, and the descriptors of the Open Inference Protocol.
 """
 
 from __future__ import annotations
@@ -14,30 +15,67 @@ import sys
 import tempfile
 from pathlib import Path
 
+from scripts import openapi
+from scripts.oip_descriptors import descriptors
+
 STUBS = Path("clients/python/fitserve/v1")
 CONTRACT = Path("service/rpc/contract.binpb")
+GATEWAY_CODE = Path("gateway/gen")
+DOCUMENT = Path("gateway/docs/fitserve.swagger.json")
+INFERENCE = Path("gateway/internal/oip/inference.binpb")
 
 
-def generate(root: Path) -> None:
-    """Generates everything below `root`, at the paths that it has in the tree."""
-    # buf finds its plugins, and the plugins their python, beside the interpreter that runs this.
+def buf(*arguments: str) -> None:
+    """Runs buf, which finds its plugins, and the plugins their python, beside the interpreter that runs this.
+
+    Raises:
+        SystemExit: It failed; the message is what it has said.
+    """
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    command = ["buf", "generate", "--output", str(root)]
-    subprocess.run(command, check=True, env=environment, stderr=subprocess.DEVNULL)
+    done = subprocess.run(["buf", *arguments], env=environment, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+
+
+def generate(root: Path) -> list[Path]:
+    """Generates everything below `root`, at the paths that it has in the tree, and returns these paths."""
+    buf("generate", "--output", str(root))
     for typed in (root / STUBS).glob("*_pb2_grpc.pyi"):  # mypy-protobuf writes one even where there is no service
         if not typed.with_suffix(".py").exists():
             typed.unlink()
     (root / CONTRACT).parent.mkdir(parents=True)
-    command = ["buf", "build", "protos", "--as-file-descriptor-set", "--exclude-imports", "-o", str(root / CONTRACT)]
-    subprocess.run(command, check=True, env=environment)
+    buf("build", "protos", "--as-file-descriptor-set", "--exclude-imports", "-o", str(root / CONTRACT))
+    if not shutil.which("go"):
+        print("there is no go: what is generated for the gateway is left as it is", file=sys.stderr)
+        return [STUBS, CONTRACT]
+    buf("generate", "--template", "gateway/buf.gen.yaml", "--output", str(root))
+    openapi.mend(root / DOCUMENT)
+    (root / INFERENCE).parent.mkdir(parents=True)
+    (root / INFERENCE).write_bytes(descriptors())
+    return [STUBS, CONTRACT, GATEWAY_CODE, DOCUMENT, INFERENCE]
 
 
-def differences(fresh: Path, committed: Path) -> list[str]:
-    """Returns the paths of the generated files that differ or are below one of the roots only."""
-    stubs = {path.relative_to(root) for root in (fresh, committed) for path in (root / STUBS).glob("*.py*")}
-    paths = sorted(map(str, (CONTRACT, *stubs)))
-    same, _, _ = filecmp.cmpfiles(fresh, committed, paths, shallow=False)
-    return [path for path in paths if path not in same]
+def files(root: Path, path: Path) -> set[Path]:
+    """Returns the file at a path below `root`, or the files of the directory there, as paths from `root`."""
+    found = (root / path).rglob("*") if (root / path).is_dir() else [root / path]
+    return {file.relative_to(root) for file in found if file.is_file() and "__pycache__" not in file.parts}
+
+
+def differences(paths: list[Path], fresh: Path, committed: Path) -> list[str]:
+    """Returns the names of the generated files that differ or are below one of the roots only."""
+    names = sorted({str(name) for path in paths for root in (fresh, committed) for name in files(root, path)})
+    same, _, _ = filecmp.cmpfiles(fresh, committed, names, shallow=False)
+    return [name for name in names if name not in same]
+
+
+def replace(paths: list[Path], fresh: Path, committed: Path) -> None:
+    """Puts what is fresh into the tree, and deletes there what is not generated any more."""
+    for path in paths:
+        for stale in files(committed, path) - files(fresh, path):
+            (committed / stale).unlink()
+        for name in files(fresh, path):
+            (committed / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(fresh / name, committed / name)
 
 
 def main() -> int:
@@ -47,16 +85,14 @@ def main() -> int:
     check = parser.parse_args().check
     with tempfile.TemporaryDirectory() as directory:
         fresh = Path(directory)
-        generate(fresh)
-        if check:
-            stale = differences(fresh, Path())
-            if stale:
-                print(f"stale: {', '.join(stale)}; run `make generate` and commit", file=sys.stderr)
-            return 1 if stale else 0
-        shutil.rmtree(STUBS)
-        shutil.copytree(fresh / STUBS, STUBS)
-        shutil.copy(fresh / CONTRACT, CONTRACT)
-    return 0
+        paths = generate(fresh)
+        if not check:
+            replace(paths, fresh, Path())
+            return 0
+        stale = differences(paths, fresh, Path())
+    if stale:
+        print(f"stale: {', '.join(stale)}; run `make generate` and commit", file=sys.stderr)
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

@@ -45,7 +45,11 @@ TOOLS = {
 }
 
 # The first words of lines that other tests run, and where those are.
-ELSEWHERE = {"make": "tests/e2e/test_readme.py", "perf_analyzer": "tests/contract/test_oip_perf_analyzer.py"}
+ELSEWHERE = {
+    "make": "tests/e2e/test_readme.py",
+    "curl": "tests/gateway/test_gateway_readme.py",
+    "perf_analyzer": "tests/contract/test_oip_perf_analyzer.py",
+}
 
 # What the end of a line is, and what its output shows; the first that fits counts. A line unlike these is added here.
 ANSWERS = {
