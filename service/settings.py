@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout that the service runs from."""
 
 
 def _default_cores() -> int:
-    return max(1, (os.cpu_count() or 2) - 1)
+    return max(1, cores.available() - 1)
 
 
 class Settings(BaseSettings):
