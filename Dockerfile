@@ -4,7 +4,7 @@
 # torch's small CPU build: https://download.pytorch.org/whl/cpu.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
-FROM ${PYTHON_IMAGE} AS build
+FROM ${PYTHON_IMAGE} AS libraries
 ARG UV_VERSION=0.13.8
 ARG PIP_INDEX_URL
 ARG UV_DEFAULT_INDEX
@@ -14,31 +14,32 @@ WORKDIR /opt/fitserve
 COPY requirements/service.txt requirements/
 RUN uv venv --python "$(command -v python3)" venv \
     && uv pip sync --python venv/bin/python --compile-bytecode --require-hashes requirements/service.txt
+
+FROM ${PYTHON_IMAGE} AS code
+WORKDIR /opt/fitserve
 COPY clients/python/fitserve fitserve
 COPY service service
 COPY training training
-RUN venv/bin/python -m compileall -q fitserve service training
+RUN python3 -m compileall -q .
 
-FROM ${PYTHON_IMAGE} AS service
-# One number in all images, since the volume of models belongs to it.
+FROM ${PYTHON_IMAGE} AS base
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin fitserve \
     && install --directory --owner fitserve --group fitserve /models
 ENV PATH=/opt/fitserve/venv/bin:$PATH PYTHONPATH=/opt/fitserve PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp ORT_DISABLE_TELEMETRY=1 LISTEN=0.0.0.0:50051 MODEL_DIR=/models
-COPY --from=build /opt/fitserve/venv /opt/fitserve/venv
-COPY --from=build /opt/fitserve/fitserve /opt/fitserve/fitserve
-COPY --from=build /opt/fitserve/service /opt/fitserve/service
-COPY --from=build /opt/fitserve/training /opt/fitserve/training
-# A settings file `.env` would be read from here.
 WORKDIR /opt/fitserve
 USER fitserve
 EXPOSE 50051
 CMD ["python", "-m", "service"]
 
-FROM build AS build-training
+FROM base AS service
+COPY --from=libraries /opt/fitserve/venv venv
+COPY --from=code /opt/fitserve ./
+
+FROM libraries AS training-libraries
 ARG TORCH_INDEX
 COPY requirements/training.txt requirements/torch.txt requirements/
-# Training computes on the processor: what only a GPU needs is left out as far as the libraries load without it.
+# Of what only a GPU needs, `triton` (torch.compile) and xgboost's NCCL are not installed at all.
 RUN if [ -n "${TORCH_INDEX}" ]; then locks="service training"; else locks="service training torch"; fi \
     && for lock in $locks; do cat "requirements/$lock.txt"; done \
     | awk '/^[a-z]/ { keep = !/^(triton|nvidia-nccl-cu12)==/ } keep' >wanted.txt \
@@ -46,10 +47,13 @@ RUN if [ -n "${TORCH_INDEX}" ]; then locks="service training"; else locks="servi
     && if [ -n "${TORCH_INDEX}" ]; then \
          uv pip install --python venv/bin/python --compile-bytecode --index "${TORCH_INDEX}" \
            --index-strategy unsafe-best-match "$(grep -oE '^torch==[0-9.]+' requirements/torch.txt)"; \
-       fi \
-    && cd venv/lib/python3*/site-packages \
-    && rm -rf torch/include torch/bin nvidia/*/include nvidia/cudnn/lib/libcudnn_* nvidia/cu13/lib/libcusolverMg* \
-    && find . -type d -name tests -prune -exec rm -rf {} +
+       fi
+# Training computes on the processor: headers, tests and GPU libraries that torch opens only when it uses them are left out.
+RUN cd venv/lib/python3*/site-packages \
+    && rm -rf torch/include torch/bin/protoc* nvidia/*/include nvidia/cudnn/lib/libcudnn_* nvidia/cu13/lib/libcusolverMg* \
+    && find . -type d -name tests -prune -exec rm -rf {} + \
+    && /opt/fitserve/venv/bin/python -c 'import onnx, onnxruntime, sklearn.ensemble, torch, xgboost'
 
-FROM service AS service-with-training
-COPY --from=build-training /opt/fitserve/venv /opt/fitserve/venv
+FROM base AS service-with-training
+COPY --from=training-libraries /opt/fitserve/venv venv
+COPY --from=code /opt/fitserve ./

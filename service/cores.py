@@ -31,12 +31,13 @@ def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
         _, controllers, group = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
-        root = cgroups / controllers if controllers else cgroups
         path = Path(group.lstrip("/"))
-        for directory in {root / path, *(root / parent for parent in path.parents), root}:
-            quota = _quota(directory)
-            if quota is not None:
-                yield quota
+        # Version 1 has a directory for the controllers; a container may see its own group as the root.
+        for root in (cgroups / controllers, cgroups / "cpu") if controllers else (cgroups,):
+            for directory in (root / path, *(root / parent for parent in path.parents)):
+                quota = _quota(directory)
+                if quota is not None:
+                    yield quota
 
 
 def _quota(directory: Path) -> float | None:
