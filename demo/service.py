@@ -145,7 +145,9 @@ class RunningService:
             if models := [model.name for model in client.models()]:
                 raise DemoFailed(f"the service has models already, which the demo would remove: {models}")
         if status.models.limit != self._max_loaded or status.training.total_cores < LEAST_CORES:
-            raise DemoFailed(f"start the service with MAX_LOADED_MODELS={self._max_loaded} and TRAINING_CORES=2 or more")
+            raise DemoFailed(
+                f"start the service with MAX_LOADED_MODELS={self._max_loaded} and TRAINING_CORES=2 or more"
+            )
 
     def stop(self) -> str:
         """Leaves the service alone. Returns what came of it."""
