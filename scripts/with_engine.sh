@@ -24,9 +24,11 @@ if [ -x "$engine" ]; then
   log=$(mktemp)
   if ! timeout 1200 "$engine" up >"$log" 2>&1; then
     tail -n 20 "$log" >&2
+    rm "$log"
     reason="$engine could not prepare an engine"
     give_up "$@"
   fi
+  rm "$log"
   $was_running || trap '"$engine" down' EXIT
 elif ! $was_running; then
   reason="no container engine answers; start one, or let COMPOSE_ENGINE name a script that does"
