@@ -43,7 +43,11 @@ TOOLS = {
 }
 
 # The first words of lines that other tests run, and where those are.
-ELSEWHERE = {"make": "tests/e2e/test_readme.py", "curl": "tests/gateway/test_gateway_readme.py"}
+ELSEWHERE = {
+    "make": "tests/e2e/test_readme.py",
+    "curl": "tests/gateway/test_gateway_readme.py",
+    "docker": "tests/compose/test_compose.py",
+}
 
 # What the end of a line is, and what its output shows; the first that fits counts. A line unlike these is added here.
 ANSWERS = {
