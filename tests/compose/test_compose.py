@@ -1,4 +1,4 @@
-"""docker-compose.yml on a real engine: built, brought up, used from outside, each container killed, taken down."""
+"""`docker compose up` on a real engine: built, brought up, used from outside, each container killed, taken down."""
 
 from __future__ import annotations
 
