@@ -74,6 +74,10 @@ test: setup third_party ## run all tests
 	bash scripts/gateway_checks.sh test
 	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
+.PHONY: test-compose
+test-compose: setup ## build and run docker-compose.yml on a container engine, as root: demo, REST, crashes
+	bash scripts/with_engine.sh $(PY) -m pytest -m compose -x tests/compose $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: setup third_party ## check style, types, layers, the contract and what is generated from it
 	$(VENV)/bin/ruff check .
@@ -85,6 +89,7 @@ lint: setup third_party ## check style, types, layers, the contract and what is 
 	bash scripts/breaking.sh
 	$(PY) scripts/stubs.py --check
 	bash scripts/gateway_checks.sh lint
+	bash scripts/kubernetes_checks.sh $(UV)
 
 .PHONY: format
 format: setup third_party ## format the code and the contract

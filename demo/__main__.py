@@ -1,4 +1,4 @@
-"""`python -m demo [--json]`: runs the demo, and exits non-zero if any figure is wrong."""
+"""`python -m demo [--json] [--address HOST:PORT]`: runs the demo, and exits non-zero if any figure is wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import asdict
 import fitserve
 from rich.console import Console
 
-from demo.service import DemoFailed, DemoService
+from demo.service import LEAST_CORES, DemoFailed, DemoService, RunningService
 
 MODEL_COUNT = 4
 """The number of exercises, known before the libraries that make them are imported."""
@@ -23,26 +23,25 @@ def main() -> int:
     """Runs the demo and returns its exit code: 0, or 1 if a figure is wrong, or 130 if it was interrupted."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON holding the figures")
-    wants_json = parser.parse_args().json
+    parser.add_argument("--address", help="use the empty service that runs there, not one of the demo's own")
+    arguments = parser.parse_args()
     # A SIGTERM unwinds as Ctrl-C does, so that the service is stopped with the demo.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(highlight=False)
     try:
-        return demo(console, wants_json)
+        return demo(console, arguments.json, arguments.address)
     except KeyboardInterrupt:
-        console.print("Interrupted; the service is stopped.")
+        console.print("Interrupted; the demo's service is stopped.")
         return 130
     except (DemoFailed, fitserve.FitServeError) as error:
         console.print(f"The demo failed: {error}", style="bold red", markup=False, soft_wrap=True)
         return 1
 
 
-def demo(console: Console, wants_json: bool) -> int:
+def demo(console: Console, wants_json: bool, address: str | None) -> int:
     """Runs the demo, prints its figures, and returns the exit code."""
     start = time.perf_counter()
-    cores = max(2, os.cpu_count() or 2)
-    console.print(f"[bold]Starting FitServe[/] with a Triton of its own and {cores} training cores")
-    with DemoService(cores, max_loaded=MODEL_COUNT) as service:
+    with _service(console, address) as service:
         # scikit-learn takes seconds to import, as the service takes to start.
         from demo import figures
         from demo.run import run
@@ -58,6 +57,15 @@ def demo(console: Console, wants_json: bool) -> int:
     if wants_json:
         print(json.dumps(asdict(result)))
     return 1 if wrong else 0
+
+
+def _service(console: Console, address: str | None) -> DemoService | RunningService:
+    if address:
+        console.print(f"[bold]Using the FitServe at {address}[/]")
+        return RunningService(address, max_loaded=MODEL_COUNT)
+    cores = max(LEAST_CORES, os.cpu_count() or LEAST_CORES)
+    console.print(f"[bold]Starting FitServe[/] with a Triton of its own and {cores} training cores")
+    return DemoService(cores, max_loaded=MODEL_COUNT)
 
 
 if __name__ == "__main__":

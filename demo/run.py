@@ -10,11 +10,11 @@ from rich.text import Text
 from demo import steps
 from demo.exercises import Exercise, Labels, difference, exercises
 from demo.figures import Figures, ModelFigures, Refusal
-from demo.service import DemoService
+from demo.service import DemoService, RunningService
 
 
-def run(service: DemoService, console: Console) -> tuple[Figures, list[str]]:
-    """Runs all steps against a service that is starting, and stops it.
+def run(service: DemoService | RunningService, console: Console) -> tuple[Figures, list[str]]:
+    """Runs all steps against a service, and stops it if it is the demo's own.
 
     Returns:
         The figures, and what is wrong with the predictions.
@@ -44,8 +44,7 @@ def run(service: DemoService, console: Console) -> tuple[Figures, list[str]]:
         refusals = steps.refusals(client, work, status.training.total_cores)
         _show(refusals, console)
         steps.take_down(client, work)
-    service.stop()
-    console.print("[bold]Unloaded, removed, stopped[/]: no model, process or shared memory is left")
+    console.print(service.stop())
     console.print("[bold]Training the same in the libraries alone[/], to compare the scores on held-out rows")
     references = _references(work)
     models = [

@@ -1,4 +1,4 @@
-"""A service for the demo: on a free port, in a directory of its own, and gone afterwards."""
+"""A service for the demo: one of its own, on a free port and gone afterwards, or one that runs already."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
+import fitserve
 import psutil
 
 from service.settings import Settings
@@ -22,6 +23,8 @@ from training.limits import end_with_parent
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 120.0
 STOP_SECONDS = 40.0
+LEAST_CORES = 2
+"""The demo trains several models at the same time."""
 SERVING = re.compile(r"serving on (\S+:\d+)")
 
 
@@ -75,8 +78,8 @@ class DemoService:
             time.sleep(0.05)
         raise DemoFailed(f"the service does not start:\n{self._log.read_text()}")
 
-    def stop(self) -> None:
-        """Stops the service as an operator would.
+    def stop(self) -> str:
+        """Stops the service as an operator would. Returns what came of it.
 
         Raises:
             DemoFailed: It does not end in time or with exit code 0, or leaves a process or shared memory behind.
@@ -89,6 +92,7 @@ class DemoService:
             raise DemoFailed(f"the service left processes behind: {left}")
         if regions := [region.name for pid in pids for region in Path("/dev/shm").glob(f"fitserve-{pid}-*")]:
             raise DemoFailed(f"the service left shared memory behind: {regions}")
+        return "[bold]Unloaded, removed, stopped[/]: no model, process or shared memory is left"
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Ends the service if it still runs, and deletes its directory."""
@@ -116,6 +120,41 @@ class DemoService:
                 if process.pid != os.getpid() and self._directory.name in process.environ().get("MODEL_DIR", ""):
                     found.append(process)
         return found
+
+
+class RunningService:
+    """A service that somebody else runs, empty and with the room that the demo wants.
+
+    Args:
+        address: host:port of its gRPC.
+        max_loaded: The MAX_LOADED_MODELS that it must have been started with.
+    """
+
+    def __init__(self, address: str, max_loaded: int) -> None:
+        self.address = address
+        self._max_loaded = max_loaded
+
+    def __enter__(self) -> RunningService:
+        """Returns the service."""
+        return self
+
+    def wait_until_serving(self) -> None:
+        """Raises DemoFailed if the service is not one for the demo, which ends with the removal of all models."""
+        with fitserve.Client(self.address) as client:
+            status = client.status()
+            if models := [model.name for model in client.models()]:
+                raise DemoFailed(f"the service has models already, which the demo would remove: {models}")
+        if status.models.limit != self._max_loaded or status.training.total_cores < LEAST_CORES:
+            raise DemoFailed(
+                f"start the service with MAX_LOADED_MODELS={self._max_loaded} and TRAINING_CORES=2 or more"
+            )
+
+    def stop(self) -> str:
+        """Leaves the service alone. Returns what came of it."""
+        return "[bold]Unloaded, removed[/]: no model is left"
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Leaves the service alone."""
 
 
 def _without_settings() -> dict[str, str]:

@@ -1,7 +1,7 @@
 // Command fitserve-gateway serves FitServe over HTTP: its contract as REST, the Open Inference Protocol, and a page to try
 // both.
 //
-// Exit codes: 0 after a stop by signal, 1 if the gateway cannot start or fails, 2 for a wrong setting.
+// Exit codes: 0 after a stop by signal, 1 if the gateway cannot start, fails or is not healthy, 2 for a wrong setting.
 package main
 
 import (
@@ -23,12 +23,19 @@ func main() {
 }
 
 func run(arguments []string) int {
-	if len(arguments) > 0 {
+	wantsHealth := len(arguments) == 1 && arguments[0] == "--health"
+	if len(arguments) > 0 && !wantsHealth {
 		return explain(arguments)
 	}
 	settings, err := config.Read(os.Getenv)
 	if err != nil {
 		return fail(2, fmt.Errorf("%w; see fitserve-gateway --help", err))
+	}
+	if wantsHealth {
+		if err := askHealth(settings.Listen); err != nil {
+			return fail(1, err)
+		}
+		return 0
 	}
 	connection, err := upstream.Connect(settings)
 	if err != nil {
@@ -56,11 +63,12 @@ func run(arguments []string) int {
 // explain answers --help, and refuses all other arguments.
 func explain(arguments []string) int {
 	if len(arguments) == 1 && (arguments[0] == "--help" || arguments[0] == "-h") {
-		fmt.Print("usage: fitserve-gateway\n\nFitServe over HTTP: REST, the Open Inference Protocol, and /docs to try both.\n\n" +
+		fmt.Print("usage: fitserve-gateway [--health]\n\nFitServe over HTTP: REST, the Open Inference Protocol, and /docs to try both.\n" +
+			"--health asks the gateway that runs on GATEWAY_LISTEN whether it and the service answer.\n\n" +
 			"settings, as environment variables:\n\n" + config.Help())
 		return 0
 	}
-	return fail(2, fmt.Errorf("%q: there are no arguments but --help", arguments[0]))
+	return fail(2, fmt.Errorf("%q: there are no arguments but --help and --health", arguments[0]))
 }
 
 func fail(code int, err error) int {

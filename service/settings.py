@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout that the service runs from."""
 
 
 def _default_cores() -> int:
-    return max(1, (os.cpu_count() or 2) - 1)
+    return max(1, cores.available() - 1)
 
 
 class Settings(BaseSettings):
@@ -30,7 +31,8 @@ class Settings(BaseSettings):
     """The directory of the models, in Triton's layout. FitServe keeps its own state in `.fitserve` below it."""
 
     training_cores: int = Field(default_factory=_default_cores, ge=1, le=4096)
-    """The cores that all training processes together may use. The default is all but one."""
+    """The cores that all training processes together may use. The default is all but one of those that the
+    container, or the machine, has for it."""
 
     max_loaded_models: int = Field(default=8, ge=1, le=100_000)
     """The most models that may be loaded into Triton."""

@@ -20,6 +20,12 @@ def _read_arguments(arguments: list[str]) -> Settings:
     parser.add_argument("--host", default="127.0.0.1", help="address that Triton listens on")
     parser.add_argument("--grpc-port", type=int, default=0, help="0, or a port that is taken: any free one")
     parser.add_argument(
+        "--http-port",
+        type=int,
+        default=0,
+        help="a loopback port for HTTP, where a container's health check asks /v2/health/ready; 0: none",
+    )
+    parser.add_argument(
         "--stop-when-stdin-closes",
         action="store_true",
         help="end Triton when standard input reaches its end, which is how the death of the owner shows",
@@ -38,6 +44,7 @@ def _read_arguments(arguments: list[str]) -> Settings:
         model_repository=found.model_repository.resolve(),
         host=found.host,
         grpc_port=found.grpc_port,
+        http_port=found.http_port,
         stop_when_stdin_closes=found.stop_when_stdin_closes,
         stop_timeout=found.stop_timeout,
     )

@@ -26,6 +26,7 @@ def arguments(
     model_repository: Path,
     host: str,
     grpc_port: int,
+    http_port: int,
     shm_prefix: str,
     drain_seconds: int,
 ) -> list[str]:
@@ -36,6 +37,7 @@ def arguments(
         model_repository: Absolute path of the models.
         host: Address to listen on.
         grpc_port: Port to listen on; 0 lets the kernel choose, so that two launchers never want the same one.
+        http_port: Loopback port for HTTP; 0 turns HTTP off.
         shm_prefix: Start of the name of each shared memory region.
         drain_seconds: How long Triton waits for requests in flight when it is told to end.
     """
@@ -48,7 +50,7 @@ def arguments(
         "--strict-readiness=false",
         f"--exit-timeout-secs={drain_seconds}",
         "--log-info=false",
-        "--allow-http=false",
+        *_http(http_port),
         "--allow-metrics=false",
         "--allow-grpc=true",
         f"--grpc-address={host}",
@@ -61,6 +63,12 @@ def arguments(
         f"--backend-config=python,shm-default-byte-size={4 * _MEBIBYTE}",
         f"--backend-config=python,shm-growth-byte-size={4 * _MEBIBYTE}",
     ]
+
+
+def _http(port: int) -> list[str]:
+    if not port:
+        return ["--allow-http=false"]
+    return ["--allow-http=true", "--http-address=127.0.0.1", f"--http-port={port}"]
 
 
 def environment(installation: Installation, inherited: Mapping[str, str]) -> dict[str, str]:

@@ -30,12 +30,13 @@ def pid_namespace() -> int:
     return Path("/proc/self/ns/pid").stat().st_ino
 
 
-def listening_port(pid: int) -> int | None:
-    """Return the TCP port on which a process listens, or None while it does not.
+def listening_ports(pid: int) -> set[int]:
+    """Return the TCP ports on which a process listens.
 
     Asking the kernel, rather than connecting, cannot mistake another program's port for this process's.
     """
     sockets = _socket_inodes(pid)
+    ports = set()
     for table in ("tcp", "tcp6"):
         try:
             lines = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
@@ -43,8 +44,8 @@ def listening_port(pid: int) -> int | None:
             continue
         for fields in map(str.split, lines):
             if fields[3] == _LISTENING and fields[9] in sockets:
-                return int(fields[1].rpartition(":")[2], 16)
-    return None
+                ports.add(int(fields[1].rpartition(":")[2], 16))
+    return ports
 
 
 def _socket_inodes(pid: int) -> set[str]:

@@ -44,6 +44,7 @@ class Settings:
     model_repository: Path
     host: str
     grpc_port: int
+    http_port: int
     stop_when_stdin_closes: bool
     stop_timeout: float
 
@@ -89,11 +90,12 @@ def _run(settings: Settings, installation: Installation, port: int, stop: StopRe
         settings.model_repository,
         settings.host,
         port,
+        settings.http_port,
         prefix,
         drain_seconds=math.ceil(settings.stop_timeout),
     )
     with TritonProcess(arguments, command.environment(installation, os.environ), prefix) as triton:
-        answering = _wait_until_it_answers(triton, stop)
+        answering = _wait_until_it_answers(triton, stop, settings.http_port)
         if stop.made:
             return ExitCode.STOPPED
         if answering is None:
@@ -114,13 +116,13 @@ def _run(settings: Settings, installation: Installation, port: int, stop: StopRe
         return ExitCode.STOPPED
 
 
-def _wait_until_it_answers(triton: TritonProcess, stop: StopRequest) -> int | None:
-    """Return Triton's port, or None when it ended, took too long, or is no longer wanted."""
+def _wait_until_it_answers(triton: TritonProcess, stop: StopRequest, http_port: int) -> int | None:
+    """Return Triton's gRPC port, or None when it ended, took too long, or is no longer wanted."""
     deadline = time.monotonic() + _START_TIMEOUT
     while not triton.has_ended and not stop.made and time.monotonic() < deadline:
-        port = triton.port
-        if port is not None:
-            return port
+        ports = triton.ports - {http_port}
+        if ports:
+            return ports.pop()
         stop.wait(_POLL_INTERVAL, triton.exit_fd)
     return None
 

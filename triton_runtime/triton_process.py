@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from triton_runtime.processes import listening_port, reap_children
+from triton_runtime.processes import listening_ports, reap_children
 from triton_runtime.shared_memory import remove_regions
 
 _BIND_LIFE = Path(__file__).parent / "die_with_parent.py"
@@ -61,9 +61,9 @@ class TritonProcess:
         return self._ends_within(0.0)
 
     @property
-    def port(self) -> int | None:
-        """The port on which Triton answers, or None while it starts."""
-        return listening_port(self.pid)
+    def ports(self) -> set[int]:
+        """The ports on which Triton answers; none while it starts."""
+        return listening_ports(self.pid)
 
     def finish(self, timeout: float) -> None:
         """Let Triton complete what is in flight, for at most so many seconds."""

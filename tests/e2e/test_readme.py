@@ -48,6 +48,7 @@ TOOLS = {
 ELSEWHERE = {
     "make": "tests/e2e/test_readme.py",
     "curl": "tests/gateway/test_gateway_readme.py",
+    "docker": "tests/compose/test_compose.py",
     "perf_analyzer": "tests/contract/test_oip_perf_analyzer.py",
 }
 

@@ -12,6 +12,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -169,6 +171,26 @@ def test_a_free_port_is_used_as_asked(triton_python: Path, tmp_path: Path) -> No
         port = probe.getsockname()[1]
     with launched(triton_python, tmp_path, f"--grpc-port={port}") as run:
         assert run.address == f"127.0.0.1:{port}"
+
+
+def test_health_can_be_asked_over_http_on_loopback(triton_python: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as grpc_probe, socket.create_server(("127.0.0.1", 0)) as http_probe:
+        grpc_port, http_port = grpc_probe.getsockname()[1], http_probe.getsockname()[1]
+    with launched(triton_python, tmp_path, f"--grpc-port={grpc_port}", f"--http-port={http_port}") as run:
+        assert run.address == f"127.0.0.1:{grpc_port}"
+        assert _http_status(f"http://127.0.0.1:{http_port}/v2/health/ready") == 200
+
+
+def _http_status(address: str) -> int:
+    """Asks until the port is open, as a container's engine does: HTTP opens after gRPC."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=5) as reply:
+                return int(reply.status)
+        except urllib.error.URLError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
 
 def test_launchers_that_race_lay_out_one_backend_directory(triton_python: Path, tmp_path: Path) -> None:
