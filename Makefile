@@ -9,14 +9,18 @@ PY := $(VENV)/bin/python
 UV := $(shell command -v uv 2>/dev/null || echo .venv-uv/bin/uv)
 PYTHON_VERSION := >=3.11,<3.13
 SWAGGER_UI := gateway/docs/node_modules/.package-lock.json
-TYPED := service training triton_runtime clients/python/fitserve demo scripts
+TYPED := service training triton_runtime clients/python/fitserve demo scripts benchmarks
 
 # The index of another torch build, such as https://download.pytorch.org/whl/cpu for the small one without CUDA.
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
 GRPCURL := v1.9.3
+GHZ := v0.121.0
 EVANS := v0.10.11
 JSON ?=
+CONFIG ?=
+HOST ?=
+SLO ?=
 
 export PYTHONPATH := $(CURDIR):$(CURDIR)/clients/python
 export PATH := $(CURDIR)/.tools:$(PATH)
@@ -97,10 +101,15 @@ format: setup third_party ## format the code and the contract
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/buf format -w
 
+.PHONY: load
+load: setup ## run a load: CONFIG=a configuration of ghz, HOST=host:port, SLO=a file with thresholds
+	@$(PY) -m benchmarks.ghz --config $(CONFIG) $(if $(SLO),--slo $(SLO)) $(HOST)
+
 .PHONY: tools
-tools: ## install what the README's and the page's tests use: grpcurl and evans, where there is a Go; Chromium, where that can be
+tools: ## install what tests use: grpcurl, evans and ghz, where there is a Go; Chromium, where that can be
 	@$(call go_tool,grpcurl,github.com/fullstorydev/grpcurl,$(GRPCURL),/cmd/grpcurl)
 	@$(call go_tool,evans,github.com/ktr0731/evans,$(EVANS))
+	@$(call go_tool,ghz,github.com/bojand/ghz,$(GHZ),/cmd/ghz)
 	@bash scripts/chromium.sh
 
 # Builds a tool of Go, $(2)$(4) of the version $(3), as .tools/$(1). As a module's requirement, since `go install` also asks
@@ -129,4 +138,4 @@ lock: | uv ## resolve requirements/*.in to locks with hashes
 
 .PHONY: clean
 clean: ## delete the environments and what tests and the demo left behind
-	rm -rf $(VENV) .venv-triton .venv-uv .tools third_party .mypy_cache .pytest_cache .ruff_cache .import_linter_cache gateway/bin gateway/docs/node_modules
+	rm -rf $(VENV) .venv-triton .venv-uv .tools third_party .mypy_cache .pytest_cache .ruff_cache .import_linter_cache gateway/bin gateway/docs/node_modules load-reports

@@ -1,0 +1,1 @@
+"""Measuring FitServe from outside."""
