@@ -145,8 +145,7 @@ class TrainingServiceServicer:
     def CancelTrainingJob(self, request, context):
         """Cancels a job and answers when it has ended: its process ends and its cores are free within two seconds. A job that
         has ended already stays as it is; one whose version is published succeeds, and `load_error` says that it did not wait
-        for the load. Returns
-        NOT_FOUND for an unknown job.
+        for the load. Returns NOT_FOUND for an unknown job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

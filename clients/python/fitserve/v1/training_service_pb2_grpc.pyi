@@ -68,8 +68,7 @@ class TrainingServiceStub:
     CancelTrainingJob: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.CancelTrainingJobRequest, _training_service_pb2.CancelTrainingJobResponse]
     """Cancels a job and answers when it has ended: its process ends and its cores are free within two seconds. A job that
     has ended already stays as it is; one whose version is published succeeds, and `load_error` says that it did not wait
-    for the load. Returns
-    NOT_FOUND for an unknown job.
+    for the load. Returns NOT_FOUND for an unknown job.
     """
     WatchTrainingJob: _grpc.UnaryStreamMultiCallable[_training_service_pb2.WatchTrainingJobRequest, _training_service_pb2.WatchTrainingJobResponse]
     """Streams a job's state, steps and log lines as they come, and ends after the message with the final state. It can be
@@ -117,8 +116,7 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     CancelTrainingJob: _aio.UnaryUnaryMultiCallable[_training_service_pb2.CancelTrainingJobRequest, _training_service_pb2.CancelTrainingJobResponse]  # type: ignore[assignment]
     """Cancels a job and answers when it has ended: its process ends and its cores are free within two seconds. A job that
     has ended already stays as it is; one whose version is published succeeds, and `load_error` says that it did not wait
-    for the load. Returns
-    NOT_FOUND for an unknown job.
+    for the load. Returns NOT_FOUND for an unknown job.
     """
     WatchTrainingJob: _aio.UnaryStreamMultiCallable[_training_service_pb2.WatchTrainingJobRequest, _training_service_pb2.WatchTrainingJobResponse]  # type: ignore[assignment]
     """Streams a job's state, steps and log lines as they come, and ends after the message with the final state. It can be
@@ -205,8 +203,7 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_training_service_pb2.CancelTrainingJobResponse, _abc.Awaitable[_training_service_pb2.CancelTrainingJobResponse]]:
         """Cancels a job and answers when it has ended: its process ends and its cores are free within two seconds. A job that
         has ended already stays as it is; one whose version is published succeeds, and `load_error` says that it did not wait
-        for the load. Returns
-        NOT_FOUND for an unknown job.
+        for the load. Returns NOT_FOUND for an unknown job.
         """
 
     @_abc_1.abstractmethod

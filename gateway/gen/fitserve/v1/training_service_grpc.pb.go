@@ -65,8 +65,7 @@ type TrainingServiceClient interface {
 	ListTrainingJobs(ctx context.Context, in *ListTrainingJobsRequest, opts ...grpc.CallOption) (*ListTrainingJobsResponse, error)
 	// Cancels a job and answers when it has ended: its process ends and its cores are free within two seconds. A job that
 	// has ended already stays as it is; one whose version is published succeeds, and `load_error` says that it did not wait
-	// for the load. Returns
-	// NOT_FOUND for an unknown job.
+	// for the load. Returns NOT_FOUND for an unknown job.
 	CancelTrainingJob(ctx context.Context, in *CancelTrainingJobRequest, opts ...grpc.CallOption) (*CancelTrainingJobResponse, error)
 	// Streams a job's state, steps and log lines as they come, and ends after the message with the final state. It can be
 	// joined late: the first message holds what came so far. Of a job that has ended there is one message, without steps
@@ -210,8 +209,7 @@ type TrainingServiceServer interface {
 	ListTrainingJobs(context.Context, *ListTrainingJobsRequest) (*ListTrainingJobsResponse, error)
 	// Cancels a job and answers when it has ended: its process ends and its cores are free within two seconds. A job that
 	// has ended already stays as it is; one whose version is published succeeds, and `load_error` says that it did not wait
-	// for the load. Returns
-	// NOT_FOUND for an unknown job.
+	// for the load. Returns NOT_FOUND for an unknown job.
 	CancelTrainingJob(context.Context, *CancelTrainingJobRequest) (*CancelTrainingJobResponse, error)
 	// Streams a job's state, steps and log lines as they come, and ends after the message with the final state. It can be
 	// joined late: the first message holds what came so far. Of a job that has ended there is one message, without steps
