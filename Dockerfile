@@ -33,6 +33,7 @@ EXPOSE 50051
 CMD ["python", "-m", "service"]
 
 FROM base AS service
+ENV TRAINING_CORES=0
 COPY --from=libraries /opt/fitserve/venv venv
 COPY --from=code /opt/fitserve ./
 

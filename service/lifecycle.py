@@ -35,7 +35,8 @@ async def serve(settings: Settings) -> None:
         try:
             await service.health.set_all(False)
             port = _bind(service, settings.listen)
-            await service.trainer.start()
+            if settings.training_cores > 0:
+                await service.trainer.start()
             starting = asyncio.create_task(service.recovery.start())
             if not await _finished_before(starting, stop):
                 return

@@ -30,9 +30,9 @@ class Settings(BaseSettings):
     model_dir: Path = Path("model_repository")
     """The directory of the models, in Triton's layout. FitServe keeps its own state in `.fitserve` below it."""
 
-    training_cores: int = Field(default_factory=_default_cores, ge=1, le=4096)
+    training_cores: int = Field(default_factory=_default_cores, ge=0, le=4096)
     """The cores that all training processes together may use. The default is all but one of those that the
-    container, or the machine, has for it."""
+    container, or the machine, has for it. With 0 the service trains nothing and needs no training libraries."""
 
     max_loaded_models: int = Field(default=8, ge=1, le=100_000)
     """The most models that may be loaded into Triton."""

@@ -19,7 +19,7 @@ class Scheduler:
     """Hands out training cores, first come first served.
 
     Args:
-        total_cores: The budget (TRAINING_CORES).
+        total_cores: The budget (TRAINING_CORES); with 0 nothing is trained.
         queue_limit: The number of jobs that may wait.
     """
 
@@ -46,8 +46,15 @@ class Scheduler:
         cancelling a future that is not done leaves the queue.
 
         Raises:
-            ServiceError: INVALID_FIELD if there are not so many cores at all, NO_FREE_CORES, TRAINING_QUEUE_FULL.
+            ServiceError: UNIMPLEMENTED if the service trains nothing, INVALID_FIELD if there are not so many cores at all,
+                NO_FREE_CORES, TRAINING_QUEUE_FULL.
         """
+        if self.total_cores == 0:
+            raise ServiceError(
+                Reason.UNIMPLEMENTED,
+                "this service trains nothing (TRAINING_CORES is 0); send the Fit to one that does",
+                {"setting": "TRAINING_CORES"},
+            )
         if cores > self.total_cores:
             raise invalid("cores", f"{cores} cores are asked for and TRAINING_CORES is {self.total_cores}")
         waiter = _Waiter(cores, asyncio.get_running_loop().create_future())

@@ -30,7 +30,12 @@ FIRST_MESSAGE_SECONDS = 30.0
 NEXT_MESSAGE_SECONDS = 3600.0
 """How long a caller may be silent in the middle of a stream. Pings find a caller who is gone long before."""
 
-OPERATORS_SERVICES = ("/grpc.health.v1.", "/grpc.reflection.", "/fitserve.v1.ServerService/")
+OPERATORS_SERVICES = (
+    "/grpc.health.v1.",
+    "/grpc.reflection.",
+    "/fitserve.v1.ServerService/",
+    "/inference.GRPCInferenceService/Server",  # ServerLive, ServerReady and ServerMetadata
+)
 """What an operator looks at when the service is overloaded. These calls are cheap, and have slots of their own."""
 
 LARGE_BYTES = 2**18

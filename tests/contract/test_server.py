@@ -13,6 +13,7 @@ import fitserve
 import grpc
 import psutil
 import pytest
+import tritonclient.grpc as triton
 from fitserve import errors
 from fitserve.v1 import error_reason_pb2
 from google.protobuf import descriptor_pb2
@@ -121,7 +122,7 @@ def test_help_explains_every_setting_in_less_than_half_a_second() -> None:
     [
         ("LISTEN", "nowhere"),
         ("LISTEN", "127.0.0.1:99999"),
-        ("TRAINING_CORES", "0"),
+        ("TRAINING_CORES", "-1"),
         ("TRAINING_CORES", "many"),
         ("MAX_LOADED_MODELS", "-1"),
         ("MAX_MESSAGE_BYTES", "1"),
@@ -169,6 +170,10 @@ def test_no_more_calls_are_at_work_than_allowed(start_service: StartService) -> 
             client.models()
         assert refused.value.reason == "TOO_MANY_CALLS"
         assert refused.value.retry_after > 0
+        # What tells how the service is has slots of its own, in both protocols.
+        assert client.status().training.queued_job_count == 0
+        with triton.InferenceServerClient(service.address) as operator:
+            assert operator.is_server_ready()
         updates.close()
         deadline = time.monotonic() + 10
         while True:  # until the service has seen that the watcher is gone

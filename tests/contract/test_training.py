@@ -161,6 +161,17 @@ def test_a_repeated_request_id_answers_with_the_same_job(client: fitserve.Client
 # -- limits ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_service_without_training_cores_trains_nothing_and_says_so(start_service: StartService) -> None:
+    service = start_service(TRAINING_CORES="0")
+    with fitserve.Client(service.address) as client:
+        with pytest.raises(errors.FitServeError) as refused:
+            fit(client, "nothing")
+        assert (refused.value.reason, refused.value.metadata["setting"]) == ("UNIMPLEMENTED", "TRAINING_CORES")
+        assert client.status().training.total_cores == 0
+    assert not [process for process in service.family() if "training" in process.cmdline()]
+    assert service.stop() == 0
+
+
 def test_cores_are_a_budget_and_those_who_wait_are_served_in_order(start_service: StartService) -> None:
     service = start_service(TRAINING_CORES="1", TRAINING_QUEUE="2")
     with fitserve.Client(service.address) as client:

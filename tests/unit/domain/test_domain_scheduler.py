@@ -32,6 +32,13 @@ async def test_more_cores_than_there_are_at_all_is_a_bad_field() -> None:
     assert refused.value.metadata["field"] == "cores"
 
 
+async def test_without_cores_nothing_is_trained() -> None:
+    with pytest.raises(ServiceError) as refused:
+        Scheduler(0, 10).request(1, queue=True)
+    assert refused.value.reason == Reason.UNIMPLEMENTED
+    assert refused.value.metadata == {"setting": "TRAINING_CORES"}
+
+
 async def test_who_waits_is_served_in_order_and_never_overtaken() -> None:
     scheduler = Scheduler(2, 10)
     scheduler.request(1, queue=False)

@@ -103,7 +103,7 @@ class TrainingStatus(_message.Message):
     QUEUE_LIMIT_FIELD_NUMBER: _builtins.int
     IDLE_INTERPRETER_COUNT_FIELD_NUMBER: _builtins.int
     total_cores: _builtins.int
-    """The cores that training may use (TRAINING_CORES)."""
+    """The cores that training may use (TRAINING_CORES). With 0 the service trains nothing."""
     free_cores: _builtins.int
     """The cores that no job has. A Fit that wants no more starts at once, unless other jobs wait."""
     queued_job_count: _builtins.int

@@ -94,8 +94,8 @@ class TrainingServiceServicer:
         Returns INVALID_ARGUMENT naming the field for a bad request, ALREADY_EXISTS if the model exists and `existing` is
         EXISTING_MODEL_FAIL, NOT_FOUND for an unknown dataset, ABORTED if another Fit or a removal of the same model is
         under way, RESOURCE_EXHAUSTED with RetryInfo if too few cores are free and `queue` is not set or the queue is full,
-        or without it if the disk is full, UNAVAILABLE while the service is starting or stopping. With a `request_id` it
-        may be called again safely.
+        or without it if the disk is full, UNAVAILABLE while the service is starting or stopping, UNIMPLEMENTED if it trains
+        nothing (TRAINING_CORES is 0). With a `request_id` it may be called again safely.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,8 +44,8 @@ class TrainingServiceStub:
     Returns INVALID_ARGUMENT naming the field for a bad request, ALREADY_EXISTS if the model exists and `existing` is
     EXISTING_MODEL_FAIL, NOT_FOUND for an unknown dataset, ABORTED if another Fit or a removal of the same model is
     under way, RESOURCE_EXHAUSTED with RetryInfo if too few cores are free and `queue` is not set or the queue is full,
-    or without it if the disk is full, UNAVAILABLE while the service is starting or stopping. With a `request_id` it
-    may be called again safely.
+    or without it if the disk is full, UNAVAILABLE while the service is starting or stopping, UNIMPLEMENTED if it trains
+    nothing (TRAINING_CORES is 0). With a `request_id` it may be called again safely.
     """
     UploadDataset: _grpc.StreamUnaryMultiCallable[_training_service_pb2.UploadDatasetRequest, _training_service_pb2.UploadDatasetResponse]
     """Stores training data that is larger than one message or that several Fits use. The first message is the description,
@@ -92,8 +92,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     Returns INVALID_ARGUMENT naming the field for a bad request, ALREADY_EXISTS if the model exists and `existing` is
     EXISTING_MODEL_FAIL, NOT_FOUND for an unknown dataset, ABORTED if another Fit or a removal of the same model is
     under way, RESOURCE_EXHAUSTED with RetryInfo if too few cores are free and `queue` is not set or the queue is full,
-    or without it if the disk is full, UNAVAILABLE while the service is starting or stopping. With a `request_id` it
-    may be called again safely.
+    or without it if the disk is full, UNAVAILABLE while the service is starting or stopping, UNIMPLEMENTED if it trains
+    nothing (TRAINING_CORES is 0). With a `request_id` it may be called again safely.
     """
     UploadDataset: _aio.StreamUnaryMultiCallable[_training_service_pb2.UploadDatasetRequest, _training_service_pb2.UploadDatasetResponse]  # type: ignore[assignment]
     """Stores training data that is larger than one message or that several Fits use. The first message is the description,
@@ -143,8 +143,8 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         Returns INVALID_ARGUMENT naming the field for a bad request, ALREADY_EXISTS if the model exists and `existing` is
         EXISTING_MODEL_FAIL, NOT_FOUND for an unknown dataset, ABORTED if another Fit or a removal of the same model is
         under way, RESOURCE_EXHAUSTED with RetryInfo if too few cores are free and `queue` is not set or the queue is full,
-        or without it if the disk is full, UNAVAILABLE while the service is starting or stopping. With a `request_id` it
-        may be called again safely.
+        or without it if the disk is full, UNAVAILABLE while the service is starting or stopping, UNIMPLEMENTED if it trains
+        nothing (TRAINING_CORES is 0). With a `request_id` it may be called again safely.
         """
 
     @_abc_1.abstractmethod

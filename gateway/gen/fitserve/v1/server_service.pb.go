@@ -163,7 +163,7 @@ func (x *GetStatusResponse) GetMemoryBytes() int64 {
 // TrainingStatus is the state of the core budget.
 type TrainingStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The cores that training may use (TRAINING_CORES).
+	// The cores that training may use (TRAINING_CORES). With 0 the service trains nothing.
 	TotalCores int32 `protobuf:"varint,1,opt,name=total_cores,json=totalCores,proto3" json:"total_cores,omitempty"`
 	// The cores that no job has. A Fit that wants no more starts at once, unless other jobs wait.
 	FreeCores int32 `protobuf:"varint,2,opt,name=free_cores,json=freeCores,proto3" json:"free_cores,omitempty"`

@@ -44,8 +44,8 @@ type TrainingServiceClient interface {
 	// Returns INVALID_ARGUMENT naming the field for a bad request, ALREADY_EXISTS if the model exists and `existing` is
 	// EXISTING_MODEL_FAIL, NOT_FOUND for an unknown dataset, ABORTED if another Fit or a removal of the same model is
 	// under way, RESOURCE_EXHAUSTED with RetryInfo if too few cores are free and `queue` is not set or the queue is full,
-	// or without it if the disk is full, UNAVAILABLE while the service is starting or stopping. With a `request_id` it
-	// may be called again safely.
+	// or without it if the disk is full, UNAVAILABLE while the service is starting or stopping, UNIMPLEMENTED if it trains
+	// nothing (TRAINING_CORES is 0). With a `request_id` it may be called again safely.
 	Fit(ctx context.Context, in *FitRequest, opts ...grpc.CallOption) (*FitResponse, error)
 	// Stores training data that is larger than one message or that several Fits use. The first message is the description,
 	// all others are chunks. Nothing is stored if the call ends before it is answered.
@@ -188,8 +188,8 @@ type TrainingServiceServer interface {
 	// Returns INVALID_ARGUMENT naming the field for a bad request, ALREADY_EXISTS if the model exists and `existing` is
 	// EXISTING_MODEL_FAIL, NOT_FOUND for an unknown dataset, ABORTED if another Fit or a removal of the same model is
 	// under way, RESOURCE_EXHAUSTED with RetryInfo if too few cores are free and `queue` is not set or the queue is full,
-	// or without it if the disk is full, UNAVAILABLE while the service is starting or stopping. With a `request_id` it
-	// may be called again safely.
+	// or without it if the disk is full, UNAVAILABLE while the service is starting or stopping, UNIMPLEMENTED if it trains
+	// nothing (TRAINING_CORES is 0). With a `request_id` it may be called again safely.
 	Fit(context.Context, *FitRequest) (*FitResponse, error)
 	// Stores training data that is larger than one message or that several Fits use. The first message is the description,
 	// all others are chunks. Nothing is stored if the call ends before it is answered.
