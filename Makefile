@@ -78,6 +78,10 @@ test: setup third_party ## run all tests
 	bash scripts/gateway_checks.sh test
 	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
+.PHONY: test-long
+test-long: setup third_party ## run the tests that take minutes: round after round of kills
+	$(PY) -m pytest -m long $(PYTEST_ARGS)
+
 .PHONY: test-compose
 test-compose: setup ## build and run docker-compose.yml on a container engine, as root: demo, REST, crashes
 	bash scripts/with_engine.sh $(PY) -m pytest -m compose -x tests/compose $(PYTEST_ARGS)
