@@ -1,8 +1,11 @@
-"""The outer interceptor: every call is read, decoded, admitted and ended here.
+"""The outermost handler: every call is read, decoded, admitted and ended here.
 
 grpc.aio sends the text of exceptions and of undecodable messages to the caller as UNKNOWN, and a caller who opens calls
 without sending anything holds its slots for ever. So all methods are served through the handlers for streamed requests:
 the first message is read with a time-out, decoded here, and the call is counted only from then on.
+
+It is a handler and no interceptor, and knows all methods itself, because that is faster: an interceptor costs two coroutines
+a call, and grpc.aio looks at each method that is registered with it whenever a call comes in.
 
 Messages are read with `context.read()`: the iterator that grpc.aio offers is part of a cycle of references, and keeps its
 last message until the next full garbage collection, which may be hours away.
@@ -11,10 +14,10 @@ last message until the next full garbage collection, which may be hours away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from contextvars import ContextVar
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import grpc
 import grpc.aio
@@ -51,10 +54,32 @@ Work = Callable[[Context], Awaitable[Any]]
 Decode = Callable[[bytes], Any]
 
 
-class Boundary(grpc.aio.ServerInterceptor):
+class Methods:
+    """Collects the handlers of services: what the generated functions `add_...Servicer_to_server` take for a server."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    @property
+    def server(self) -> grpc.aio.Server:
+        """This object, as the server that the generated functions want."""
+        return cast(grpc.aio.Server, self)
+
+    def add_registered_method_handlers(
+        self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
+    ) -> None:
+        """Adds the methods of a service."""
+        self.handlers.update({f"/{service}/{name}": handler for name, handler in handlers.items()})
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Does nothing: generated code gives the same handlers twice, and so by name too."""
+
+
+class Boundary(grpc.GenericRpcHandler):
     """Wraps the handlers of all methods.
 
     Args:
+        methods: The handlers by the full name of their method.
         max_calls: The most calls at work at one time; as many again for the operators' services.
         max_message_bytes: The largest message.
         first_message_seconds: How long a caller may take to send the first message of a call.
@@ -63,6 +88,7 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     def __init__(
         self,
+        methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]],
         max_calls: int,
         max_message_bytes: int,
         first_message_seconds: float = FIRST_MESSAGE_SECONDS,
@@ -71,26 +97,14 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._slots = _Slots(max_calls)
         self._operators_slots = _Slots(max_calls)
         self._max_message_bytes = max_message_bytes
-        self._first_message_seconds = first_message_seconds
-        self._next_message_seconds = next_message_seconds
+        self._first_message = _Silence(first_message_seconds)
+        self._next_message = _Silence(next_message_seconds)
         self._trimmer = Trimmer()
-        self._hanging_up: set[asyncio.Task[None]] = set()
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._wrapped = {method: self._wrap(handler, method) for method, handler in methods.items()}
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Returns the wrapped handler of the method that is called."""
-        method = handler_call_details.method
-        wrapped = self._wrapped.get(method)
-        if wrapped is None:
-            handler = await continuation(handler_call_details)
-            if handler is None:
-                return handler  # gRPC answers UNIMPLEMENTED
-            wrapped = self._wrapped[method] = self._wrap(handler, method)
-        return wrapped
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Returns the wrapped handler of the method that is called; None if there is none, which is UNIMPLEMENTED."""
+        return self._wrapped.get(handler_call_details.method)
 
     def _wrap(self, handler: Any, method: str) -> grpc.RpcMethodHandler[Any, Any]:
         """Returns a handler that takes bytes; Any: grpcio's type stubs do not know a handler's attributes."""
@@ -108,7 +122,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         slots = self._slots_of(method)
 
         async def work(context: Context) -> Any:
-            first = await self._read(context, self._first_message_seconds)
+            first = await _read(context, self._first_message)
             slots.take()
             try:
                 request = self._request(first, context, method, decode, streamed)
@@ -126,7 +140,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         slots = self._slots_of(method)
 
         async def work(context: Context) -> None:
-            first = await self._read(context, self._first_message_seconds)
+            first = await _read(context, self._first_message)
             slots.take()
             try:
                 request = self._request(first, context, method, decode, streamed)
@@ -152,29 +166,12 @@ class Boundary(grpc.aio.ServerInterceptor):
         if streamed:
             return _Messages(
                 first,
-                lambda: self._read(context, self._next_message_seconds),
+                lambda: _read(context, self._next_message),
                 lambda data: self._decode(data, method, decode),
             )
         if first is None:
             raise ServiceError(Reason.UNDECODABLE_MESSAGE, "the call has no message; send one", {"method": method})
         return self._decode(first, method, decode)
-
-    async def _read(self, context: Context, seconds: float) -> bytes | None:
-        """Returns the next message of a call, None after the last. A caller who sends none in time loses the call.
-
-        The call is ended, the read is not cancelled: so the caller is told why, and cancelled reads leak memory in grpcio.
-        """
-        timer = asyncio.get_running_loop().call_later(seconds, self._hang_up, context, seconds)
-        try:
-            data = await context.read()  # raises AbortError if the call is ended meanwhile
-        finally:
-            timer.cancel()
-        return None if data is grpc.aio.EOF else data
-
-    def _hang_up(self, context: Context, seconds: float) -> None:
-        task = asyncio.get_running_loop().create_task(_end_silent_call(context, seconds))
-        self._hanging_up.add(task)
-        task.add_done_callback(self._hanging_up.discard)
 
     def _decode(self, data: bytes, method: str, decode: Decode) -> Any:
         self._note_size(len(data))
@@ -200,6 +197,47 @@ class Boundary(grpc.aio.ServerInterceptor):
             self._trimmer.large_message()
         elif large_message.get():
             large_message.set(0)
+
+
+class _Silence:
+    """Ends calls whose next message does not come in time.
+
+    One timer for all calls looks at those that wait: a timer for each message would cost more than to read it.
+
+    Args:
+        seconds: How long a caller may be silent.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._waiting: dict[Context, float] = {}  # until when, the earliest first
+        self._watching = False
+        self._hanging_up: set[asyncio.Task[None]] = set()
+
+    def begins(self, context: Context) -> None:
+        """Notes that a message of this call is awaited from now on."""
+        loop = asyncio.get_running_loop()
+        self._waiting[context] = loop.time() + self._seconds
+        if not self._watching:
+            self._watching = True
+            loop.call_later(self._seconds, self._look)
+
+    def ends(self, context: Context) -> None:
+        """Notes that the message has come, or will not."""
+        del self._waiting[context]
+
+    def _look(self) -> None:
+        """Ends the calls whose time is over, and looks again when that of the next one may be."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for context, until in self._waiting.items():
+            if until > now:
+                loop.call_at(until, self._look)
+                return
+            task = loop.create_task(_end_silent_call(context, self._seconds))
+            self._hanging_up.add(task)
+            task.add_done_callback(self._hanging_up.discard)
+        self._watching = False
 
 
 class _Slots:
@@ -248,6 +286,19 @@ class _Messages:
         if data is None:
             raise StopAsyncIteration
         return self._decode(data)
+
+
+async def _read(context: Context, silence: _Silence) -> bytes | None:
+    """Returns the next message of a call, None after the last. A caller who sends none in time loses the call.
+
+    The call is ended, the read is not cancelled: so the caller is told why, and cancelled reads leak memory in grpcio.
+    """
+    silence.begins(context)
+    try:
+        data = await context.read()  # raises AbortError if the call is ended meanwhile
+    finally:
+        silence.ends(context)
+    return None if data is grpc.aio.EOF else data
 
 
 def _guarded(work: Work, method: str) -> Behavior:

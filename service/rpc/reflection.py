@@ -14,34 +14,33 @@ from functools import cache
 from pathlib import Path
 
 import grpc
-import grpc.aio
 from fitserve.v1 import error_reason_pb2  # noqa: F401 no message has it, but callers ask for it
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from service.rpc.boundary import Methods
+
 V1ALPHA = "grpc.reflection.v1alpha"
 V1 = "grpc.reflection.v1"
 V1_SERVICE = f"{V1}.ServerReflection"
+V1ALPHA_SERVICE = f"{V1ALPHA}.ServerReflection"
 CONTRACT = Path(__file__).with_name("contract.binpb")
 
 
-def add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
+def add_reflection(methods: Methods, services: Sequence[str]) -> None:
     """Adds both versions of the reflection service, telling of `services` and of itself."""
-    names = (*services, V1_SERVICE, f"{V1ALPHA}.ServerReflection")
+    names = (*services, V1_SERVICE, V1ALPHA_SERVICE)
     pool = descriptor_pool.Default()
     _add_v1_descriptor(pool)
-    commented = CommentedPool(pool)
-    reflection.enable_server_reflection(names, server, commented)
-    servicer = reflection.aio.ReflectionServicer(names, commented)
+    servicer = reflection.aio.ReflectionServicer(names, CommentedPool(pool))
     handler = grpc.stream_stream_rpc_method_handler(
         servicer.ServerReflectionInfo,
         request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(V1_SERVICE, {"ServerReflectionInfo": handler}),)
-    )
+    for name in (V1_SERVICE, V1ALPHA_SERVICE):
+        methods.add_registered_method_handlers(name, {"ServerReflectionInfo": handler})
 
 
 class CommentedFile:

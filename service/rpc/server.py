@@ -1,4 +1,4 @@
-"""The gRPC server: its options, its one interceptor, its services."""
+"""The gRPC server: its options, its services, and the boundary around them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fitserve.v1 import (
 from grpc_health.v1 import health, health_pb2_grpc
 from tritonclient.grpc import service_pb2_grpc as oip_pb2_grpc
 
-from service.rpc.boundary import Boundary
+from service.rpc.boundary import Boundary, Methods
 from service.rpc.model_servicer import ModelServicer
 from service.rpc.oip_servicer import SERVICE as OIP_SERVICE
 from service.rpc.oip_servicer import OipServicer
@@ -60,8 +60,16 @@ class Servicers:
 
 def build_server(servicers: Servicers, max_calls: int, max_message_bytes: int) -> grpc.aio.Server:
     """Returns a server that is not started and has no port yet."""
-    server = grpc.aio.server(
-        interceptors=[Boundary(max_calls, max_message_bytes)],
+    methods = Methods()
+    training_service_pb2_grpc.add_TrainingServiceServicer_to_server(servicers.training, methods.server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicers.models, methods.server)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(servicers.predictions, methods.server)
+    server_service_pb2_grpc.add_ServerServiceServicer_to_server(servicers.server, methods.server)
+    oip_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicers.oip, methods.server)
+    health_pb2_grpc.add_HealthServicer_to_server(servicers.health, methods.server)
+    add_reflection(methods, (*SERVICES, health.SERVICE_NAME))
+    return grpc.aio.server(
+        handlers=[Boundary(methods.handlers, max_calls, max_message_bytes)],
         options=[
             # By default a second server could take the same port without an error, and half of the calls.
             ("grpc.so_reuseport", 0),
@@ -73,14 +81,6 @@ def build_server(servicers: Servicers, max_calls: int, max_message_bytes: int) -
             ("grpc.keepalive_permit_without_calls", 1),
         ],
     )
-    training_service_pb2_grpc.add_TrainingServiceServicer_to_server(servicers.training, server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicers.models, server)
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(servicers.predictions, server)
-    server_service_pb2_grpc.add_ServerServiceServicer_to_server(servicers.server, server)
-    oip_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicers.oip, server)
-    health_pb2_grpc.add_HealthServicer_to_server(servicers.health, server)
-    add_reflection(server, (*SERVICES, health.SERVICE_NAME))
-    return server
 
 
 def keepalive_options(time_ms: int, timeout_ms: int) -> list[tuple[str, int]]:

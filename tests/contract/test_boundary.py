@@ -14,7 +14,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2
 
-from service.rpc.boundary import LARGE_BYTES, Boundary, large_message
+from service.rpc.boundary import LARGE_BYTES, Boundary, Methods, large_message
 from service.rpc.server import keepalive_options
 
 Message = health_pb2.HealthCheckRequest  # with one text field
@@ -81,16 +81,17 @@ def handler_of(make: Callable[..., Any], behavior: Callable[..., Any]) -> Any:
 @asynccontextmanager
 async def serving(handlers: Handlers, service: str = SERVICE, **limits: Any) -> AsyncIterator[grpc.aio.Channel]:
     """Yields a channel to a server of these handlers, which pings its callers every second."""
-    boundary = Boundary(**({"max_calls": 1, "max_message_bytes": 2**20} | limits))
-    server = grpc.aio.server(interceptors=[boundary], options=keepalive_options(1000, 3000))
-    methods = {
+    behaviors = {
         "Lone": handler_of(grpc.unary_unary_rpc_method_handler, handlers.lone),
         "Collect": handler_of(grpc.stream_unary_rpc_method_handler, handlers.collect),
         "Echo": handler_of(grpc.stream_stream_rpc_method_handler, handlers.echo),
         "Repeat": handler_of(grpc.unary_stream_rpc_method_handler, handlers.repeat),
     }
+    methods = Methods()
     for name in (SERVICE, service):
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, methods),))
+        methods.add_registered_method_handlers(name, behaviors)
+    boundary = Boundary(methods.handlers, **({"max_calls": 1, "max_message_bytes": 2**20} | limits))
+    server = grpc.aio.server(handlers=[boundary], options=keepalive_options(1000, 3000))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     handlers.address = f"127.0.0.1:{port}"

@@ -23,7 +23,7 @@ from tritonclient.grpc import service_pb2 as oip
 from tritonclient.grpc import service_pb2_grpc as oip_grpc
 
 from service.domain.errors import Reason, ServiceError
-from service.rpc.boundary import Boundary
+from service.rpc.boundary import Boundary, Methods
 
 METADATA = {
     "field": "inputs.rows[0]",
@@ -98,11 +98,13 @@ class Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
 async def scripted_service(port: int = 0) -> AsyncIterator[tuple[str, Calls]]:
     """Runs the service behind the real boundary, and gives its address and what reached it. Port 0 is a free one."""
     calls = Calls()
-    server = grpc.aio.server(interceptors=[Boundary(100, 2**26)], options=[("grpc.max_send_message_length", -1)])
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Models(), server)
-    server_service_pb2_grpc.add_ServerServiceServicer_to_server(Server(calls), server)
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Predictions(), server)
-    oip_grpc.add_GRPCInferenceServiceServicer_to_server(Inference(), server)
+    methods = Methods()
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Models(), methods.server)
+    server_service_pb2_grpc.add_ServerServiceServicer_to_server(Server(calls), methods.server)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Predictions(), methods.server)
+    oip_grpc.add_GRPCInferenceServiceServicer_to_server(Inference(), methods.server)
+    boundary = Boundary(methods.handlers, 100, 2**26)
+    server = grpc.aio.server(handlers=[boundary], options=[("grpc.max_send_message_length", -1)])
     port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     try:
