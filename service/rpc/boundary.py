@@ -63,7 +63,7 @@ class Methods:
     @property
     def server(self) -> grpc.aio.Server:
         """This object, as the server that the generated functions want."""
-        return cast(grpc.aio.Server, self)
+        return cast("grpc.aio.Server", self)
 
     def add_registered_method_handlers(
         self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]

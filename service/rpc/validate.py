@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+from functools import cache
 from typing import Any
 
 from fitserve.v1 import options_pb2
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from service.domain.errors import invalid
@@ -70,13 +71,29 @@ def bounds(message: Message, path: str = "") -> None:
     Raises:
         ServiceError: INVALID_FIELD naming the field, its value and what is allowed.
     """
-    for field, value in message.ListFields():
+    for field, limits in _checked(message.DESCRIPTOR):
+        if field.has_presence and not message.HasField(field.name):
+            continue
+        value = getattr(message, field.name)
+        if not field.has_presence and not value:
+            continue
         place = f"{path}.{field.name}" if path else field.name
         for item in value if field.is_repeated else (value,):
             if field.enum_type is not None and item not in field.enum_type.values_by_number:
                 raise invalid(place, f"{item} is none of {', '.join(field.enum_type.values_by_name)}")
-        if field.GetOptions().HasExtension(options_pb2.bounds):
-            _check(field, value, field.GetOptions().Extensions[options_pb2.bounds], place)
+        if limits is not None:
+            _check(field, value, limits, place)
+
+
+@cache
+def _checked(message: Descriptor) -> tuple[tuple[FieldDescriptor, options_pb2.Bounds | None], ...]:
+    """Returns the fields of a kind of message that have something to check; to find them takes longer than to check them."""
+    fields = []
+    for field in message.fields:
+        limited = field.GetOptions().HasExtension(options_pb2.bounds)
+        if limited or field.enum_type is not None:
+            fields.append((field, field.GetOptions().Extensions[options_pb2.bounds] if limited else None))
+    return tuple(fields)
 
 
 def _check(field: FieldDescriptor, value: Any, limits: options_pb2.Bounds, place: str) -> None:
