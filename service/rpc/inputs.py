@@ -156,13 +156,15 @@ def _check_names(given: Iterable[str], wanted: Sequence[str], path: str) -> None
 # -- prediction ------------------------------------------------------------------------------------------------------
 
 
-def matrix_for(inputs: data_pb2.Inputs, signature: Signature, path: str = "inputs") -> Floats:
+def matrix_for(inputs: data_pb2.Inputs, form: str, signature: Signature, path: str = "inputs") -> Floats:
     """Returns the rows of a prediction request as the float32 matrix that the model takes.
+
+    Args:
+        form: What `form_of` says of the inputs.
 
     Raises:
         ServiceError: INVALID_FIELD naming the part that does not fit.
     """
-    form = form_of(inputs, path)
     if form == "tensor":
         return tensors.matrix_of_tensor(inputs.tensor, f"{path}.tensor")
     if form == "rows":

@@ -50,12 +50,12 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
     ) -> pb.PredictResponse:
         """Returns the reply to some rows. Large ones are taken apart in a thread, so that other calls go on meanwhile."""
         signature = self._predictor.signature(model, version)
-        if large_message.get():
-            matrix = await asyncio.to_thread(inputs.matrix_for, rows, signature)
-        else:
-            matrix = inputs.matrix_for(rows, signature)
-        prediction = await self._predictor.predict(model, version, matrix)
         form = inputs.form_of(rows, "inputs")
+        if large_message.get():
+            matrix = await asyncio.to_thread(inputs.matrix_for, rows, form, signature)
+        else:
+            matrix = inputs.matrix_for(rows, form, signature)
+        prediction = await self._predictor.predict(model, version, matrix)
         if values_to_write(prediction, form) < LARGE_REPLY_VALUES:
             return self._replies.write(prediction, form, include_probabilities)
         return await asyncio.to_thread(self._replies.write, prediction, form, include_probabilities)

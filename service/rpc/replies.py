@@ -45,8 +45,16 @@ class LabelCodec:
     def _texts(self) -> list[bytes]:
         return [sized(str(label)) for label in self.signature.classes]
 
+    @cached_property
+    def _lone(self) -> list[data_pb2.Tensor]:
+        """Each label as a tensor [1]: most predictions are of one row, and making one takes longer than copying it."""
+        return [self._tensor(np.array([index])) for index in range(len(self.signature.classes))]
+
     def tensor(self, indices: np.ndarray[tuple[int], np.dtype[np.intp]]) -> data_pb2.Tensor:
-        """Returns the labels with these indices as a tensor [rows]."""
+        """Returns the labels with these indices as a tensor [rows], which may not be changed."""
+        return self._lone[indices[0]] if len(indices) == 1 else self._tensor(indices)
+
+    def _tensor(self, indices: np.ndarray[tuple[int], np.dtype[np.intp]]) -> data_pb2.Tensor:
         if self.signature.label_kind == ValueKind.CATEGORY:
             return texts_tensor([self._texts[index] for index in indices])
         return data_pb2.Tensor(dtype=self.dtype, shape=[len(indices)], data=self._array[indices].tobytes())
