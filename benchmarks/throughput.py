@@ -1,0 +1,124 @@
+"""Closed-loop throughput: the same work by several subjects in turn, round after round."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.checks import WrongAnswer, reply_bytes
+from benchmarks.h2load import LoadFailed, closed_loop
+from benchmarks.stage import Stage
+from benchmarks.work import STREAM_MESSAGES, Call, Subject, Work
+
+WARM_UP_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The same work by several subjects, in slots that follow one another in each round.
+
+    Attributes:
+        section: The part of the benchmark that it belongs to.
+        subjects: Names; those that are missing or cannot do the work are left out.
+    """
+
+    section: str
+    work: Work
+    subjects: Sequence[str]
+
+
+@dataclass
+class Figure:
+    """What one subject achieved in one work.
+
+    Attributes:
+        unit: "calls/s" or "rows/s".
+        rounds: One value a round; None where the subject failed.
+        problem: Why it failed the last time, or empty.
+    """
+
+    section: str
+    subject: str
+    work: Work
+    unit: str
+    rounds: list[float | None] = field(default_factory=list)
+    problem: str = ""
+
+    @property
+    def median(self) -> float | None:
+        """The median of the rounds, or None if there is none."""
+        values = [value for value in self.rounds if value is not None]
+        return statistics.median(values) if values else None
+
+
+def measure(
+    stage: Stage, comparisons: Sequence[Comparison], rounds: int, seconds: float, say: Callable[[str], None]
+) -> list[Figure]:
+    """Returns a figure for each subject of each comparison.
+
+    Args:
+        stage: All subjects.
+        comparisons: What is compared.
+        rounds: How often everything is measured; the subjects take turns within each round.
+        seconds: How long one load is.
+        say: Told of each figure.
+    """
+    slots = [_slots(stage, comparison) for comparison in comparisons]
+    for number in range(rounds):
+        for comparison in slots:
+            turned = number % max(1, len(comparison))  # nobody is always the first
+            for figure in comparison[turned:] + comparison[:turned]:
+                _measure_once(stage, figure, seconds)
+                value = figure.rounds[-1]
+                found = f"{value:,.0f} {figure.unit}" if value is not None else figure.problem
+                say(f"round {number + 1}: {figure.work}: {figure.subject}: {found}")
+    return [figure for comparison in slots for figure in comparison]
+
+
+def _slots(stage: Stage, comparison: Comparison) -> list[Figure]:
+    able = [
+        name
+        for name in comparison.subjects
+        if name in stage.subjects and stage.subjects[name].call(comparison.work) is not None
+    ]
+    unit = "rows/s" if comparison.work.stream else "calls/s"
+    return [Figure(comparison.section, name, comparison.work, unit) for name in able]
+
+
+def _measure_once(stage: Stage, figure: Figure, seconds: float) -> None:
+    subject, work = stage.subjects[figure.subject], figure.work
+    with stage.only(subject.servers):
+        try:
+            figure.rounds.append(_per_second(subject, work, stage, seconds))
+        except (WrongAnswer, LoadFailed) as error:
+            figure.problem = str(error)
+            figure.rounds.append(None)
+
+
+def _per_second(subject: Subject, work: Work, stage: Stage, seconds: float) -> float:
+    """Returns calls, or rows of streams, a second. Raises WrongAnswer or LoadFailed."""
+    call, expected = subject.call(work), stage.expected[work.model][: work.rows]
+    assert call is not None
+    size = reply_bytes(call, expected)
+    closed_loop(call, work.in_flight, WARM_UP_SECONDS)
+    load = closed_loop(call, work.in_flight, seconds)
+    check_replies(call, load.data, load.calls, size, work.in_flight)
+    reply_bytes(call, expected)
+    if work.stream:
+        return load.data / size * STREAM_MESSAGES * work.rows / load.seconds
+    return load.calls / load.seconds
+
+
+def check_replies(call: Call, data: int, calls: int, size: int, in_flight: int) -> None:
+    """Raises WrongAnswer if the replies of a load are not all as long as the right one.
+
+    Args:
+        call: What was called.
+        data: The bytes of all replies.
+        calls: The calls that were answered.
+        size: The bytes of a right reply.
+        in_flight: The calls whose replies may have been cut off by the end of the load.
+    """
+    if not 0 <= data - calls * size <= in_flight * size:
+        raise WrongAnswer(f"{call.url}: {calls} replies have {data} bytes; each right one has {size}")
