@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
 
 import grpc
@@ -19,17 +19,19 @@ class WrongAnswer(Exception):
     """A subject does not answer what all others do; the message says how."""
 
 
-def reply_bytes(call: Call, expected: Predictions) -> int:
+def reply_bytes(call: Call, expected: Predictions, seconds: float = SECONDS) -> int:
     """Makes one call and returns the bytes of its reply's body, framing included.
 
     Raises:
         WrongAnswer: It fails, or a message of the reply does not hold the expected predictions.
     """
     try:
-        replies = _grpc(call) if call.transport == "grpc" else [_http(call)]
+        replies = _grpc(call, seconds) if call.transport == "grpc" else [_http(call, seconds)]
         for reply in replies:
             _compare(call.read(reply), expected)
-    except (grpc.RpcError, OSError, ValueError, KeyError) as error:
+    except grpc.RpcError as error:
+        raise WrongAnswer(f"{call.url}: {error.code().name}: {error.details()}") from error  # type: ignore[attr-defined]
+    except (OSError, HTTPException, ValueError, KeyError) as error:
         raise WrongAnswer(f"{call.url}: {error}") from error
     framing = GRPC_PREFIX_BYTES * len(replies) if call.transport == "grpc" else 0
     return sum(map(len, replies)) + framing
@@ -42,17 +44,17 @@ def _compare(found: Predictions, expected: Predictions) -> None:
         raise ValueError(f"the predictions are {found[:5]}..., those of the others {expected[:5]}...")
 
 
-def _grpc(call: Call) -> list[bytes]:
+def _grpc(call: Call, seconds: float) -> list[bytes]:
     url = urlsplit(call.url)
     with grpc.insecure_channel(url.netloc, [("grpc.max_receive_message_length", -1)]) as channel:
         # A stream to the server and back is on the wire what a unary call is, but for the number of messages.
         method: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(url.path)
-        return list(method(iter(call.messages), timeout=SECONDS, wait_for_ready=True))
+        return list(method(iter(call.messages), timeout=seconds, wait_for_ready=True))
 
 
-def _http(call: Call) -> bytes:
+def _http(call: Call, seconds: float) -> bytes:
     url = urlsplit(call.url)
-    connection = HTTPConnection(url.netloc, timeout=SECONDS)
+    connection = HTTPConnection(url.netloc, timeout=seconds)
     try:
         connection.request("POST", url.path, call.messages[0], {"content-type": "application/json"})
         response = connection.getresponse()

@@ -8,7 +8,7 @@ from benchmarks.work import Work
 
 MLSERVER = ("mlserver", "mlserver-batching", "mlserver-workers", "mlserver-workers-batching")
 LIMITS = ("grpc-echo", "grpc-echo-uvloop", "triton")
-PEERS = ("fastapi-triton", *MLSERVER, "bentoml", "litserve", "ray-serve")
+PEERS = ("fastapi-triton", *MLSERVER, "bentoml", "ray-serve")
 EVERYBODY = ("fitserve", *LIMITS, *PEERS)
 
 ONE_ROW_FOREST = Work("forest", 1, 256)

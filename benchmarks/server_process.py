@@ -122,10 +122,3 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port: int = taken.getsockname()[1]
     return port
-
-
-def answers(port: int) -> bool:
-    """Returns whether somebody accepts connections on a port of the loopback."""
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
-        return True
-    return False

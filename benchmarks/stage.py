@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import fitserve
 
+from benchmarks.checks import WrongAnswer, reply_bytes
 from benchmarks.environments import EnvironmentFailed
 from benchmarks.models import Model, models, train
 from benchmarks.server_process import Server, ServerFailed, StartedServer
+from benchmarks.subjects import mlserver
+from benchmarks.subjects.bentoml import BentoMl
 from benchmarks.subjects.echo import Echo
 from benchmarks.subjects.fastapi import FastApi
 from benchmarks.subjects.fitserve_service import FitServe
+from benchmarks.subjects.ray_serve import RayServe
 from benchmarks.subjects.triton import Triton
-from benchmarks.work import Predictions, Subject
+from benchmarks.work import Predictions, Subject, Work
+
+READY_SECONDS = 5.0
+"""How long one call may take while a subject starts."""
 
 
 class Stage:
@@ -45,6 +53,7 @@ class Stage:
         self.models: dict[str, Model] = models()
         self.subjects: dict[str, Subject] = {}
         self.missing: dict[str, str] = {}
+        self._said: dict[str, str] = {}
         with self._stack:
             say("starting FitServe and training the models")
             self.fitserve = FitServe(directory / "fitserve", self.models)
@@ -56,9 +65,12 @@ class Stage:
             self._start("grpc-echo", lambda: Echo("asyncio", directory, self.fitserve, self.expected))
             self._start("grpc-echo-uvloop", lambda: Echo("uvloop", directory, self.fitserve, self.expected))
             self._start("fastapi-triton", lambda: self._fastapi(directory))
-            for subject in self.subjects.values():
-                for server in subject.servers:
-                    server.freeze()
+            for name in mlserver.SET_UPS:
+                self._start(name, partial(mlserver.MlServer, name, directory, self.models))
+            self._start("bentoml", lambda: BentoMl(directory, self.models))
+            self._start("ray-serve", lambda: RayServe(directory, self.fitserve, self.models))
+            for server in reversed(self.fitserve.servers):
+                server.freeze()
             self._stack = self._stack.pop_all()
 
     def _start(self, name: str, start: Callable[[], Subject]) -> None:
@@ -67,15 +79,28 @@ class Stage:
         self._say(f"starting {name}")
         try:
             subject = start()
+            for server in subject.servers:
+                if isinstance(server, StartedServer):
+                    self._stack.callback(server.stop)
+                    server.wait_until(lambda: self._answers(subject))
+                    server.freeze()
         except (EnvironmentFailed, ServerFailed) as error:
-            self.missing[name] = str(error)
-            self._say(f"{name} is missing: {error}")
+            self.missing[name] = f"{error} {self._said.get(name, '')}".strip()
+            self._say(f"{name} is missing: {self.missing[name]}")
             return
         self.subjects[name] = subject
-        for server in subject.servers:
-            if isinstance(server, StartedServer):
-                self._stack.callback(server.stop)
-                server.freeze()
+
+    def _answers(self, subject: Subject) -> bool:
+        """Returns whether a subject answers a call of each of its models rightly."""
+        calls = {model: subject.call(Work(model, 1, 1)) for model in self.models}
+        try:
+            for model, call in calls.items():
+                if call:
+                    reply_bytes(call, self.expected[model][:1], READY_SECONDS)
+        except WrongAnswer as error:
+            self._said[subject.name] = str(error)
+            return False
+        return True
 
     def _fastapi(self, directory: Path) -> FastApi:
         return FastApi(directory, self.fitserve.triton_address, self.fitserve.triton, self.models)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.server_process import Server, StartedServer, answers, free_port
+from benchmarks.server_process import Server, StartedServer, free_port
 from benchmarks.subjects.fitserve_service import ROOT, FitServe
 from benchmarks.work import Call, Predictions, Work
 
@@ -22,7 +22,7 @@ class Echo:
         fitserve: FitServe,
         expected: Mapping[str, Predictions],
     ) -> None:
-        """Starts the server on one of two event loops, and returns when it answers.
+        """Starts the server on one of two event loops.
 
         Args:
             loop: The event loop.
@@ -37,7 +37,6 @@ class Echo:
         self._port = free_port()
         command = [sys.executable, "-m", "benchmarks.subjects.echo_server", str(self._port), loop]
         self.process = StartedServer(self.name, command, directory, {"PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python'}"})
-        self.process.wait_until(lambda: answers(self._port))
         self.servers: Sequence[Server] = [self.process]
 
     def call(self, work: Work) -> Call | None:

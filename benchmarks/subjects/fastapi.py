@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.environments import HERE, python_of
 from benchmarks.models import Model
-from benchmarks.server_process import Server, StartedServer, answers, free_port
+from benchmarks.server_process import Server, StartedServer, free_port
 from benchmarks.work import Call, Predictions, Work
 
 
@@ -23,14 +23,13 @@ class FastApi:
     )
 
     def __init__(self, directory: Path, triton_address: str, triton: Server, models: dict[str, Model]) -> None:
-        """Starts the server, and returns when it answers. Raises EnvironmentFailed or ServerFailed."""
+        """Starts the server. Raises EnvironmentFailed."""
         self._models = models
         self._port = free_port()
         peer = HERE / "peers" / "fastapi"
         options: list[str | Path] = ["--loop=uvloop", "--http=httptools", "--no-access-log", "--log-level=warning"]
         command = [python_of(peer), "-m", "uvicorn", f"--app-dir={peer}", f"--port={self._port}", *options, "app:app"]
         self.process = StartedServer(self.name, command, directory, {"TRITON": triton_address})
-        self.process.wait_until(lambda: answers(self._port))
         self.servers: Sequence[Server] = [triton, self.process]
 
     def call(self, work: Work) -> Call | None:
