@@ -10,13 +10,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import machine, plan, ratios, report
+from benchmarks import machine, plan, report
 from benchmarks.environments import HERE
+from benchmarks.latency import Setting
 from benchmarks.server_process import ServerFailed
 from benchmarks.stage import Stage
-from benchmarks.throughput import measure
-
-SECTIONS = tuple(dict.fromkeys(comparison.section for comparison in plan.COMPARISONS))
 
 
 def main() -> int:
@@ -31,25 +29,34 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     report.write(results, options.results)
-    print(report.ratio_table(results.ratios))
+    print(report.findings_table(results.found.findings))
     return 0
 
 
 def _read_arguments(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", default="", metavar="SECTION,...", help=f"of {', '.join(SECTIONS)}; default: all")
+    sections = "\n".join(f"  {name:10} {section.about}" for name, section in plan.SECTIONS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=f"Measures FitServe, its limits and its peers side by side.\n\nsections:\n{sections}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", metavar="SECTION,...", help="measure these sections; default: all")
+    parser.add_argument("--subjects", metavar="NAME,...", help="measure these subjects; default: everybody")
     parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured (default: 5)")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long one load is (default: 3)")
-    parser.add_argument("--subjects", default="", metavar="NAME,...", help="measure these only; default: everybody")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="where latest.json and latest.md go")
     options = parser.parse_args(arguments)
-    options.only = options.only.split(",") if options.only else list(SECTIONS)
-    if unknown := set(options.only) - set(SECTIONS):
-        parser.error(f"there is no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
-    options.subjects = options.subjects.split(",") if options.subjects else list(plan.EVERYBODY)
-    if unknown := set(options.subjects) - set(plan.EVERYBODY):
-        parser.error(f"there is no subject {', '.join(unknown)}; there are {', '.join(plan.EVERYBODY)}")
+    options.only = _names(parser, "section", options.only, list(plan.SECTIONS))
+    options.subjects = _names(parser, "subject", options.subjects, list(plan.EVERYBODY))
     return options
+
+
+def _names(parser: argparse.ArgumentParser, what: str, given: str | None, known: list[str]) -> list[str]:
+    """Returns the names that were given, or all. Ends the program if one is unknown."""
+    names = given.split(",") if given else known
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"there is no {what} {', '.join(unknown)}; there are {', '.join(known)}")
+    return names
 
 
 def _run(options: argparse.Namespace) -> report.Results:
@@ -59,20 +66,27 @@ def _run(options: argparse.Namespace) -> report.Results:
         print(f"{time.monotonic() - began:6.0f} s  {text}", flush=True)
 
     when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    wanted = [comparison for comparison in plan.COMPARISONS if comparison.section in options.only]
-    with (
-        tempfile.TemporaryDirectory(prefix="fitserve-bench-") as directory,
-        Stage(Path(directory), options.subjects, say) as stage,
-    ):
-        figures = measure(stage, wanted, options.rounds, options.seconds, say)
-        found = [ratios.find(ratio, figures) for ratio in plan.RATIOS]
+    sections = [plan.SECTIONS[name] for name in options.only]
+    needed = {subject for section in sections for subject in section.subjects} & set(options.subjects)
+    with tempfile.TemporaryDirectory(prefix="fitserve-bench-") as folder, Stage(Path(folder), needed, say) as stage:
+        found = plan.Found()
+        for section in sections:
+            say(section.about)
+            more = section.run(Setting(stage, options.rounds, options.seconds, say), Path(folder))
+            found.figures += more.figures
+            found.latencies += more.latencies
+            found.findings += more.findings
         return report.Results(
             machine=machine.facts(),
-            run={"when": when, "sections": options.only, "rounds": options.rounds, "seconds_a_load": options.seconds},
+            run={
+                "when": when,
+                "sections": " ".join(options.only),
+                "rounds": options.rounds,
+                "seconds_a_load": options.seconds,
+            },
             subjects={name: subject.about for name, subject in stage.subjects.items()},
             missing=stage.missing,
-            figures=figures,
-            ratios=[one for one in found if one],
+            found=found,
         )
 
 

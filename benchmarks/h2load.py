@@ -6,6 +6,7 @@ of all replies together tell whether there was one.
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -54,21 +55,30 @@ class Load:
 
 def closed_loop(call: Call, in_flight: int, seconds: float) -> Load:
     """Keeps so many calls in flight for some time: each answer is followed by the next call at once."""
-    connections = in_flight if call.transport == "http1" else min(in_flight, CONNECTIONS)
-    streams = in_flight // connections
-    return _run(call, [f"-c{connections}", f"-m{streams}", f"-D{round(seconds * 1000)}ms"])
+    return _run(call, [*_in_flight(call, in_flight), f"-D{round(seconds * 1000)}ms"])
+
+
+def number_of_calls(call: Call, calls: int, in_flight: int) -> Load:
+    """Makes so many calls, so many of them at one time."""
+    return _run(call, [*_in_flight(call, in_flight), f"-n{calls}"])
 
 
 def open_loop(call: Call, rate: float, seconds: float, connections: int) -> Load:
     """Makes calls at a fixed rate, whatever the answers take, so that waiting is counted.
 
-    h2load paces each connection by a timer of its own; the connections are opened one after the other within the
-    time between two calls of one, so that their calls do not come all at once.
+    h2load paces each connection by a timer of its own. The connections are opened within the time between two calls of
+    one, one after the other, so that their calls do not come all at once.
     """
     each = rate / connections
-    spread = max(1, round(1000 / each / connections))  # milliseconds from one connection's start to the next one's
-    pacing = ["-r1", f"--rate-period={spread}ms", f"--rps={each:g}"]
-    return _run(call, [f"-c{connections}", "-m1000", f"-n{round(rate * seconds)}", *pacing])
+    opened = math.ceil(connections * each / 1000)  # in each millisecond
+    pacing = [f"-r{opened}", "--rate-period=1ms", f"--rps={each:.3f}"]
+    calls = connections * max(1, round(each * seconds))
+    return _run(call, [f"-c{connections}", "-m1000", f"-n{calls}", *pacing])
+
+
+def _in_flight(call: Call, in_flight: int) -> list[str]:
+    connections = in_flight if call.transport == "http1" else min(in_flight, CONNECTIONS)
+    return [f"-c{connections}", f"-m{in_flight // connections}"]
 
 
 def _run(call: Call, options: list[str]) -> Load:

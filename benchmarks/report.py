@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from benchmarks.ratios import RatioFound
+from benchmarks.findings import Finding
+from benchmarks.latency import LatencyFigure
+from benchmarks.plan import Found
 from benchmarks.throughput import Figure
-from benchmarks.work import Work
 
 Json: TypeAlias = dict[str, Any]  # Any: what JSON may hold
+
+DISTURBED = 0.1
+"""The share of the processors used by somebody else from which a figure is marked as disturbed."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +26,17 @@ class Results:
 
     Attributes:
         machine: Facts of the machine.
-        run: When, with how many rounds and seconds a load.
+        run: When, which sections, how many rounds and seconds a load.
         subjects: What each is, by name.
         missing: Why others are not there, by name.
+        found: What the sections have found.
     """
 
     machine: Json
     run: Json
     subjects: dict[str, str]
     missing: dict[str, str]
-    figures: Sequence[Figure]
-    ratios: Sequence[RatioFound]
+    found: Found
 
 
 def write(results: Results, directory: Path) -> None:
@@ -42,67 +47,105 @@ def write(results: Results, directory: Path) -> None:
 
 
 def as_json(results: Results) -> Json:
-    """Returns the results as an object; `ratios` is from name to number."""
+    """Returns the results as an object; its `ratios` are numbers by name, `findings` has all with what they come from."""
+    findings = results.found.findings
     return {
         "machine": results.machine,
         "run": results.run,
-        "ratios": {found.ratio.name: round(found.value, 3) for found in results.ratios},
-        "goals": {found.ratio.name: _goal(found) for found in results.ratios if found.ratio.goal is not None},
-        "ratio_rounds": {
-            found.ratio.name: {"against": found.against, "rounds": [round(one, 3) for one in found.rounds]}
-            for found in results.ratios
-        },
+        "ratios": {finding.goal.name: round(finding.value, 3) for finding in findings if finding.goal.unit == "x"},
+        "findings": {finding.goal.name: _finding(finding) for finding in findings},
         "subjects": results.subjects,
         "missing": results.missing,
-        "figures": [_figure(figure) for figure in results.figures],
+        "figures": [_figure(figure) for figure in results.found.figures],
+        "latencies": [asdict(figure) for figure in results.found.latencies],
     }
 
 
-def _goal(found: RatioFound) -> Json:
-    goal = found.ratio.goal
-    assert goal is not None
-    return {"goal": goal, "value": round(found.value, 3), "met": found.value >= goal}
+def _finding(finding: Finding) -> Json:
+    return {
+        "what": finding.goal.what,
+        "against": finding.against,
+        "value": round(finding.value, 3),
+        "unit": finding.goal.unit,
+        "goal": finding.goal.wanted,
+        "met": finding.met,
+        "rounds": [round(value, 3) for value in finding.rounds],
+        **finding.details,
+    }
 
 
 def _figure(figure: Figure) -> Json:
-    rounds = [None if value is None else round(value, 1) for value in figure.rounds]
-    median = None if figure.median is None else round(figure.median, 1)
-    who = {"section": figure.section, "subject": figure.subject}
-    return (
-        who | asdict(figure.work) | {"unit": figure.unit, "median": median, "rounds": rounds, "problem": figure.problem}
-    )
+    return {
+        "section": figure.section,
+        "subject": figure.subject,
+        **asdict(figure.work),
+        "unit": figure.unit,
+        "median": None if figure.median is None else round(figure.median, 1),
+        "rounds": [None if value is None else round(value, 1) for value in figure.rounds],
+        "processor_us": {name: round(value, 2) for name, value in processor_medians(figure).items()},
+        "others_share": [round(value, 3) for value in figure.foreign],
+        "problem": figure.problem,
+    }
+
+
+def processor_medians(figure: Figure) -> dict[str, float]:
+    """Returns microseconds of processor time a call, or a row of a stream, by who used it: medians of the rounds."""
+    names = figure.processor[0] if figure.processor else {}
+    return {name: statistics.median(one[name] for one in figure.processor) for name in names}
 
 
 def as_markdown(results: Results) -> str:
     """Returns the results as a page with tables."""
-    machine = ", ".join(f"{name} {value}" for name, value in results.machine.items())
-    run = ", ".join(f"{name} {value}" for name, value in results.run.items())
-    parts = [f"# Results\n\n{machine}.\n\n{run}.\n", ratio_table(results.ratios)]
-    works = dict.fromkeys(figure.work for figure in results.figures)
-    parts += [_work_table(work, [figure for figure in results.figures if figure.work == work]) for work in works]
-    parts.append("## Who is who\n\n" + "\n".join(f"* `{name}`: {about}" for name, about in results.subjects.items()))
+    facts = [", ".join(f"{name} {value}" for name, value in some.items()) for some in (results.machine, results.run)]
+    parts = ["# Results", *(f"{fact}." for fact in facts), findings_table(results.found.findings)]
+    for work, unit in dict.fromkeys((figure.work, figure.unit) for figure in results.found.figures):
+        same = [figure for figure in results.found.figures if figure.work == work]
+        parts += [f"## {work}", _throughput_table(same, unit)]
+    for what in dict.fromkeys((figure.section, _load(figure)) for figure in results.found.latencies):
+        same_load = [figure for figure in results.found.latencies if (figure.section, _load(figure)) == what]
+        parts += [f"## {what[1]}", _latency_table(same_load)]
+    parts += ["## Who is who", "\n".join(f"* `{name}`: {about}" for name, about in results.subjects.items())]
     if results.missing:
-        parts.append("## Who is missing\n\n" + "\n".join(f"* `{name}`: {why}" for name, why in results.missing.items()))
+        parts += ["## Who is missing", "\n".join(f"* `{name}`: {why}" for name, why in results.missing.items())]
     return "\n\n".join(parts) + "\n"
 
 
-def ratio_table(ratios: Iterable[RatioFound]) -> str:
-    """Returns a Markdown table of the ratios beside their goals."""
-    lines = ["| ratio | of | against | median | rounds | goal | |", "|---|---|---|---|---|---|---|"]
-    for found in ratios:
-        goal = found.ratio.goal
-        wanted = "" if goal is None else f">= {goal:g}"
-        met = "" if goal is None else ("yes" if found.value >= goal else "no")
-        rounds = " ".join(f"{value:.2f}" for value in found.rounds)
-        what = f"{found.ratio.name} | {found.ratio.work} | {found.against}"
-        lines.append(f"| {what} | {found.value:.2f} | {rounds} | {wanted} | {met} |")
+def findings_table(findings: Iterable[Finding]) -> str:
+    """Returns a Markdown table of the findings beside what is wanted."""
+    lines = ["| figure | of | against | median | rounds | goal | |", "|---|---|---|---|---|---|---|"]
+    for finding in findings:
+        met = {None: "", True: "yes", False: "no"}[finding.met]
+        rounds = " ".join(f"{value:.2f}" for value in finding.rounds)
+        what = f"{finding.goal.name} | {finding.goal.what} | {finding.against}"
+        lines.append(f"| {what} | {finding.value:.2f} | {rounds} | {finding.goal.wanted} | {met} |")
     return "\n".join(lines)
 
 
-def _work_table(work: Work, figures: Sequence[Figure]) -> str:
-    lines = [f"## {work}", "", f"| subject | {figures[0].unit} | rounds |", "|---|---|---|"]
+def _throughput_table(figures: Sequence[Figure], unit: str) -> str:
+    lines = [f"| subject | {unit} | rounds | processor time, µs | |", "|---|---|---|---|---|"]
     for figure in sorted(figures, key=lambda figure: -(figure.median or 0.0)):
         median = "failed" if figure.median is None else f"{figure.median:,.0f}"
         rounds = " ".join("-" if value is None else f"{value:,.0f}" for value in figure.rounds)
-        lines.append(f"| {figure.subject} | {median} | {figure.problem or rounds} |")
+        used = ", ".join(f"{name} {value:.4g}" for name, value in processor_medians(figure).items())
+        disturbed = (
+            f"disturbed: others used {max(figure.foreign):.0%}" if max(figure.foreign, default=0) > DISTURBED else ""
+        )
+        lines.append(f"| {figure.subject} | {median} | {rounds} | {used} | {figure.problem or disturbed} |")
+    return "\n".join(lines)
+
+
+def _load(figure: LatencyFigure) -> str:
+    return figure.what.rpartition(", ")[0] if figure.section == "training" else figure.what
+
+
+def _latency_table(figures: Sequence[LatencyFigure]) -> str:
+    lines = ["| subject | calls/s | p50, ms | p90 | p99 | max | |", "|---|---|---|---|---|---|---|"]
+    for figure in figures:
+        who = figure.subject if figure.section != "training" else f"{figure.subject}, {figure.what.rpartition(', ')[2]}"
+        rates = [rate for rate in figure.rate if rate]
+        rate = f"{statistics.median(rates):,.0f}" if rates else ""
+        names = ("p50", "p90", "p99", "max")
+        values = [statistics.median(one[name] for one in figure.milliseconds) for name in names if figure.milliseconds]
+        shown = " | ".join(f"{value:.2f}" for value in values) or " | | | "
+        lines.append(f"| {who} | {rate} | {shown} | {figure.problem} |")
     return "\n".join(lines)

@@ -30,18 +30,19 @@ class Server:
 
     Attributes:
         name: The name, for messages.
+        pid: Process id of the first process.
     """
 
     def __init__(self, name: str, pid: int, without: Sequence[Server] = ()) -> None:
         """Takes a process that runs already; `without` are servers below it that count as servers of their own."""
         self.name = name
-        self._pid = pid
+        self.pid = pid
         self._without = without
 
     def processes(self) -> list[psutil.Process]:
         """Returns the processes, the oldest first."""
         with suppress(psutil.NoSuchProcess):
-            root = psutil.Process(self._pid)
+            root = psutil.Process(self.pid)
             others = {process.pid for server in self._without for process in server.processes()}
             return [one for one in (root, *root.children(recursive=True)) if one.pid not in others]
         return []
@@ -60,7 +61,7 @@ class Server:
 
     def memory(self) -> int:
         """Returns the resident memory of the first process, in bytes."""
-        return int(psutil.Process(self._pid).memory_info().rss)
+        return int(psutil.Process(self.pid).memory_info().rss)
 
 
 class StartedServer(Server):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ class Stage:
         missing: Why the others do not, by name.
     """
 
-    def __init__(self, directory: Path, wanted: Sequence[str], say: Callable[[str], None]) -> None:
+    def __init__(self, directory: Path, wanted: Container[str], say: Callable[[str], None]) -> None:
         """Starts all subjects, and freezes them.
 
         Args:

@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.checks import WrongAnswer, reply_bytes
-from benchmarks.h2load import LoadFailed, closed_loop
+from benchmarks.checks import WrongAnswer, first_reply_bytes, reply_bytes
+from benchmarks.h2load import Load, LoadFailed, closed_loop, number_of_calls
+from benchmarks.processor import ProcessorTime
 from benchmarks.stage import Stage
-from benchmarks.work import STREAM_MESSAGES, Call, Subject, Work
+from benchmarks.work import STREAM_MESSAGES, Call, Work
 
 WARM_UP_SECONDS = 0.5
 
@@ -35,6 +36,8 @@ class Figure:
     Attributes:
         unit: "calls/s" or "rows/s".
         rounds: One value a round; None where the subject failed.
+        processor: For each round, microseconds of processor time a call, or a row of a stream, by who used it.
+        foreign: For each round, the share of all processors that somebody else used meanwhile, from 0 to 1.
         problem: Why it failed the last time, or empty.
     """
 
@@ -43,6 +46,8 @@ class Figure:
     work: Work
     unit: str
     rounds: list[float | None] = field(default_factory=list)
+    processor: list[dict[str, float]] = field(default_factory=list)
+    foreign: list[float] = field(default_factory=list)
     problem: str = ""
 
     @property
@@ -88,26 +93,38 @@ def _slots(stage: Stage, comparison: Comparison) -> list[Figure]:
 
 def _measure_once(stage: Stage, figure: Figure, seconds: float) -> None:
     subject, work = stage.subjects[figure.subject], figure.work
+    expected = stage.expected[work.model][: work.rows]
     with stage.only(subject.servers):
         try:
-            figure.rounds.append(_per_second(subject, work, stage, seconds))
+            call = subject.call(work)
+            assert call is not None
+            size = first_reply_bytes(call, expected)
+            warm_up = _load(call, work, WARM_UP_SECONDS)
+            used = ProcessorTime(subject.servers)
+            load = _load(call, work, seconds, warm_up)
+            spent, foreign = used.seconds(), used.foreign_share()
+            check_replies(call, load.data, load.calls, size, work.in_flight)
+            reply_bytes(call, expected)
         except (WrongAnswer, LoadFailed) as error:
             figure.problem = str(error)
             figure.rounds.append(None)
+            return
+    done = load.calls * STREAM_MESSAGES * work.rows if work.stream else load.calls
+    figure.rounds.append(done / load.seconds)
+    figure.processor.append({name: seconds / done * 1e6 for name, seconds in spent.items() if name != "others"})
+    figure.foreign.append(foreign)
 
 
-def _per_second(subject: Subject, work: Work, stage: Stage, seconds: float) -> float:
-    """Returns calls, or rows of streams, a second. Raises WrongAnswer or LoadFailed."""
-    call, expected = subject.call(work), stage.expected[work.model][: work.rows]
-    assert call is not None
-    size = reply_bytes(call, expected)
-    closed_loop(call, work.in_flight, WARM_UP_SECONDS)
-    load = closed_loop(call, work.in_flight, seconds)
-    check_replies(call, load.data, load.calls, size, work.in_flight)
-    reply_bytes(call, expected)
-    if work.stream:
-        return load.data / size * STREAM_MESSAGES * work.rows / load.seconds
-    return load.calls / load.seconds
+def _load(call: Call, work: Work, seconds: float, before: Load | None = None) -> Load:
+    """Runs a load for about some time.
+
+    Streams are all answered to their end, as many as the load before promises: a stream is so long that a part of one would
+    count, and Triton has been seen to die some time after streams that were cut off.
+    """
+    if not work.stream:
+        return closed_loop(call, work.in_flight, seconds)
+    streams = round(before.calls / before.seconds * seconds) if before else 3 * work.in_flight
+    return number_of_calls(call, max(work.in_flight, streams), work.in_flight)
 
 
 def check_replies(call: Call, data: int, calls: int, size: int, in_flight: int) -> None:

@@ -28,7 +28,7 @@ class BentoMl:
         python = python_of(peer)
         library_models.fit(python, models, directory / "bentoml-models")
         self._port = free_port()
-        where = ["--working-dir", peer, "--host", "127.0.0.1", "--port", str(self._port)]
+        where: list[str | Path] = ["--working-dir", peer, "--host", "127.0.0.1", "--port", str(self._port)]
         environment = {
             "MODELS": str(directory / "bentoml-models"),
             "WORKERS": "1",
@@ -36,7 +36,7 @@ class BentoMl:
             "BENTOML_DO_NOT_TRACK": "True",
             "BENTOML_CONFIG_OPTIONS": "api_server.logging.access.enabled=false",
         }
-        command = [python.parent / "bentoml", "serve", "service:Models", *where]
+        command: list[str | Path] = [python.parent / "bentoml", "serve", "service:Models", *where]
         self.process = StartedServer(self.name, command, directory, environment)
         self.servers: Sequence[Server] = [self.process]
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import psutil
 from fitserve import _tensors
 from fitserve.v1 import data_pb2, prediction_service_pb2
 
@@ -47,9 +48,9 @@ class FitServe:
         found = _SERVING.search(self.process.log.read_text())
         assert found
         self.address = found[1]
-        self.triton, port = _embedded_triton(self.process)
-        self.triton_address = f"127.0.0.1:{port}"
-        self.service = Server("fitserve", self.process.processes()[0].pid, without=[self.triton])
+        self.triton = EmbeddedTriton(self.process.pid)
+        self.triton_address = f"127.0.0.1:{self.triton.port()}"
+        self.service = Server("fitserve", self.process.pid, without=[self.triton])
 
     @property
     def servers(self) -> Sequence[Server]:
@@ -83,12 +84,24 @@ def _stream_predictions(reply: bytes) -> Predictions:
     return _tensors.decode(message.response.prediction_tensor)
 
 
-def _embedded_triton(service: StartedServer) -> tuple[Server, int]:
-    """Returns the launcher of Triton with all below it, and the port of Triton's gRPC."""
-    for launcher in service.processes():
-        if "triton_runtime" in launcher.cmdline():
-            for process in launcher.children():
-                for connection in process.net_connections("tcp"):
-                    if connection.status == "LISTEN":
-                        return Server("triton", launcher.pid), connection.laddr.port
-    raise ServerFailed("FitServe runs without a Triton of its own; unset TRITON_URL")
+class EmbeddedTriton(Server):
+    """The launcher of FitServe's Triton and all below it, also when FitServe has had to start it again."""
+
+    def __init__(self, service: int) -> None:
+        """Takes the process id of a service that serves."""
+        super().__init__("triton", service)
+
+    def processes(self) -> list[psutil.Process]:
+        """See `Server`."""
+        for process in psutil.Process(self.pid).children():
+            if "triton_runtime" in process.cmdline():
+                return [process, *process.children(recursive=True)]
+        return []
+
+    def port(self) -> int:
+        """Returns the port of its gRPC. Raises ServerFailed if there is none."""
+        for process in self.processes():
+            for connection in process.net_connections("tcp"):
+                if connection.status == "LISTEN":
+                    return int(connection.laddr.port)
+        raise ServerFailed("FitServe runs without a Triton of its own; unset TRITON_URL")

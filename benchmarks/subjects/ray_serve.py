@@ -26,7 +26,13 @@ class RayServe:
         python = python_of(peer)
         library_models.fit(python, models, directory / "ray-models")
         self._port = free_port()
-        command = [python, peer / "app.py", directory / "ray-models", str(self._port), str(free_port())]
+        command: list[str | Path] = [
+            python,
+            peer / "app.py",
+            directory / "ray-models",
+            str(self._port),
+            str(free_port()),
+        ]
         environment = {
             "PYTHONPATH": str(ROOT / "clients/python"),
             "RAY_USAGE_STATS_ENABLED": "0",

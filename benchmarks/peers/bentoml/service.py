@@ -32,14 +32,17 @@ class Models:
     @bentoml.api(batchable=True, max_batch_size=MOST_ROWS, max_latency_ms=LATENCY_MS)
     def forest(self, features: np.ndarray) -> np.ndarray:
         """Predicts labels."""
-        return self._forest.predict(features)
+        predictions: np.ndarray = self._forest.predict(features)
+        return predictions
 
     @bentoml.api(batchable=True, max_batch_size=MOST_ROWS, max_latency_ms=LATENCY_MS)
     def light(self, features: np.ndarray) -> np.ndarray:
         """Predicts labels."""
-        return self._light.predict(features)
+        predictions: np.ndarray = self._light.predict(features)
+        return predictions
 
     @bentoml.api(batchable=True, max_batch_size=MOST_ROWS, max_latency_ms=LATENCY_MS)
     def xgboost(self, features: np.ndarray) -> np.ndarray:
         """Predicts values."""
-        return self._xgboost.predict(features)
+        predictions: np.ndarray = self._xgboost.predict(features)
+        return predictions

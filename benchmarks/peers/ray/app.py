@@ -25,7 +25,6 @@ WAIT_SECONDS = 0.005
 SERVICER = "fitserve.v1.prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server"
 
 
-@serve.deployment(max_ongoing_requests=1000, logging_config={"enable_access_log": False})
 class Models:
     """All models in one deployment."""
 
@@ -59,7 +58,8 @@ def main(directory: str, port: int, http_port: int) -> None:
         http_options={"host": "127.0.0.1", "port": http_port},
         grpc_options=gRPCOptions(port=port, grpc_servicer_functions=[SERVICER]),
     )
-    serve.run(Models.bind(directory))
+    deployment = serve.deployment(max_ongoing_requests=1000, logging_config={"enable_access_log": False})
+    serve.run(deployment(Models).bind(directory))
     while True:
         time.sleep(3600)
 
