@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import datetime
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from benchmarks import machine, plan, report
-from benchmarks.environments import HERE
+from benchmarks.environments import HERE, EnvironmentFailed
 from benchmarks.latency import Setting
 from benchmarks.server_process import ServerFailed
 from benchmarks.stage import Stage
@@ -20,6 +21,8 @@ from benchmarks.stage import Stage
 def main() -> int:
     """Runs the benchmark and returns the exit code: 0 when it has measured, whether or not goals are met."""
     options = _read_arguments(sys.argv[1:])
+    # What is started is ended on the way out, so SIGTERM must be a way out too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if not shutil.which("h2load"):
         print("make bench needs h2load: apt-get install nghttp2-client", file=sys.stderr)
         return 2
@@ -29,6 +32,10 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     report.write(results, options.results)
+    try:
+        report.draw(options.results)
+    except EnvironmentFailed as error:
+        print(f"no plots: {error}", file=sys.stderr)
     print(report.findings_table(results.found.findings))
     return 0
 

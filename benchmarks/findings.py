@@ -41,12 +41,14 @@ class Finding:
     Attributes:
         rounds: One value a round, at least one.
         against: What it was measured against, or how.
+        errors: Calls that were not answered rightly; nothing is met with any.
         details: The figures that it was computed from.
     """
 
     goal: Goal
     rounds: list[float]
     against: str = ""
+    errors: int = 0
     details: dict[str, Any] = field(default_factory=dict)  # Any: what JSON may hold
 
     @property
@@ -59,4 +61,6 @@ class Finding:
         """Whether the value is as wanted; None if nothing is."""
         if self.goal.bound is None:
             return None
+        if self.errors:
+            return False
         return self.value >= self.goal.bound if self.goal.least else self.value <= self.goal.bound

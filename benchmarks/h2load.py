@@ -53,14 +53,10 @@ class Load:
     latencies: NDArray[np.float64]
 
 
-def closed_loop(call: Call, in_flight: int, seconds: float) -> Load:
-    """Keeps so many calls in flight for some time: each answer is followed by the next call at once."""
-    return _run(call, [*_in_flight(call, in_flight), f"-D{round(seconds * 1000)}ms"])
-
-
 def number_of_calls(call: Call, calls: int, in_flight: int) -> Load:
-    """Makes so many calls, so many of them at one time."""
-    return _run(call, [*_in_flight(call, in_flight), f"-n{calls}"])
+    """Makes so many calls, so many of them at one time: each answer is followed by the next call at once."""
+    connections = in_flight if call.transport == "http1" else min(in_flight, CONNECTIONS)
+    return _run(call, [f"-c{connections}", f"-m{in_flight // connections}", f"-n{calls}"])
 
 
 def open_loop(call: Call, rate: float, seconds: float, connections: int) -> Load:
@@ -74,11 +70,6 @@ def open_loop(call: Call, rate: float, seconds: float, connections: int) -> Load
     pacing = [f"-r{opened}", "--rate-period=1ms", f"--rps={each:.3f}"]
     calls = connections * max(1, round(each * seconds))
     return _run(call, [f"-c{connections}", "-m1000", f"-n{calls}", *pacing])
-
-
-def _in_flight(call: Call, in_flight: int) -> list[str]:
-    connections = in_flight if call.transport == "http1" else min(in_flight, CONNECTIONS)
-    return [f"-c{connections}", f"-m{in_flight // connections}"]
 
 
 def _run(call: Call, options: list[str]) -> Load:

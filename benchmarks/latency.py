@@ -13,12 +13,12 @@ import fitserve
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.checks import WrongAnswer, first_reply_bytes, reply_bytes
+from benchmarks.checks import WrongAnswer, first_reply_bytes
 from benchmarks.findings import Finding, Goal
-from benchmarks.h2load import Load, LoadFailed, closed_loop, open_loop
+from benchmarks.h2load import Load, LoadFailed, number_of_calls, open_loop
 from benchmarks.stage import Stage
-from benchmarks.throughput import WARM_UP_SECONDS, check_replies
-from benchmarks.work import Work
+from benchmarks.throughput import check_replies, warm_up
+from benchmarks.work import Call, Work
 
 CALLS_PER_CONNECTION = 20
 """Calls a second of one connection at a fixed rate: so few that the connections' timers spread the calls evenly."""
@@ -42,22 +42,23 @@ class LatencyFigure:
         what: The load in words.
         rate: Calls a second, by round; 0 for a lone request, which follows the answer before.
         milliseconds: The percentiles 50, 90, 99 and the maximum, by round.
+        errors: Calls that were not answered rightly, all rounds together.
         problem: Why it failed the last time, or empty.
     """
 
     section: str
     subject: str
     what: str
+    errors: int = 0
     rate: list[float] = field(default_factory=list)
     milliseconds: list[dict[str, float]] = field(default_factory=list)
     problem: str = ""
 
-    def add(self, rate: float, latencies: NDArray[np.float64]) -> dict[str, float]:
-        """Notes a round and returns its percentiles."""
-        found = percentiles(latencies)
+    def add(self, rate: float, load: Load, errors: int) -> None:
+        """Notes a round."""
         self.rate.append(round(rate, 1))
-        self.milliseconds.append(found)
-        return found
+        self.milliseconds.append(percentiles(load.latencies))
+        self.errors += errors
 
 
 def percentiles(latencies: NDArray[np.float64]) -> dict[str, float]:
@@ -86,24 +87,37 @@ class Setting:
         """Returns those that run."""
         return [name for name in subjects if name in self.stage.subjects]
 
-    def load(self, subject: str, work: Work, rate: float, seconds: float, connections: int | None = None) -> Load:
-        """Runs a checked load, at a rate or, for rate 0, of one request after the other. The subject must be thawed.
+    def one_by_one(self, figure: LatencyFigure, work: Work) -> None:
+        """Notes the latencies of one call after the other. The subject must be thawed.
 
         Raises:
             WrongAnswer, LoadFailed: The subject fails.
         """
+        call, size = self._ready(figure.subject, work)
+        load = number_of_calls(call, warm_up(call, 1, self.seconds), 1)
+        check_replies(call, load, size)
+        figure.add(0, load, errors=0)
+
+    def at_rate(
+        self, figure: LatencyFigure, work: Work, rate: float, seconds: float, connections: int | None = None
+    ) -> None:
+        """Notes the latencies at a rate, and how many calls failed. The subject must be thawed.
+
+        Raises:
+            WrongAnswer, LoadFailed: The subject fails.
+        """
+        call, size = self._ready(figure.subject, work)
+        warm_up(call, 1, seconds)
+        load = open_loop(call, rate, seconds, connections or max(1, round(rate / CALLS_PER_CONNECTION)))
+        # A failed call of gRPC has no message in its reply.
+        figure.add(rate, load, errors=load.calls - load.data // size)
+
+    def _ready(self, subject: str, work: Work) -> tuple[Call, int]:
+        """Returns the call of a work, which the subject has just answered rightly, and the bytes of its reply."""
         call = self.stage.subjects[subject].call(work)
         assert call is not None
-        expected = self.stage.expected[work.model][: work.rows]
-        size = first_reply_bytes(call, expected)
-        closed_loop(call, 1, WARM_UP_SECONDS)
-        if rate:
-            load = open_loop(call, rate, seconds, connections or max(1, round(rate / CALLS_PER_CONNECTION)))
-        else:
-            load = closed_loop(call, 1, seconds)
-        check_replies(call, load.data, load.calls, size, in_flight=0 if rate else 1)
-        reply_bytes(call, expected)
-        return load
+        size = first_reply_bytes(call, self.stage.expected[work.model][: work.rows])
+        return call, size
 
 
 def lone(setting: Setting, subjects: Sequence[str]) -> tuple[list[LatencyFigure], list[Finding]]:
@@ -112,8 +126,7 @@ def lone(setting: Setting, subjects: Sequence[str]) -> tuple[list[LatencyFigure]
     for number in range(setting.rounds):
         for name in _in_turn(list(figures), number):
             with _noting(setting, figures[name]):
-                load = setting.load(name, LONE, 0, setting.seconds)
-                figures[name].add(0, load.latencies)
+                setting.one_by_one(figures[name], LONE)
     found = []
     if figures.get(OURS) and figures.get("triton"):
         pairs = zip(figures[OURS].milliseconds, figures["triton"].milliseconds, strict=False)
@@ -136,9 +149,10 @@ def half_rate(setting: Setting, subjects: Sequence[str]) -> tuple[list[LatencyFi
             with _noting(setting, figures[name]):
                 call = setting.stage.subjects[name].call(ONE_ROW)
                 assert call is not None
-                saturating = closed_loop(call, ONE_ROW.in_flight, setting.seconds)
+                calls = warm_up(call, ONE_ROW.in_flight, setting.seconds)
+                saturating = number_of_calls(call, calls, ONE_ROW.in_flight)
                 rate = saturating.calls / saturating.seconds / 2
-                figures[name].add(rate, setting.load(name, ONE_ROW, rate, setting.seconds).latencies)
+                setting.at_rate(figures[name], ONE_ROW, rate, setting.seconds)
     goal = Goal("half_rate_p99_vs_p50", "p99 at half of the saturating rate, against its own p50", "x", 5.0, False)
     rounds = [one["p99"] / one["p50"] for one in figures[OURS].milliseconds] if OURS in figures else []
     return list(figures.values()), [Finding(goal, rounds, "its own p50")] if rounds else []
@@ -151,8 +165,7 @@ def while_training(setting: Setting) -> tuple[list[LatencyFigure], list[Finding]
     for _ in range(setting.rounds):
         for figure in (idle, busy):
             with _noting(setting, figure), _training(setting.stage, figure is busy):
-                load = setting.load(OURS, ONE_ROW, BUSY_RATE, 2 * setting.seconds)
-                figure.add(BUSY_RATE, load.latencies)
+                setting.at_rate(figure, ONE_ROW, BUSY_RATE, 2 * setting.seconds)
     pairs = zip(busy.milliseconds, idle.milliseconds, strict=False)
     rounds = [one["p99"] / other["p99"] for one, other in pairs]
     goal = Goal(
@@ -167,7 +180,7 @@ def many_clients(
     """Measures many connections that each send one image a second to the network."""
     figure = LatencyFigure("clients", OURS, f"cnn, {clients} clients with an image a second each")
     with _noting(setting, figure):
-        figure.add(clients, setting.load(OURS, IMAGE, clients, seconds, clients).latencies)
+        setting.at_rate(figure, IMAGE, clients, seconds, clients)
     goal = Goal("clients_p99_ms", f"{figure.what}, p99; no error", "ms", 50.0, False)
     return [figure], _p99(goal, figure)
 
@@ -176,14 +189,14 @@ def sustained(setting: Setting, rate: int = 500, seconds: float = 60.0) -> tuple
     """Measures a rate over a minute."""
     figure = LatencyFigure("sustained", OURS, f"xgboost, 1 row a call, {rate} calls/s for {seconds:g} s")
     with _noting(setting, figure):
-        figure.add(rate, setting.load(OURS, ONE_ROW, rate, seconds).latencies)
+        setting.at_rate(figure, ONE_ROW, rate, seconds)
     goal = Goal("sustained_p99_ms", f"{figure.what}, p99; no error", "ms", 20.0, False)
     return [figure], _p99(goal, figure)
 
 
 def _p99(goal: Goal, figure: LatencyFigure) -> list[Finding]:
     rounds = [one["p99"] for one in figure.milliseconds]
-    return [Finding(goal, rounds)] if rounds else []
+    return [Finding(goal, rounds, errors=figure.errors, details={"errors": figure.errors})] if rounds else []
 
 
 def _in_turn(names: list[str], number: int) -> list[str]:
@@ -200,8 +213,11 @@ def _noting(setting: Setting, figure: LatencyFigure) -> Iterator[None]:
             yield
         except (WrongAnswer, LoadFailed) as error:
             figure.problem = str(error)
-    found = figure.milliseconds[-1] if len(figure.milliseconds) > before else figure.problem
-    setting.say(f"{figure.what}: {figure.subject}: {found} {figure.rate[-1:]}")
+    if len(figure.milliseconds) > before:
+        shown = ", ".join(f"{name} {value:.2f} ms" for name, value in figure.milliseconds[-1].items())
+        setting.say(f"{figure.what}: {figure.subject}: {shown}; {figure.errors} errors")
+    else:
+        setting.say(f"{figure.what}: {figure.subject}: {figure.problem}")
 
 
 @contextmanager

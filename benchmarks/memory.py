@@ -35,10 +35,10 @@ def measure(stage: Stage, say: Callable[[str], None]) -> list[Finding]:
         size = first_reply_bytes(call, stage.expected[WORK.model][: WORK.rows])
         for _ in range(PARTS):
             load = number_of_calls(call, part, WORK.in_flight)
-            check_replies(call, load.data, load.calls, size, in_flight=0)
+            check_replies(call, load, size)
             megabytes.append(round(stage.fitserve.service.memory() / 1e6, 2))
             say(f"{len(megabytes) * part:,} predictions: {megabytes[-1]} MB")
-    return [Finding(GOAL, [growth(megabytes)], "", {"megabytes": megabytes, "predictions_each": part})]
+    return [Finding(GOAL, [growth(megabytes)], details={"megabytes": megabytes, "predictions_each": part})]
 
 
 def growth(megabytes: list[float]) -> float:

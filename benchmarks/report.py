@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from benchmarks.environments import HERE, EnvironmentFailed, python_of
 from benchmarks.findings import Finding
 from benchmarks.latency import LatencyFigure
 from benchmarks.plan import Found
@@ -44,6 +46,15 @@ def write(results: Results, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     Path(directory, "latest.json").write_text(json.dumps(as_json(results), indent=2) + "\n")
     Path(directory, "latest.md").write_text(as_markdown(results))
+
+
+def draw(directory: Path) -> None:
+    """Draws the plots of a latest.json as PNGs beside it. Raises EnvironmentFailed if matplotlib cannot be had."""
+    plots = HERE / "plots"
+    command = [python_of(plots), plots / "draw.py", directory / "latest.json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EnvironmentFailed(done.stderr[-600:])
 
 
 def as_json(results: Results) -> Json:
@@ -117,7 +128,8 @@ def findings_table(findings: Iterable[Finding]) -> str:
         met = {None: "", True: "yes", False: "no"}[finding.met]
         rounds = " ".join(f"{value:.2f}" for value in finding.rounds)
         what = f"{finding.goal.name} | {finding.goal.what} | {finding.against}"
-        lines.append(f"| {what} | {finding.value:.2f} | {rounds} | {finding.goal.wanted} | {met} |")
+        errors = f", {finding.errors} errors" if finding.errors else ""
+        lines.append(f"| {what} | {finding.value:.2f} | {rounds} | {finding.goal.wanted} | {met}{errors} |")
     return "\n".join(lines)
 
 
@@ -147,5 +159,6 @@ def _latency_table(figures: Sequence[LatencyFigure]) -> str:
         names = ("p50", "p90", "p99", "max")
         values = [statistics.median(one[name] for one in figure.milliseconds) for name in names if figure.milliseconds]
         shown = " | ".join(f"{value:.2f}" for value in values) or " | | | "
-        lines.append(f"| {who} | {rate} | {shown} | {figure.problem} |")
+        errors = f"{figure.errors} errors" if figure.errors else ""
+        lines.append(f"| {who} | {rate} | {shown} | {figure.problem or errors} |")
     return "\n".join(lines)

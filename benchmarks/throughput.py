@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.checks import WrongAnswer, first_reply_bytes, reply_bytes
-from benchmarks.h2load import Load, LoadFailed, closed_loop, number_of_calls
+from benchmarks.h2load import Load, LoadFailed, number_of_calls
 from benchmarks.processor import ProcessorTime
 from benchmarks.stage import Stage
 from benchmarks.work import STREAM_MESSAGES, Call, Work
@@ -99,11 +99,11 @@ def _measure_once(stage: Stage, figure: Figure, seconds: float) -> None:
             call = subject.call(work)
             assert call is not None
             size = first_reply_bytes(call, expected)
-            warm_up = _load(call, work, WARM_UP_SECONDS)
+            calls = warm_up(call, work.in_flight, seconds)
             used = ProcessorTime(subject.servers)
-            load = _load(call, work, seconds, warm_up)
+            load = number_of_calls(call, calls, work.in_flight)
             spent, foreign = used.seconds(), used.foreign_share()
-            check_replies(call, load.data, load.calls, size, work.in_flight)
+            check_replies(call, load, size)
             reply_bytes(call, expected)
         except (WrongAnswer, LoadFailed) as error:
             figure.problem = str(error)
@@ -115,27 +115,25 @@ def _measure_once(stage: Stage, figure: Figure, seconds: float) -> None:
     figure.foreign.append(foreign)
 
 
-def _load(call: Call, work: Work, seconds: float, before: Load | None = None) -> Load:
-    """Runs a load for about some time.
+def warm_up(call: Call, in_flight: int, seconds: float) -> int:
+    """Runs a short load, and returns how many calls will take about so many seconds with so many in flight.
 
-    Streams are all answered to their end, as many as the load before promises: a stream is so long that a part of one would
-    count, and Triton has been seen to die some time after streams that were cut off.
+    Loads are numbers of calls, all answered to their end. One that broke off would leave a slow server with work for
+    nobody, which would count against the next; and Triton has been seen to die after streams that broke off.
     """
-    if not work.stream:
-        return closed_loop(call, work.in_flight, seconds)
-    streams = round(before.calls / before.seconds * seconds) if before else 3 * work.in_flight
-    return number_of_calls(call, max(work.in_flight, streams), work.in_flight)
+    load = number_of_calls(call, 2 * in_flight, in_flight)
+    if load.seconds < WARM_UP_SECONDS:
+        load = number_of_calls(call, _calls(load, WARM_UP_SECONDS, in_flight), in_flight)
+    return _calls(load, seconds, in_flight)
 
 
-def check_replies(call: Call, data: int, calls: int, size: int, in_flight: int) -> None:
-    """Raises WrongAnswer if the replies of a load are not all as long as the right one.
+def _calls(before: Load, seconds: float, in_flight: int) -> int:
+    """Returns how many calls take so long, by the rate of a load before; at least two for each that is in flight."""
+    return max(2 * in_flight, round(before.calls / before.seconds * seconds))
 
-    Args:
-        call: What was called.
-        data: The bytes of all replies.
-        calls: The calls that were answered.
-        size: The bytes of a right reply.
-        in_flight: The calls whose replies may have been cut off by the end of the load.
-    """
-    if not 0 <= data - calls * size <= in_flight * size:
-        raise WrongAnswer(f"{call.url}: {calls} replies have {data} bytes; each right one has {size}")
+
+def check_replies(call: Call, load: Load, size: int) -> None:
+    """Raises WrongAnswer if the replies of a load are not all as long as the right one, which has `size` bytes."""
+    if load.data != load.calls * size:
+        wrong = f"{load.calls} replies have {load.data} bytes; each right one has {size}"
+        raise WrongAnswer(f"{call.url}: {wrong}")

@@ -57,7 +57,7 @@ def _beside_training(client: fitserve.Client, rounds: int, say: Callable[[str], 
         found.append((seconds - alone) * 1e3)
         details.append({"fit_ms": round(seconds * 1e3, 1), "library_ms": round(alone * 1e3, 1)})
         say(f"Fit of 150 rows: {details[-1]}")
-    return Finding(BESIDE_TRAINING, found, "the library's fit", {"rounds": details})
+    return Finding(BESIDE_TRAINING, found, "the library's fit", details={"rounds": details})
 
 
 def _in_parallel(client: fitserve.Client, cores: int, rounds: int, say: Callable[[str], None]) -> Finding:
@@ -80,7 +80,7 @@ def _in_parallel(client: fitserve.Client, cores: int, rounds: int, say: Callable
         say(f"{cores} fits on {cores} cores: {details[-1]}")
     what = f"{cores} Fits in parallel on {cores} training cores, against one after another"
     goal = Goal("parallel_fits_speedup", what, "x", 0.9 * cores)
-    return Finding(goal, found, "one after another", {"rounds": details})
+    return Finding(goal, found, "one after another", details={"rounds": details})
 
 
 def _fit(client: fitserve.Client, name: str, features: Features, targets: Predictions, trees: int) -> fitserve.Job:

@@ -50,6 +50,9 @@ SET_UPS = {
     "mlserver-workers": SetUp(2, False),
     "mlserver-workers-batching": SetUp(2, True),
 }
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""The threads of several workers' libraries would stand in each other's way."""
+
 _BATCH_ROWS = 64
 _BATCH_SECONDS = 0.005
 
@@ -69,7 +72,7 @@ class MlServer:
         folder = directory / name
         self._port = free_port()
         _write_settings(SET_UPS[name], folder, fitted, self._port)
-        self.process = StartedServer(name, [python.parent / "mlserver", "start", "."], folder)
+        self.process = StartedServer(name, [python.parent / "mlserver", "start", "."], folder, ONE_THREAD)
         self.servers: Sequence[Server] = [self.process]
 
     def call(self, work: Work) -> Call | None:
