@@ -21,6 +21,10 @@ JSON ?=
 CONFIG ?=
 HOST ?=
 SLO ?=
+ONLY ?=
+ROUNDS ?=
+SECONDS ?=
+SUBJECTS ?=
 
 export PYTHONPATH := $(CURDIR):$(CURDIR)/clients/python
 export PATH := $(CURDIR)/.tools:$(PATH)
@@ -108,6 +112,11 @@ format: setup third_party ## format the code and the contract
 .PHONY: load
 load: setup ## run a load: CONFIG=a configuration of ghz, HOST=host:port, SLO=a file with thresholds
 	@$(PY) -m benchmarks.ghz --config $(CONFIG) $(if $(SLO),--slo $(SLO)) $(HOST)
+
+.PHONY: bench
+bench: setup | uv ## measure FitServe, its limits and its peers side by side; ONLY=unary,stream ROUNDS=3 for a part of it
+	@UV=$(UV) $(PY) -m benchmarks $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SUBJECTS),--subjects $(SUBJECTS))
 
 .PHONY: tools
 tools: ## install what tests use: grpcurl, evans and ghz, where there is a Go; Chromium, where that can be

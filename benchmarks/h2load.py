@@ -1,0 +1,111 @@
+"""Runs h2load, nghttp2's load generator in C, and reads what it says.
+
+It knows HTTP and not gRPC: a failed call of gRPC is a success to it. Such a call has no message in its reply, so the bytes
+of all replies together tell whether there was one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.work import Call
+
+CONNECTIONS = 8
+"""The most connections over which gRPC calls in flight are spread; HTTP/1.1 has one for each."""
+
+_GRPC_HEADERS = ("content-type: application/grpc", "te: trailers")
+_HTTP_HEADERS = ("content-type: application/json",)
+_REQUESTS = re.compile(r"requests: (\d+) total, \d+ started, (\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored")
+_FINISHED = re.compile(r"finished in ([\d.]+)(us|ms|s)")
+_DATA = re.compile(r"\((\d+)\) data$", re.MULTILINE)
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+class LoadFailed(Exception):
+    """h2load is missing, or calls failed; the message says which."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What came of a load.
+
+    Attributes:
+        seconds: How long it took.
+        calls: The calls that were answered.
+        data: The bytes of all replies' bodies.
+        starts: When each call started, in seconds since the first, in order.
+        latencies: How long each call took, in seconds, in the order of `starts`.
+    """
+
+    seconds: float
+    calls: int
+    data: int
+    starts: NDArray[np.float64]
+    latencies: NDArray[np.float64]
+
+
+def number_of_calls(call: Call, calls: int, in_flight: int) -> Load:
+    """Makes so many calls, so many of them at one time: each answer is followed by the next call at once."""
+    connections = in_flight if call.transport == "http1" else min(in_flight, CONNECTIONS)
+    return _run(call, [f"-c{connections}", f"-m{in_flight // connections}", f"-n{calls}"])
+
+
+def open_loop(call: Call, rate: float, seconds: float, connections: int) -> Load:
+    """Makes calls at a fixed rate, whatever the answers take, so that waiting is counted.
+
+    h2load paces each connection by a timer of its own. The connections are opened within the time between two calls of
+    one, one after the other, so that their calls do not come all at once.
+    """
+    each = rate / connections
+    opened = math.ceil(connections * each / 1000)  # in each millisecond
+    pacing = [f"-r{opened}", "--rate-period=1ms", f"--rps={each:.3f}"]
+    calls = connections * max(1, round(each * seconds))
+    return _run(call, [f"-c{connections}", "-m1000", f"-n{calls}", *pacing])
+
+
+def _run(call: Call, options: list[str]) -> Load:
+    program = shutil.which("h2load")
+    if program is None:
+        raise LoadFailed("h2load is not installed; it is in Debian's and Ubuntu's package nghttp2-client")
+    with tempfile.TemporaryDirectory() as directory:
+        body, log = Path(directory, "body"), Path(directory, "log")
+        body.write_bytes(_body(call))
+        headers = _GRPC_HEADERS if call.transport == "grpc" else _HTTP_HEADERS
+        transport = ["--h1"] if call.transport == "http1" else []
+        command = [program, "-t1", *options, *transport, f"-d{body}", f"--log-file={log}", call.url]
+        command += [f"-H{header}" for header in headers]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return _read(done.stdout + done.stderr, log)
+
+
+def _body(call: Call) -> bytes:
+    if call.transport == "http1":
+        return call.messages[0]
+    return b"".join(b"\0" + len(message).to_bytes(4, "big") + message for message in call.messages)
+
+
+def _read(said: str, log: Path) -> Load:
+    requests, finished, data = _REQUESTS.search(said), _FINISHED.search(said), _DATA.search(said)
+    if not requests or not finished or not data:
+        raise LoadFailed(f"h2load did not finish: {said[-500:]}")
+    _, done, succeeded, failed, errored = map(int, requests.groups())
+    if failed or errored or succeeded != done or not done:
+        raise LoadFailed(f"{failed} calls failed, {errored} had errors, {succeeded} of {done} succeeded")
+    rows = np.loadtxt(log, np.int64, ndmin=2)
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    return Load(
+        seconds=float(finished[1]) * _UNITS[finished[2]],
+        calls=done,
+        data=int(data[1]),
+        starts=(rows[:, 0] - rows[0, 0]) / 1e6,
+        latencies=rows[:, 2] / 1e6,
+    )
