@@ -40,7 +40,7 @@ class Aliases:
         """Moves an alias back to the version that it named before; once after each move.
 
         Raises:
-            ServiceError: MODEL_NOT_FOUND, ALIAS_NOT_FOUND, NOTHING_TO_ROLL_BACK, and those of `set`.
+            ServiceError: ALIAS_NOT_FOUND, NOTHING_TO_ROLL_BACK, and those of `set`.
         """
         entry = self._registry.model(model)
         alias = entry.alias(name)
@@ -51,6 +51,7 @@ class Aliases:
                 f"{alias.version}; set it to another one",
                 {"model": model, "alias": name},
             )
+        self._registry.stored(model, alias.previous)
         await self._to_its_end(entry, name, alias.previous, asked_by, back_from=alias)
 
     async def delete(self, model: str, name: str) -> None:
