@@ -42,11 +42,11 @@ class Callers:
     """Predictions one after the other, by several threads, until the block ends; one that fails raises then."""
 
     def __init__(self, count: int, call: Callable[[], object]) -> None:
+        self.answers: list[object] = []
         self._call = call
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(count)
         self._workers = [self._pool.submit(self._run) for _ in range(count)]
-        self.answers: list[object] = []
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -100,16 +100,15 @@ def test_a_version_whose_process_is_killed_comes_back_while_the_other_answers(
     (stub,) = stubs_of(service, name, 2)
     with Callers(2, partial(said_by, client, name, 1)) as callers:
         stub.kill()
-        wait_until(lambda: _answer_or_none(client, name) is None)
-        wait_until(lambda: _answer_or_none(client, name) == "SETOSA", 60)
+        wait_until(lambda: _answers_anew(service, client, name, stub), 60)
         callers.go_on()
     assert set(callers.answers) == {"setosa"}
 
 
-def _answer_or_none(client: fitserve.Client, name: str) -> str | None:
+def _answers_anew(service: ServiceProcess, client: fitserve.Client, name: str, old: psutil.Process) -> bool:
     with suppress(errors.Unavailable):
-        return str(client.predict(name, X[:1], version=2)[0])
-    return None
+        return said_by(client, name, 2) == "SETOSA" and old not in stubs_of(service, name, 2)
+    return False
 
 
 def stubs_of(service: ServiceProcess, name: str, version: int) -> list[psutil.Process]:
