@@ -279,7 +279,7 @@ class Registry:
             return []
         if not self._available:
             raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton is being started again; try again")
-        evicted = await self._make_room(entry, version, order) if order is not None else []
+        evicted = await self._make_room(entry, version, order)
         before = entry.moving.get(version)
         entry.moving[version] = VersionState.LOADING
         try:
@@ -419,14 +419,16 @@ class Registry:
         if before is not None:
             entry.moving[version] = before
 
-    async def _make_room(self, entry: ModelEntry, version: int, order: LoadOrder) -> list[str]:
+    async def _make_room(self, entry: ModelEntry, version: int, order: LoadOrder | None) -> list[str]:
         """Returns the names of the models unloaded so that a version may be loaded."""
         evicted: list[str] = []
-        up = len(entry.up - entry.replaced_by(version, order) | {version})
+        replaced = entry.replaced_by(version, order) if order is not None else set()
+        up = len(entry.up - replaced | {version})
         while up > len(entry.up) and self._loaded_count() - len(entry.up) + up > self.max_loaded:
             idle = [other for other in self.models() if other is not entry and _is_idle(other)]
-            if not order.evict or not idle:
-                raise self._too_many_loaded(entry.name, version, order.evict)
+            evict = order is not None and order.evict
+            if not evict or not idle:
+                raise self._too_many_loaded(entry.name, version, evict)
             victim = min(idle, key=lambda other: max(loaded.last_used for loaded in other.loaded.values()))
             await self._operate(victim, "unload", partial(self._unload, victim, None))
             evicted.append(victim.name)
@@ -458,11 +460,12 @@ class Registry:
                 await self._journal.want_loaded(wanted)
             entry.wanted = wanted
             going = [entry.loaded.pop(version) for version in versions if version in entry.loaded]
-            entry.moving.update((loaded.manifest.version, VersionState.UNLOADING) for loaded in going)
+            leaving = versions & entry.moving.keys() | {loaded.manifest.version for loaded in going}
+            entry.moving.update(dict.fromkeys(leaving, VersionState.UNLOADING))
         await self._let_go(entry, going)
         await self._settle(entry)
-        for version in versions:
-            entry.moving.pop(version, None)
+        for version in leaving:
+            del entry.moving[version]
 
     async def _unload_from_triton(self, name: str) -> None:
         try:
@@ -480,7 +483,8 @@ class Registry:
             await self._remove_aliases(entry, removed)
         await asyncio.to_thread(self._artifacts.remove, entry.name, version)
         for number in removed:
-            entry.versions.pop(number, None)
+            for known in (entry.versions, entry.crashes, entry.hangs):
+                known.pop(number, None)
         return removed
 
     async def _remove_aliases(self, entry: ModelEntry, versions: Collection[int]) -> None:
@@ -556,10 +560,7 @@ class Registry:
         """Loads the versions of a model that should be loaded. One's failure must not keep the others away."""
         try:
             async with self._holding(entry, "load"):
-                versions = entry.wanted.in_order if entry.wanted is not None else []
-                for version in versions:
-                    entry.moving.setdefault(version, VersionState.LOADING)
-                for version in versions:
+                for version in entry.wanted.in_order if entry.wanted is not None else []:
                     if not await self._load_again(entry, version):
                         delay = max(FIRST_RELOAD_DELAY, _next_delay(entry, version))
                         self._reload_later(entry, version, delay)

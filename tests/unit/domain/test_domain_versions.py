@@ -273,6 +273,36 @@ async def test_all_versions_come_back_with_the_service_as_far_as_they_are_on_dis
     assert await world.wanted() == {"a": 1, "b": 1}
 
 
+async def test_no_more_versions_come_back_than_may_be_loaded_and_the_serving_one_is_among_them(world: World) -> None:
+    world.limit = 2
+    await world.journal.want_loaded(WantedModel("a", 2, {1: "ann", 2: "bob", 3: "eve"}))
+    for version in (1, 2, 3):
+        world.artifacts.put("a", version)
+    world.registry = Registry(world.artifacts, world.journal, world.inference, world.clock, world.limit, 1000)
+    for version in (1, 2, 3):
+        world.put("a", version)
+    await world.registry.recall()
+    await world.registry.triton_is_up()
+    assert loaded(world.registry) == [1, 2]
+    assert world.state("a", 3) == VersionState.STORED
+
+
+async def test_an_unload_that_triton_refuses_is_not_undone_by_a_reload(world: World) -> None:
+    registry = await two_loaded(world)
+    world.inference.load_errors["a"] = ServiceError(Reason.LOAD_FAILED, "no")
+    await crash_of(world, 2)
+    await until(lambda: world.state("a", 2) == VersionState.FAILED)
+    await crash_of(world, 1)
+    world.inference.unload_errors["a"] = ServiceError(Reason.INTERNAL, "no")
+    assert await reason_of(registry.unload("a")) == Reason.INTERNAL
+    world.inference.load_errors.clear()
+    world.inference.unload_errors.clear()
+    await turns(50)
+    assert loaded(registry) == []
+    await registry.unload("a")
+    assert world.inference.held == {}
+
+
 async def test_a_version_whose_load_hangs_again_and_again_is_left_out_and_the_other_comes_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
