@@ -198,7 +198,7 @@ class Batcher:
 
     @property
     def _full(self) -> bool:
-        """Whether as many batches are in flight as may be: one for each copy and, while few requests are, one to wait there."""
+        """Whether as many batches are in flight as may be: one a copy and, while few requests are, one that waits there."""
         more = MAX_IN_FLIGHT - 1 if self._requests_in_flight < PIPELINE_REQUESTS else 0
         return len(self._batches) >= self._instances + more
 
