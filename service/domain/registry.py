@@ -279,6 +279,7 @@ class Registry:
             return []
         if not self._available:
             raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton is being started again; try again")
+        entry.check_backend(version)
         evicted = await self._make_room(entry, version, order)
         before = entry.moving.get(version)
         entry.moving[version] = VersionState.LOADING

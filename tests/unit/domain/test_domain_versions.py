@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from service.domain import registry as module
-from service.domain.entities import Capacity, LoadOrder, VersionState, WantedModel
+from service.domain.entities import Capacity, LoadOrder, StoredVersion, VersionState, WantedModel
 from service.domain.errors import Reason, ServiceError
 from service.domain.ports import LoadHung, ModelCrashed
 from service.domain.registry import MAX_HANGS, Registry
-from tests.unit.domain.fakes import rows_of, turns, until
+from tests.unit.domain.fakes import manifest, rows_of, turns, until
 from tests.unit.domain.test_domain_registry import World, note_delays, reason_of
 
 ALONGSIDE = LoadOrder("test", alongside=True)
@@ -195,6 +196,21 @@ async def test_a_version_that_triton_refuses_leaves_the_others_alone(world: Worl
     world.inference.load_errors.clear()
     await registry.load("a", 3, ALONGSIDE)
     assert world.inference.held == {"a": [1, 2, 3]}
+
+
+async def test_a_version_of_another_backend_needs_the_loaded_ones_to_go_first(world: World) -> None:
+    """Triton has one configuration for all versions of a model, and in it one backend."""
+    registry = await two_loaded(world)
+    registry.add(StoredVersion("a", 3, replace(manifest("a", 3), backend="fil")))
+    calls = list(world.inference.calls)
+    with pytest.raises(
+        ServiceError, match=r"version 3 .* 'fil', and version 1, which is loaded, on 'onnxruntime'"
+    ) as refused:
+        await registry.load("a", 3, LoadOrder("test"))
+    assert refused.value.reason == Reason.LOAD_FAILED
+    assert world.inference.calls == calls
+    await registry.unload("a")
+    await registry.load("a", 3, LoadOrder("test"))
 
 
 async def test_a_version_that_crashes_is_loaded_again_while_the_others_answer(world: World) -> None:

@@ -85,7 +85,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "MODEL_LOADED", "domain": "fitserve", "metadata": {"model": "iris"}}
     """
     ERROR_REASON_LOAD_FAILED: _ErrorReason.ValueType  # 13
-    """FAILED_PRECONDITION. Triton refused the version.
+    """FAILED_PRECONDITION. Triton refused the version, or cannot hold it beside one that is loaded.
 
         {"reason": "LOAD_FAILED", "domain": "fitserve", "metadata": {"model": "iris", "version": "1"}}
     """
@@ -298,7 +298,7 @@ ERROR_REASON_MODEL_LOADED: ErrorReason.ValueType  # 12
     {"reason": "MODEL_LOADED", "domain": "fitserve", "metadata": {"model": "iris"}}
 """
 ERROR_REASON_LOAD_FAILED: ErrorReason.ValueType  # 13
-"""FAILED_PRECONDITION. Triton refused the version.
+"""FAILED_PRECONDITION. Triton refused the version, or cannot hold it beside one that is loaded.
 
     {"reason": "LOAD_FAILED", "domain": "fitserve", "metadata": {"model": "iris", "version": "1"}}
 """

@@ -76,7 +76,7 @@ const (
 	//
 	//	{"reason": "MODEL_LOADED", "domain": "fitserve", "metadata": {"model": "iris"}}
 	ErrorReason_ERROR_REASON_MODEL_LOADED ErrorReason = 12
-	// FAILED_PRECONDITION. Triton refused the version.
+	// FAILED_PRECONDITION. Triton refused the version, or cannot hold it beside one that is loaded.
 	//
 	//	{"reason": "LOAD_FAILED", "domain": "fitserve", "metadata": {"model": "iris", "version": "1"}}
 	ErrorReason_ERROR_REASON_LOAD_FAILED ErrorReason = 13
