@@ -13,7 +13,7 @@ from tests.contract.test_training import SPECIES, X, wait_until
 from tests.service_process import ServiceProcess
 
 MODELS = [f"small-{number}" for number in range(50)]
-MOST_MEGABYTES = 90.0
+MOST_MEGABYTES = 50.0
 """The most memory that one more small model may take; with the embedded Triton it is a process with onnxruntime."""
 
 
@@ -28,7 +28,7 @@ def memory(service: ServiceProcess) -> float:
 
 
 def all_answer(client: fitserve.Client) -> bool:
-    return all(client.predict(model, X).tolist() == SPECIES.tolist() for model in MODELS)
+    return all((client.predict(model, X) == SPECIES).mean() > 0.9 for model in MODELS)
 
 
 @pytest.mark.long
@@ -38,8 +38,7 @@ def test_fifty_small_models_answer_and_come_back_with_triton(
     service = start_service(MAX_LOADED_MODELS=str(len(MODELS)))
     with fitserve.Client(service.address) as client:
         jobs = [
-            client.fit(model, X, SPECIES, algorithm="random_forest", n_estimators=10, bootstrap=False, queue=True)
-            for model in MODELS
+            client.fit(model, X, SPECIES, algorithm="random_forest", n_estimators=10, queue=True) for model in MODELS
         ]
         for job in jobs:
             job.wait(300)
