@@ -17,6 +17,7 @@ from service.adapters.process_group import ProcProcesses
 from service.adapters.repository import RepositoryArtifacts
 from service.adapters.trainer_process import ForkServerTrainer
 from service.adapters.triton import TritonInference
+from service.domain.aliases import Aliases
 from service.domain.intake import Intake
 from service.domain.jobs import Jobs
 from service.domain.overview import Overview
@@ -93,7 +94,7 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         predictor = Predictor(registry, settings.prediction_queue_bytes)
         servicers = Servicers(
             training=TrainingServicer(intake, jobs, datasets, shared, clock),
-            models=ModelServicer(registry),
+            models=ModelServicer(registry, Aliases(registry, clock)),
             predictions=PredictionServicer(predictor, settings.stream_batches),
             server=ServerServicer(overview, clock.now()),
             oip=OipServicer(predictor, overview, settings.stream_batches),

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     container, or the machine, has for it. With 0 the service trains nothing and needs no training libraries."""
 
     max_loaded_models: int = Field(default=8, ge=1, le=100_000)
-    """The most models that may be loaded into Triton."""
+    """The most versions, of all models, that may be loaded into Triton; copies of one do not count."""
 
     triton_url: str = ""
     """The host:port of a Triton that runs already and sees MODEL_DIR as its model repository, with explicit model control.
@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     """The most jobs that may wait for cores."""
 
     prediction_queue_rows: int = Field(default=1_000_000, ge=1)
-    """The most rows that may wait for one model."""
+    """The most rows that may wait for one version, unless its Load says otherwise."""
 
     prediction_queue_bytes: int = Field(default=512 * 2**20, ge=1)
     """The most bytes of rows, as 32-bit floats, that may wait or be at work for all models together. The service needs about

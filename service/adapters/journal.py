@@ -1,4 +1,4 @@
-"""Jobs and wanted loads in a database: SQLite, or PostgreSQL that several services may share."""
+"""Jobs, wanted models and aliases in a database: SQLite, or PostgreSQL that several services may share."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     DateTime,
+    Delete,
     Dialect,
     Engine,
     Float,
@@ -46,12 +47,12 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, InterfaceE
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from service.adapters.durable import disk_full
-from service.domain.entities import Job, JobError, JobState, Task, TrainingStep, WantedLoad
+from service.domain.entities import Alias, Capacity, Job, JobError, JobState, Task, TrainingStep, WantedModel
 from service.domain.errors import Reason, ServiceError
 
 _log = logging.getLogger("fitserve.journal")
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration. A database that says so is not touched, and alembic, 11 MB, is not imported."""
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
@@ -139,13 +140,33 @@ _wanted_loads = Table(
     "wanted_loads",
     metadata,
     Column("model", String, primary_key=True),
-    Column("version", BigInteger, nullable=False),
+    Column("version", BigInteger, primary_key=True),
     Column("loaded_by", String, nullable=False),
+)
+
+_wanted_models = Table(
+    "wanted_models",
+    metadata,
+    Column("model", String, primary_key=True),
+    Column("serving", BigInteger, nullable=False),
+    Column("instances", BigInteger, nullable=False),
+    Column("max_batch_rows", BigInteger),
+    Column("max_queue_rows", BigInteger),
+)
+
+_aliases = Table(
+    "aliases",
+    metadata,
+    Column("model", String, primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("previous", BigInteger),
+    Column("update_time", _Utc, nullable=False),
 )
 
 
 class DatabaseJournal:
-    """Jobs and wanted loads in a database. Implements `Journal`.
+    """Jobs, wanted models and aliases in a database. Implements `Journal`.
 
     One thread does all the work, so the event loop never waits for a disk, and changes keep their order. A method
     that was cancelled may have made its change. All methods raise ServiceError DATABASE_UNAVAILABLE if the database
@@ -240,25 +261,54 @@ class DatabaseJournal:
         """Returns the jobs that are queued or running, the latest first."""
         return await self._jobs_where(_jobs.c.state.in_(_UNFINISHED))
 
-    async def want_loaded(self, load: WantedLoad) -> None:
-        """Notes that a version should be loaded, in place of other versions of its model."""
+    async def want_loaded(self, wanted: WantedModel) -> None:
+        """Notes what should be loaded of a model, in place of what was noted of it before."""
+        row = {"model": wanted.model, "serving": wanted.serving, **asdict(wanted.capacity)}
+        loads = [
+            {"model": wanted.model, "version": version, "loaded_by": who} for version, who in wanted.loaded_by.items()
+        ]
 
         def work(connection: Connection) -> None:
-            connection.execute(delete(_wanted_loads).where(_wanted_loads.c.model == load.model))
-            connection.execute(insert(_wanted_loads).values(asdict(load)))
+            _want_nothing(connection, wanted.model)
+            connection.execute(insert(_wanted_models).values(row))
+            connection.execute(insert(_wanted_loads), loads)
 
         await self._run(work)
 
     async def want_unloaded(self, model: str) -> None:
         """Notes that no version of a model should be loaded."""
-        statement = delete(_wanted_loads).where(_wanted_loads.c.model == model)
-        await self._run(lambda connection: connection.execute(statement))
+        await self._run(lambda connection: _want_nothing(connection, model))
 
-    async def wanted_loads(self) -> Sequence[WantedLoad]:
-        """Returns the versions that should be loaded, by model."""
-        query = select(_wanted_loads).order_by(_wanted_loads.c.model)
+    async def wanted_models(self) -> Sequence[WantedModel]:
+        """Returns what should be loaded, by model."""
+        query = select(_wanted_models, _wanted_loads.c.version, _wanted_loads.c.loaded_by)
+        query = query.join(_wanted_loads, _wanted_loads.c.model == _wanted_models.c.model)
+        query = query.order_by(_wanted_models.c.model, _wanted_loads.c.version)
         rows = await self._run(lambda connection: connection.execute(query).mappings().all())
-        return [WantedLoad(**row) for row in rows]
+        loads: dict[str, dict[int, str]] = {}
+        for row in rows:
+            loads.setdefault(row["model"], {})[row["version"]] = row["loaded_by"]
+        models = {row["model"]: row for row in rows}
+        return [WantedModel(model, row["serving"], loads[model], _capacity(row)) for model, row in models.items()]
+
+    async def set_alias(self, alias: Alias) -> None:
+        """Stores an alias, in place of the model's one of that name."""
+
+        def work(connection: Connection) -> None:
+            connection.execute(_delete_alias(alias.model, alias.name))
+            connection.execute(insert(_aliases).values(asdict(alias)))
+
+        await self._run(work)
+
+    async def delete_alias(self, model: str, name: str) -> None:
+        """Deletes an alias. One that is not there is no error."""
+        await self._run(lambda connection: connection.execute(_delete_alias(model, name)))
+
+    async def aliases(self) -> Sequence[Alias]:
+        """Returns all aliases, by model and name."""
+        query = select(_aliases).order_by(_aliases.c.model, _aliases.c.name)
+        rows = await self._run(lambda connection: connection.execute(query).mappings().all())
+        return [Alias(**row) for row in rows]
 
     async def close(self) -> None:
         """Closes the database. What is under way ends first."""
@@ -288,6 +338,19 @@ class DatabaseJournal:
     def _transact(self, work: Callable[[Connection], _Result]) -> _Result:
         with self._engine.begin() as connection:
             return work(connection)
+
+
+def _want_nothing(connection: Connection, model: str) -> None:
+    for table in (_wanted_loads, _wanted_models):
+        connection.execute(delete(table).where(table.c.model == model))
+
+
+def _delete_alias(model: str, name: str) -> Delete:
+    return delete(_aliases).where(_aliases.c.model == model, _aliases.c.name == name)
+
+
+def _capacity(row: RowMapping) -> Capacity:
+    return Capacity(row["instances"], row["max_batch_rows"], row["max_queue_rows"])
 
 
 def _engine(url: str) -> Engine:

@@ -182,11 +182,11 @@ class TritonInference:
             await self._embedded.stop()
             self._embedded = None
 
-    async def serve(self, manifest: Manifest, versions: Sequence[int]) -> None:
+    async def serve(self, manifest: Manifest, versions: Sequence[int], instances: int = 1) -> None:
         """Makes Triton hold exactly `versions` of the manifest's model, and returns when the manifest's one is ready."""
         request = service_pb2.RepositoryModelLoadRequest(model_name=manifest.model)
         config = TritonModelConfig.of(manifest.model, manifest.backend, manifest.signature)
-        request.parameters["config"].string_param = config.to_json(versions)
+        request.parameters["config"].string_param = config.to_json(versions, instances)
         ready = service_pb2.ModelReadyRequest(name=manifest.model, version=str(manifest.version))
         try:
             async with self._loads:

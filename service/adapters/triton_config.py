@@ -76,10 +76,17 @@ class TritonModelConfig:
         text: str = text_format.MessageToString(self._message())
         return text
 
-    def to_json(self, versions: Sequence[int]) -> str:
-        """Returns the configuration as JSON that serves exactly these versions: the `config` override of a load."""
+    def to_json(self, versions: Sequence[int], instances: int = 1) -> str:
+        """Returns the configuration as JSON that serves exactly these versions: the `config` override of a load.
+
+        Triton leaves versions alone that it serves already, and starts or ends copies of them without a gap.
+
+        Args:
+            instances: How many copies of each version work in parallel.
+        """
         message = self._message()
         message.version_policy.CopyFrom(ModelVersionPolicy(specific=ModelVersionPolicy.Specific(versions=versions)))
+        message.instance_group[0].count = instances
         return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
 
     def _message(self) -> ModelConfig:

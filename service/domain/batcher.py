@@ -24,7 +24,7 @@ PIPELINE_REQUESTS = 64
 With more, larger batches win (measured; see DESIGN.md section 8)."""
 
 MAX_IN_FLIGHT = 2
-"""Batches in flight at the most."""
+"""Batches in flight at the most, for a model of one copy: one more than there are copies."""
 
 QUIET_TURNS = 10
 """A batch is sent when so many turns of the event loop have brought no further request. On an idle loop they take 0.1 ms. On
@@ -39,7 +39,7 @@ COMPANY_SECONDS = 0.1
 
 BATCH_SECONDS = 60.0
 """A batch that has no answer after so long has none to come: the process of its model hangs. Batches are small, of 16 MB and
-1024 rows at the most, and two are in flight, so it is the same for all of them."""
+1024 rows at the most, and few are in flight, so it is the same for all of them."""
 
 LONE_TRIES = 8
 """When so many members of a rejected batch were tried alone and none was answered, it is not the members: the others fail
@@ -99,6 +99,7 @@ class Batcher:
         self._max_queued_rows = max_queued_rows
         self._queue: OrderedDict[_Waiting, None] = OrderedDict()
         self._queued_rows = 0
+        self._instances = 1
         self._requests_in_flight = 0
         self._batches: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
@@ -149,6 +150,14 @@ class Batcher:
         finally:
             del waiting  # else an error and this frame hold each other, and with them the rows in its callers' frames
 
+    def resize(self, instances: int, max_batch_rows: int, max_queued_rows: int) -> None:
+        """Sets how many copies of the model work in parallel, and the limits, from now on."""
+        self._instances = instances
+        self._max_batch_rows = max_batch_rows
+        self._max_queued_rows = max_queued_rows
+        if self._queue:
+            self._fill()
+
     async def drained(self) -> None:
         """Returns when nothing waits and nothing is in flight."""
         await self._idle.wait()
@@ -189,8 +198,9 @@ class Batcher:
 
     @property
     def _full(self) -> bool:
-        """Whether as many batches are in flight as may be."""
-        return len(self._batches) >= MAX_IN_FLIGHT or self._requests_in_flight >= PIPELINE_REQUESTS
+        """Whether as many batches are in flight as may be: one a copy and, while few requests are, one that waits there."""
+        more = MAX_IN_FLIGHT - 1 if self._requests_in_flight < PIPELINE_REQUESTS else 0
+        return len(self._batches) >= self._instances + more
 
     def _send(self) -> None:
         """Starts batches as long as there are rows and the number in flight allows it."""
@@ -204,12 +214,18 @@ class Batcher:
             self._idle.set()
 
     def _next_members(self) -> list[_Waiting]:
-        """Takes requests off the queue for one batch; those whose caller has just gone are dropped."""
+        """Takes requests off the queue for one batch; those whose caller has just gone are dropped.
+
+        Copies that have nothing to do share what waits. The first request is taken in any case: the limit may have been
+        higher when it came.
+        """
         members: list[_Waiting] = []
         rows = 0
+        idle = max(1, self._instances - len(self._batches))
+        limit = min(self._max_batch_rows, -(-self._queued_rows // idle))
         while self._queue:
             waiting = next(iter(self._queue))
-            if rows + waiting.rows > self._max_batch_rows:
+            if members and rows + waiting.rows > limit:
                 break
             del self._queue[waiting]
             self._queued_rows -= waiting.rows

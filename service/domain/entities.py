@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ OUTPUT = "scores"
 
 Label = str | int | float | bool
 """A class label, as the caller gave it."""
+
+Choice: TypeAlias = int | str | None
+"""Which version of a model is meant: its number, an alias, or None for the one that is meant without a word."""
 
 Floats = NDArray[np.float32]
 """A matrix of features [rows, ...] or of scores [rows, outputs]."""
@@ -203,12 +207,86 @@ class StoredVersion:
 
 
 @dataclass(frozen=True)
-class WantedLoad:
-    """A version that should be loaded, whatever happens to Triton or to the service."""
+class Capacity:
+    """How much of a model may be at work. It holds for each of its loaded versions.
+
+    Attributes:
+        instances: The number of copies of a version that work in parallel.
+        max_batch_rows: The most rows of one batch, or None for what the model takes.
+        max_queue_rows: The most rows that may wait for a version, or None for what the settings say.
+    """
+
+    instances: int = 1
+    max_batch_rows: int | None = None
+    max_queue_rows: int | None = None
+
+
+@dataclass(frozen=True)
+class LoadOrder:
+    """How a version is to be loaded.
+
+    Attributes:
+        alongside: Whether it is loaded beside the serving version, in whose place it is otherwise.
+        evict: Whether another model may be unloaded for it.
+        instances: As in `Capacity`; None, as for the two limits: as it is.
+    """
+
+    loaded_by: str
+    alongside: bool = False
+    evict: bool = False
+    instances: int | None = None
+    max_batch_rows: int | None = None
+    max_queue_rows: int | None = None
+
+    def changed(self, capacity: Capacity) -> Capacity:
+        """Returns the capacity that is ordered, for a model that has this one."""
+        return Capacity(
+            self.instances or capacity.instances,
+            self.max_batch_rows or capacity.max_batch_rows,
+            self.max_queue_rows or capacity.max_queue_rows,
+        )
+
+
+@dataclass(frozen=True)
+class WantedModel:
+    """What should be loaded of a model, whatever happens to Triton or to the service: at least one version.
+
+    Attributes:
+        serving: The version that answers requests which name none.
+        loaded_by: The versions, each with who asked for it.
+    """
 
     model: str
+    serving: int
+    loaded_by: Mapping[int, str]
+    capacity: Capacity = Capacity()
+
+    @property
+    def in_order(self) -> list[int]:
+        """The versions, the serving one first."""
+        return sorted(self.loaded_by, key=lambda version: (version != self.serving, version))
+
+    def without(self, versions: Collection[int]) -> WantedModel | None:
+        """Returns what is left without some versions, of which the highest serves if it must, or None for nothing."""
+        left = {version: who for version, who in self.loaded_by.items() if version not in versions}
+        serving = self.serving if self.serving in left else max(left, default=0)
+        return replace(self, serving=serving, loaded_by=left) if left else None
+
+
+@dataclass(frozen=True)
+class Alias:
+    """A second name of a version, which can be moved to another one.
+
+    Attributes:
+        previous: The version that it goes back to when it is rolled back, or None.
+        update_time: When it was moved last.
+    """
+
+    model: str
+    name: str
     version: int
-    loaded_by: str
+    previous: int | None
+    update_time: datetime
 
 
 @dataclass(frozen=True)

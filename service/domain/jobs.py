@@ -44,7 +44,7 @@ from service.domain.ports import (
     TrainingRun,
     TrainingStarted,
 )
-from service.domain.registry import ModelEntry, Registry
+from service.domain.registry import Registry
 from service.domain.scheduler import Scheduler
 
 log = logging.getLogger("fitserve.jobs")
@@ -414,7 +414,7 @@ class Jobs:
         """
         assert why is not None
         entry = self._registry.model(job.model)
-        loaded, begun = _is_loaded(entry, job.version), entry.moving == (job.version, VersionState.LOADING)
+        loaded, begun = job.version in entry.loaded, entry.moving.get(job.version) == VersionState.LOADING
         if not (loaded or begun):
             loading.cancel()
         self._left_loads.add(loading)
@@ -425,10 +425,6 @@ class Jobs:
         self._left_loads.discard(loading)
         if not loading.cancelled():
             log.info("the load that job %s did not wait for ended: %s", job.id, loading.exception() or "it is loaded")
-
-
-def _is_loaded(entry: ModelEntry, version: int) -> bool:
-    return entry.loaded is not None and entry.loaded.manifest.version == version
 
 
 def _load_error(loading: asyncio.Task[None], job: Job) -> ServiceError | None:

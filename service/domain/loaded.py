@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 from service.domain.batcher import Batcher, watched
-from service.domain.entities import Floats, Manifest
+from service.domain.entities import Capacity, Floats, Manifest
 from service.domain.ports import Inference, ModelCrashed
 
 DRAIN_SECONDS = 30.0
@@ -32,7 +33,8 @@ class LoadedVersion:
     Args:
         manifest: The version.
         inference: The server that has it loaded.
-        queue_rows: The most rows that may wait.
+        queue_rows: The most rows that may wait, unless the capacity says otherwise.
+        capacity: How much of it may be at work.
         loaded_by: Who asked for it.
         load_time: When it was loaded.
         on_crash: Called once, with this object, when the server has lost the version.
@@ -43,6 +45,7 @@ class LoadedVersion:
         manifest: Manifest,
         inference: Inference,
         queue_rows: int,
+        capacity: Capacity,
         loaded_by: str,
         load_time: datetime,
         on_crash: Callable[[LoadedVersion], None],
@@ -56,7 +59,31 @@ class LoadedVersion:
         self._send = watched(self._stream.infer, manifest.model)
         self._on_crash = on_crash
         self._crashed = False
+        self._keepers = 0
+        self._let_go = asyncio.Event()
+        self._queue_rows = queue_rows
         self.batcher = Batcher(manifest.model, self._infer, row_bytes, max_batch_rows(row_bytes), queue_rows)
+        self.resize(capacity)
+
+    def resize(self, capacity: Capacity) -> None:
+        """Lets so much be at work from now on."""
+        most = max_batch_rows(self.manifest.signature.row_bytes)
+        self.batcher.resize(
+            capacity.instances,
+            min(most, capacity.max_batch_rows or most),
+            capacity.max_queue_rows or self._queue_rows,
+        )
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keeps the version from going for a block, in which a request for it is read: it waits nowhere yet."""
+        self._keepers += 1
+        try:
+            yield
+        finally:
+            self._keepers -= 1
+            if not self._keepers:
+                self._let_go.set()
 
     def touch(self) -> None:
         """Notes that the version is in use."""
@@ -78,6 +105,9 @@ class LoadedVersion:
         """Lets the requests in flight finish, for `DRAIN_SECONDS` at most, and closes the stream."""
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
+                while self._keepers:
+                    self._let_go.clear()
+                    await self._let_go.wait()
                 await self.batcher.drained()
         except TimeoutError:
             pass  # closing fails what is left, with UNAVAILABLE

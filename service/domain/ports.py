@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from service.domain.entities import (
+    Alias,
     DataBlock,
     Dataset,
     Floats,
@@ -18,7 +19,7 @@ from service.domain.entities import (
     Signature,
     StoredVersion,
     TrainingStep,
-    WantedLoad,
+    WantedModel,
 )
 from service.domain.errors import Reason, ServiceError
 
@@ -94,8 +95,13 @@ class Inference(Protocol):
     async def stop(self) -> None:
         """Stops the server if it is ours, and closes the connection."""
 
-    async def serve(self, manifest: Manifest, versions: Sequence[int]) -> None:
+    async def serve(self, manifest: Manifest, versions: Sequence[int], instances: int) -> None:
         """Makes the server hold exactly `versions` of the manifest's model, and returns when the manifest's one is ready.
+
+        Versions that it holds already go on answering meanwhile.
+
+        Args:
+            instances: How many copies of each version work in parallel.
 
         Raises:
             ServiceError: LOAD_FAILED if the server refuses it; TRITON_UNAVAILABLE if the server is away.
@@ -304,7 +310,7 @@ class Trainer(Protocol):
 
 
 class Journal(Protocol):
-    """The database: jobs and wanted loads. Every method returns when the change is durable."""
+    """The database: jobs, wanted models and aliases. Every method returns when the change is durable."""
 
     async def add_job(self, job: Job) -> None:
         """Stores a new job."""
@@ -326,14 +332,23 @@ class Journal(Protocol):
     async def unfinished_jobs(self) -> Sequence[Job]:
         """Returns the jobs that are queued or running."""
 
-    async def want_loaded(self, load: WantedLoad) -> None:
-        """Notes that a version should be loaded, in place of other versions of its model."""
+    async def want_loaded(self, wanted: WantedModel) -> None:
+        """Notes what should be loaded of a model, in place of what was noted of it before."""
 
     async def want_unloaded(self, model: str) -> None:
         """Notes that no version of a model should be loaded."""
 
-    async def wanted_loads(self) -> Sequence[WantedLoad]:
-        """Returns the versions that should be loaded."""
+    async def wanted_models(self) -> Sequence[WantedModel]:
+        """Returns what should be loaded, by model."""
+
+    async def set_alias(self, alias: Alias) -> None:
+        """Stores an alias, in place of the model's one of that name."""
+
+    async def delete_alias(self, model: str, name: str) -> None:
+        """Deletes an alias. One that is not there is no error."""
+
+    async def aliases(self) -> Sequence[Alias]:
+        """Returns all aliases, by model and name."""
 
     async def close(self) -> None:
         """Closes the database."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.domain.batcher import Batcher
-from service.domain.entities import Floats, Signature
+from service.domain.entities import Choice, Floats, Signature
 from service.domain.errors import Reason, ServiceError, invalid
+from service.domain.loaded import LoadedVersion
 from service.domain.registry import Registry
 
 MAX_BYTES = 512 * 2**20
@@ -43,26 +44,27 @@ class Predictor:
         self._max_bytes = max_bytes
         self._bytes = 0
 
-    def signature(self, model: str, version: int | None) -> Signature:
-        """Returns the signature of the version that would answer, so that named columns can be put in order.
+    def find(self, model: str, choice: Choice) -> LoadedVersion:
+        """Returns the version that answers a request: all of it, so that its columns and its scores mean the same.
 
         Raises:
-            ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_NOT_LOADED, MODEL_LOADING, TRITON_UNAVAILABLE.
+            ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, ALIAS_NOT_FOUND, MODEL_NOT_LOADED, MODEL_LOADING,
+                TRITON_UNAVAILABLE.
         """
-        return self._registry.serving(model, version).manifest.signature
+        return self._registry.serving(model, choice)
 
-    async def predict(self, model: str, version: int | None, rows: Floats, data: bytes | None = None) -> Prediction:
+    async def predict(self, loaded: LoadedVersion, rows: Floats, data: bytes | None = None) -> Prediction:
         """Returns the scores of float32 rows [rows, *signature.shape].
 
         Args:
+            loaded: The version, as `find` has returned it.
             data: The bytes of the rows, if the caller has them already: they are sent as they are.
 
         Raises:
             ServiceError: INVALID_FIELD naming `inputs` if the rows do not fit the model, PREDICTION_QUEUE_FULL, and those
-                of `signature`.
+                of the stream.
         """
-        loaded = self._registry.serving(model, version)
-        signature = loaded.manifest.signature
+        model, signature = loaded.manifest.model, loaded.manifest.signature
         check_rows(rows, signature)
         loaded.touch()
         size = rows.nbytes

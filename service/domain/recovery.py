@@ -61,6 +61,7 @@ class Recovery:
             self._registry.add(stored)
         for job in await self._journal.unfinished_jobs():
             await self._journal.update_job(self._end_of(job))
+        await self._registry.recall()
         await self._inference.start()
         await self._registry.triton_is_up()
         self.triton_ready = True

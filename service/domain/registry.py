@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-from service.domain.entities import Manifest, StoredVersion, VersionState, WantedLoad
+from service.domain.entities import Alias, Choice, LoadOrder, Manifest, StoredVersion, VersionState
 from service.domain.errors import Reason, ServiceError
 from service.domain.loaded import LoadedVersion
+from service.domain.model_entry import ModelEntry
 from service.domain.nearest import hint, nearest
 from service.domain.ports import Artifacts, Clock, Inference, Journal, LoadHung
-from service.domain.turns import Turn
 
 log = logging.getLogger("fitserve.registry")
 
@@ -36,52 +36,10 @@ STABLE = timedelta(seconds=60)
 """A model that crashes after so long counts as one that crashes for the first time."""
 
 MAX_HANGS = 2
-"""A model whose load has hung so often in a row is not loaded by itself: each time costs a start of Triton."""
+"""A version whose load has hung so often in a row is not loaded by itself: each time costs a start of Triton."""
 
 _FINAL = (Reason.ARTIFACT_DAMAGED, Reason.MODEL_NOT_FOUND, Reason.VERSION_NOT_FOUND, Reason.TOO_MANY_LOADED_MODELS)
 """Why a version is not loaded again, however often it is tried."""
-
-
-@dataclass(slots=True)
-class ModelEntry:
-    """A model as the registry knows it.
-
-    Attributes:
-        versions: Every version on disk.
-        loaded: The version that answers, or None.
-        moving: The version that is being loaded or unloaded, with its state; FAILED: Triton refused it, and is asked again.
-        leaving: The version whose last calls are being answered.
-        turn: Which operation is under way.
-        fitting: The job that trains a version of the model, or "".
-        stale: Whether Triton may hold something of the model although nothing is loaded, and must unload it before it can
-            load it: after a crash, and after a load that failed half way.
-        crashes: How often in a row the model crashed soon after its load, or was refused when it was loaded again.
-        hangs: How often in a row Triton never answered to its load.
-    """
-
-    name: str
-    versions: dict[int, StoredVersion] = field(default_factory=dict)
-    loaded: LoadedVersion | None = None
-    moving: tuple[int, VersionState] | None = None
-    leaving: LoadedVersion | None = None
-    turn: Turn = field(default_factory=Turn)
-    fitting: str = ""
-    stale: bool = False
-    crashes: int = 0
-    hangs: int = 0
-
-    def state(self, version: int) -> VersionState:
-        """Returns the state of a version."""
-        if self.moving is not None and self.moving[0] == version:
-            return self.moving[1]
-        if self.loaded is not None and self.loaded.manifest.version == version:
-            return VersionState.LOADED
-        return VersionState.FAILED if self.versions[version].error else VersionState.STORED
-
-    @property
-    def occupies_slot(self) -> bool:
-        """Whether the model counts against MAX_LOADED_MODELS."""
-        return self.loaded is not None or self.moving is not None
 
 
 class Registry:
@@ -89,11 +47,11 @@ class Registry:
 
     Args:
         artifacts: The versions on disk.
-        journal: Where wanted loads are kept.
+        journal: Where wanted models and aliases are kept.
         inference: Triton.
         clock: The time of day.
-        max_loaded: The most models that may be loaded (MAX_LOADED_MODELS).
-        queue_rows: The most rows that may wait for one model.
+        max_loaded: The most versions that may be loaded (MAX_LOADED_MODELS).
+        queue_rows: The most rows that may wait for one version, unless its model's capacity says otherwise.
     """
 
     def __init__(
@@ -115,7 +73,7 @@ class Registry:
         self._available = False
         self._generation = 0
         self._running: set[asyncio.Task[Any]] = set()  # Any: operations return different things
-        self._reloads: dict[str, asyncio.Task[None]] = {}
+        self._reloads: dict[tuple[str, int], asyncio.Task[None]] = {}
 
     # -- what is there -------------------------------------------------------------------------------------------
 
@@ -155,43 +113,32 @@ class Registry:
             )
         return entry.versions[wanted]
 
-    def serving(self, name: str, version: int | None) -> LoadedVersion:
+    def chosen(self, name: str, choice: Choice) -> StoredVersion:
+        """Returns the version that is chosen by its number or an alias, the latest if by neither.
+
+        Raises:
+            ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, ALIAS_NOT_FOUND.
+        """
+        return self.stored(name, self.model(name).alias(choice).version if isinstance(choice, str) else choice)
+
+    def serving(self, name: str, choice: Choice) -> LoadedVersion:
         """Returns the version that answers a prediction.
 
         Raises:
-            ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_NOT_LOADED, MODEL_LOADING or TRITON_UNAVAILABLE.
+            ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, ALIAS_NOT_FOUND, MODEL_NOT_LOADED, MODEL_LOADING or
+                TRITON_UNAVAILABLE.
         """
         entry = self._models.get(name)
-        loaded = entry.loaded if entry is not None else None
-        if loaded is not None and (version is None or version == loaded.manifest.version):
+        loaded = entry.answering(choice) if entry is not None else None
+        if loaded is not None:
             return loaded
-        raise self._why_not_serving(name, version)
+        self.chosen(name, choice)
+        raise self.model(name).why_not_answering(choice, self._available)
 
-    def answers(self, name: str, version: int | None) -> bool:
-        """Whether a prediction of this model, and version if one is named, would be answered now."""
+    def answers(self, name: str, choice: Choice) -> bool:
+        """Whether a prediction of this model, and version if one is chosen, would be answered now."""
         entry = self._models.get(name)
-        loaded = entry.loaded if entry is not None else None
-        return loaded is not None and version in (None, loaded.manifest.version)
-
-    def _why_not_serving(self, name: str, version: int | None) -> ServiceError:
-        entry = self.model(name)
-        if version is not None:
-            self.stored(name, version)
-        if entry.moving is not None and version in (None, entry.moving[0]):
-            if not self._available:
-                return ServiceError(
-                    Reason.TRITON_UNAVAILABLE,
-                    f"Triton is being started again; model {name!r} will be loaded without further action, try again",
-                    {"model": name},
-                )
-            if entry.moving[1] == VersionState.LOADING:
-                return ServiceError(Reason.MODEL_LOADING, f"model {name!r} is being loaded; try again", {"model": name})
-            if entry.moving[1] == VersionState.FAILED:
-                why = "Triton refused it; the service's log says why, and it will be tried again"
-                return ServiceError(Reason.MODEL_LOADING, f"model {name!r} could not be loaded: {why}", {"model": name})
-        which = f"model {name!r}" if version is None else f"version {version} of model {name!r}"
-        loaded = f"; version {entry.loaded.manifest.version} is" if entry.loaded is not None else ""
-        return ServiceError(Reason.MODEL_NOT_LOADED, f"{which} is not loaded{loaded}; call Load first", {"model": name})
+        return entry is not None and entry.answering(choice) is not None
 
     # -- training makes versions ---------------------------------------------------------------------------------
 
@@ -203,9 +150,9 @@ class Registry:
         """
         entry = self._entry(name)
         if entry.fitting:
-            raise self._in_progress(name, f"fit of job {entry.fitting}")
+            raise self.in_progress(name, f"fit of job {entry.fitting}")
         if entry.turn.operation == "remove":
-            raise self._in_progress(name, entry.turn.operation)
+            raise self.in_progress(name, entry.turn.operation)
         if entry.versions and not new_version:
             raise ServiceError(
                 Reason.MODEL_EXISTS,
@@ -233,41 +180,43 @@ class Registry:
 
     # -- load, unload, remove ------------------------------------------------------------------------------------
 
-    async def load(self, name: str, version: int | None, evict: bool, loaded_by: str) -> list[str]:
-        """Loads a version and returns the names of the models evicted for it. A loaded one stays as it is.
+    async def load(self, name: str, choice: Choice, order: LoadOrder) -> list[str]:
+        """Loads a version, the latest if none is chosen, and returns the names of the models evicted for it.
+
+        Of a loaded one only what the order changes is changed.
 
         Raises:
-            ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, TOO_MANY_LOADED_MODELS, OPERATION_IN_PROGRESS, LOAD_FAILED,
-                ARTIFACT_DAMAGED, TRITON_UNAVAILABLE.
+            ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, ALIAS_NOT_FOUND, TOO_MANY_LOADED_MODELS, OPERATION_IN_PROGRESS,
+                LOAD_FAILED, ARTIFACT_DAMAGED, TRITON_UNAVAILABLE.
         """
         entry = self.model(name)
-        wanted = self.stored(name, version).version
-        if entry.loaded is not None and entry.loaded.manifest.version == wanted and not entry.turn.taken:
+        version = self.chosen(name, choice).version
+        unchanged = version in entry.loaded and entry.wanted_after(version, order) == entry.wanted
+        if unchanged and not entry.turn.taken:
             return []
-        return await self._operate(
-            entry, "load", partial(self._load, entry, WantedLoad(name, wanted, loaded_by), evict)
-        )
+        return await self._operate(entry, "load", partial(self._load, entry, version, order))
 
     async def load_when_free(self, name: str, version: int, loaded_by: str) -> None:
         """Loads a version when other operations on the model are done. Raises like `load`, but not OPERATION_IN_PROGRESS."""
         entry = self.model(name)
         async with self._holding(entry, "load"):
-            await self._load(entry, WantedLoad(name, version, loaded_by))
+            await self._load(entry, version, LoadOrder(loaded_by))
 
-    async def unload(self, name: str) -> None:
-        """Unloads a model when its calls in flight are answered. An unloaded one stays as it is.
+    async def unload(self, name: str, choice: Choice = None) -> None:
+        """Unloads a model, or one version of it, when its calls in flight are answered. What is not loaded stays as it is.
 
         Raises:
-            ServiceError: MODEL_NOT_FOUND, OPERATION_IN_PROGRESS.
+            ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, ALIAS_NOT_FOUND, OPERATION_IN_PROGRESS.
         """
         entry = self.model(name)
-        await self._operate(entry, "unload", partial(self._unload, entry))
+        only = None if choice is None else [self.chosen(name, choice).version]
+        await self._operate(entry, "unload", partial(self._unload, entry, only))
 
     async def remove(self, name: str, version: int | None, force: bool) -> list[int]:
-        """Deletes a version, or the model, and returns the versions deleted.
+        """Deletes a version, or the model, with its aliases, and returns the versions deleted.
 
         Raises:
-            ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_LOADED, OPERATION_IN_PROGRESS.
+            ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_LOADED, VERSION_HAS_ALIAS, OPERATION_IN_PROGRESS.
         """
         entry = self.model(name)
         if version is not None:
@@ -282,7 +231,7 @@ class Registry:
             ServiceError: MODEL_LOADED naming the loaded ones, OPERATION_IN_PROGRESS.
         """
         entries = self.models()
-        loaded = [entry.name for entry in entries if entry.occupies_slot]
+        loaded = [entry.name for entry in entries if entry.up]
         if loaded and not force:
             raise ServiceError(
                 Reason.MODEL_LOADED,
@@ -302,163 +251,222 @@ class Registry:
     def _check_removable(self, entry: ModelEntry, version: int | None, force: bool) -> None:
         # Without its last version the model's directory goes, in which the job may be publishing right now.
         if entry.fitting and (version is None or entry.versions.keys() == {version}):
-            raise self._in_progress(entry.name, f"fit of job {entry.fitting}")
-        if self._is_up(entry, version) and not force:
+            raise self.in_progress(entry.name, f"fit of job {entry.fitting}")
+        if force:
+            return
+        if entry.up if version is None else version in entry.up:
+            which = f"model {entry.name!r}" if version is None else f"version {version} of model {entry.name!r}"
+            message = f"{which} is loaded; unload it first, or set force"
+            raise ServiceError(Reason.MODEL_LOADED, message, {"model": entry.name})
+        if version is not None and (aliases := ",".join(entry.aliases_of(version))):
             raise ServiceError(
-                Reason.MODEL_LOADED,
-                f"model {entry.name!r} is loaded; unload it first, or set force",
-                {"model": entry.name},
+                Reason.VERSION_HAS_ALIAS,
+                f"version {version} of model {entry.name!r} has the alias {aliases}; move or delete it first, or set force",
+                {"model": entry.name, "version": str(version), "aliases": aliases},
             )
 
-    @staticmethod
-    def _is_up(entry: ModelEntry, version: int | None) -> bool:
-        up = {entry.moving[0]} if entry.moving else set()
-        if entry.loaded is not None:
-            up.add(entry.loaded.manifest.version)
-        return bool(up) if version is None else version in up
-
-    async def _load(self, entry: ModelEntry, wanted: WantedLoad, evict: bool = False, again: bool = False) -> list[str]:
-        """Loads a version in place of the one that is loaded; returns the models evicted for it.
+    async def _load(self, entry: ModelEntry, version: int, order: LoadOrder | None) -> list[str]:
+        """Loads a version as ordered, and returns the models evicted for it.
 
         Args:
             entry: The model, whose turn is ours.
-            wanted: The version.
-            evict: Whether another model may be unloaded for it.
-            again: Whether the journal has it noted already.
+            version: The version.
+            order: How; None for one that is wanted already and was lost.
         """
-        self.stored(entry.name, wanted.version)  # whoever waited for the turn may come after a removal
-        if entry.loaded is not None and entry.loaded.manifest.version == wanted.version:
+        self.stored(entry.name, version)  # whoever waited for the turn may come after a removal
+        if (loaded := entry.loaded.get(version)) is not None:
+            await self._change(entry, loaded, order)
             return []
         if not self._available:
             raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton is being started again; try again")
-        evicted = [] if entry.occupies_slot else await self._make_room(entry, evict)
-        old, before, generation = entry.loaded, entry.moving, self._generation
-        entry.moving = (wanted.version, VersionState.LOADING)
+        entry.check_backend(version)
+        evicted = await self._make_room(entry, version, order)
+        before = entry.moving.get(version)
+        entry.moving[version] = VersionState.LOADING
         try:
-            manifest = await asyncio.to_thread(self._artifacts.verify, entry.name, wanted.version)
-            await self._bring_up(entry, manifest, None if again else wanted)
+            manifest = await asyncio.to_thread(self._artifacts.verify, entry.name, version)
+            replaced = await self._bring_up(entry, manifest, order)
         except BaseException as error:
-            self._note_failed_load(entry, wanted.version, old, before, error)
+            self._note_failed_load(entry, version, before, error)
             raise
-        entry.versions[wanted.version] = StoredVersion(entry.name, wanted.version, manifest)
-        if generation != self._generation:  # it has just died with Triton
-            self._lost_at_once(entry, wanted)
-            return evicted
-        entry.moving = None
-        entry.loaded = self._serving_version(manifest, wanted.loaded_by)
-        if old is not None:
-            await self._retire(entry, old, manifest)
+        entry.versions[version] = StoredVersion(entry.name, version, manifest)
+        await self._retire(entry, replaced)
         return evicted
 
-    def _serving_version(self, manifest: Manifest, loaded_by: str) -> LoadedVersion:
-        now = self._clock.now()
-        return LoadedVersion(manifest, self._inference, self._queue_rows, loaded_by, now, self._has_crashed)
+    async def _bring_up(self, entry: ModelEntry, manifest: Manifest, order: LoadOrder | None) -> list[LoadedVersion]:
+        """Has Triton hold a version, beside the loaded ones, and lets it answer; does neither if one fails.
 
-    async def _bring_up(self, entry: ModelEntry, manifest: Manifest, wanted: WantedLoad | None) -> None:
-        """Has Triton hold a version, beside the loaded one, and notes that it is wanted; does neither if one fails."""
-        old, generation = entry.loaded, self._generation
-        if entry.stale:
-            await self._unload_from_triton(entry.name)
-        entry.stale = True
-        served = False
+        Returns:
+            The loaded versions that it has replaced.
+        """
+        version, generation = manifest.version, self._generation
+        instances = (order.changed(entry.capacity) if order is not None else entry.capacity).instances
+        if version in entry.stale:
+            await self._settle(entry)
         try:
-            versions = [manifest.version] if old is None else [old.manifest.version, manifest.version]
-            await self._inference.serve(manifest, versions)
-            served = True
+            await self._serve(entry, manifest, {*entry.loaded, version}, instances)
             if generation != self._generation:
                 raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton died during the load; try again")
-            if wanted is not None:
-                await self._journal.want_loaded(wanted)
+            replaced = await self._commit(entry, version, order) if order is not None else []
         except Exception as error:
-            await self._take_back(entry, old, served, error)
+            await self._take_back(entry, error)
             raise
-        entry.stale = False
-        entry.hangs = 0
+        # Nothing has waited since the commit: no request finds neither the old version nor the new one.
+        entry.hangs.pop(version, None)
+        if generation == self._generation:
+            del entry.moving[version]
+            entry.loaded[version] = self._answering_version(entry, manifest)
+        elif self._available:  # Triton has just died, and is back already, without having seen the journal's note
+            self._reload_later(entry, version, 0.0)
+        return replaced
 
-    async def _take_back(self, entry: ModelEntry, old: LoadedVersion | None, served: bool, error: Exception) -> None:
-        """Has Triton hold what it held before a load that failed. What cannot be done now is left to the next operation."""
+    async def _commit(self, entry: ModelEntry, version: int, order: LoadOrder) -> list[LoadedVersion]:
+        """Notes what is wanted after an order, and takes what it replaces out of service.
+
+        Returns:
+            The loaded versions that it has replaced.
+        """
+        async with entry.commit:
+            replaced, wanted = entry.replaced_by(version, order), entry.wanted_after(version, order)
+            await self._journal.want_loaded(wanted)
+            entry.wanted = wanted
+            for old in replaced:
+                entry.moving.pop(old, None)
+            gone = [entry.loaded.pop(old) for old in replaced if old in entry.loaded]
+            for loaded in entry.loaded.values():
+                loaded.resize(wanted.capacity)
+            return gone
+
+    def _answering_version(self, entry: ModelEntry, manifest: Manifest) -> LoadedVersion:
+        loaded_by = entry.wanted.loaded_by[manifest.version] if entry.wanted is not None else ""
+        now = self._clock.now()
+        return LoadedVersion(
+            manifest, self._inference, self._queue_rows, entry.capacity, loaded_by, now, self._has_crashed
+        )
+
+    async def _change(self, entry: ModelEntry, loaded: LoadedVersion, order: LoadOrder | None) -> None:
+        """Changes what an order for a loaded version changes: its place among the others, copies, limits."""
+        if order is None or entry.wanted_after(loaded.manifest.version, order) == entry.wanted:
+            return
+        if not self._available:
+            raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton is being started again; try again")
+        before, instances = entry.capacity.instances, order.changed(entry.capacity).instances
         try:
-            if old is not None:
-                entry.stale = entry.loaded is not old  # it crashed meanwhile
-                if served and not entry.stale:
-                    await self._inference.serve(old.manifest, [old.manifest.version])
-            elif not _is_away(error):
-                await self._unload_from_triton(entry.name)
-                entry.stale = False
+            if instances != before:
+                await self._serve(entry, loaded.manifest, set(entry.loaded), instances)
+            replaced = await self._commit(entry, loaded.manifest.version, order)
+        except Exception:
+            if instances != before and entry.loaded:
+                with suppress(ServiceError):  # more copies than wanted, or fewer, do no harm
+                    await self._serve(entry, loaded.manifest, set(entry.loaded), before)
+            raise
+        await self._retire(entry, replaced)
+
+    async def _serve(self, entry: ModelEntry, manifest: Manifest, versions: set[int], instances: int) -> None:
+        """Has Triton hold exactly these versions."""
+        entry.held |= versions
+        await self._inference.serve(manifest, sorted(versions), instances)
+        entry.held = versions
+
+    async def _settle(self, entry: ModelEntry) -> None:
+        """Has Triton hold what answers, and nothing else of the model."""
+        if not entry.stale:
+            return
+        if not entry.loaded:
+            await self._unload_from_triton(entry.name)
+            entry.held = set()
+            return
+        some = next(iter(entry.loaded.values())).manifest
+        try:
+            await self._serve(entry, some, set(entry.loaded), entry.capacity.instances)
+        except ServiceError as error:
+            if not _is_away(error):
+                raise
+            log.info("model %s needs no unloading: Triton is away", entry.name)
+
+    async def _take_back(self, entry: ModelEntry, error: Exception) -> None:
+        """Has Triton hold what it held before a load that failed. What cannot be done now is left to the next operation."""
+        if _is_away(error) and not entry.loaded:
+            return
+        try:
+            await self._settle(entry)
         except ServiceError as again:
             log.error("Triton may hold more of model %s than is loaded: %s", entry.name, again)
 
-    def _lost_at_once(self, entry: ModelEntry, wanted: WantedLoad) -> None:
-        """Notes that Triton died just after a load, which the journal has: the version comes back with Triton."""
-        entry.moving = (wanted.version, VersionState.LOADING)
-        if self._available:  # it is back already, and did not see the journal's note
-            self._reload_later(entry, wanted, 0.0)
-
-    async def _retire(self, entry: ModelEntry, old: LoadedVersion, new: Manifest) -> None:
-        """Lets the calls on the old version finish, then takes it out of Triton."""
-        await self._let_go(entry, old)
+    async def _retire(self, entry: ModelEntry, replaced: Collection[LoadedVersion]) -> None:
+        """Lets the calls on replaced versions finish, then takes them out of Triton, and whatever else does not answer."""
+        await self._let_go(entry, replaced)
         try:
-            await self._inference.serve(new, [new.version])
+            await self._settle(entry)
         except ServiceError as error:  # it only costs memory
-            log.warning("version %s of model %s stays in Triton: %s", old.manifest.version, new.model, error)
+            log.warning("more of model %s than is loaded stays in Triton: %s", entry.name, error)
 
     @staticmethod
-    async def _let_go(entry: ModelEntry, version: LoadedVersion) -> None:
-        """Lets the calls in flight on a version finish, and closes it."""
-        entry.leaving = version
+    async def _let_go(entry: ModelEntry, versions: Collection[LoadedVersion]) -> None:
+        """Lets the calls in flight on some versions finish, and closes them."""
+        entry.leaving.update(versions)
         try:
-            await version.drain()
+            await asyncio.gather(*(version.drain() for version in versions))
         finally:
-            entry.leaving = None
+            entry.leaving.difference_update(versions)
 
     @staticmethod
-    def _note_failed_load(
-        entry: ModelEntry,
-        version: int,
-        old: LoadedVersion | None,
-        before: tuple[int, VersionState] | None,
-        error: BaseException,
-    ) -> None:
+    def _note_failed_load(entry: ModelEntry, version: int, before: VersionState | None, error: BaseException) -> None:
         if isinstance(error, ServiceError) and error.reason in (Reason.LOAD_FAILED, Reason.ARTIFACT_DAMAGED):
             entry.versions[version] = replace(entry.versions[version], error=error)
         if isinstance(error, LoadHung):
-            entry.hangs += 1
-        # The old version may have gone down meanwhile, with Triton or by itself; it comes back.
-        died = old is not None and entry.loaded is None
-        entry.moving = (old.manifest.version, VersionState.LOADING) if old is not None and died else before
+            entry.hangs[version] += 1
+        entry.moving.pop(version, None)
+        if before is not None:
+            entry.moving[version] = before
 
-    async def _make_room(self, entry: ModelEntry, evict: bool) -> list[str]:
-        """Returns the names of the models unloaded so that one more may be loaded."""
+    async def _make_room(self, entry: ModelEntry, version: int, order: LoadOrder | None) -> list[str]:
+        """Returns the names of the models unloaded so that a version may be loaded."""
         evicted: list[str] = []
-        while len(loaded := [other for other in self.models() if other.occupies_slot]) >= self.max_loaded:
-            idle = [o for o in loaded if o.loaded and not o.turn.taken and not o.loaded.batcher.pending_requests]
+        replaced = entry.replaced_by(version, order) if order is not None else set()
+        up = len(entry.up - replaced | {version})
+        while up > len(entry.up) and self._loaded_count() - len(entry.up) + up > self.max_loaded:
+            idle = [other for other in self.models() if other is not entry and _is_idle(other)]
+            evict = order is not None and order.evict
             if not evict or not idle:
-                raise self._too_many_loaded(entry.name, [other.name for other in loaded], evict)
-            victim = min(idle, key=lambda other: other.loaded.last_used if other.loaded else 0.0)
-            await self._operate(victim, "unload", partial(self._unload, victim))
+                raise self._too_many_loaded(entry.name, version, evict)
+            victim = min(idle, key=lambda other: max(loaded.last_used for loaded in other.loaded.values()))
+            await self._operate(victim, "unload", partial(self._unload, victim, None))
             evicted.append(victim.name)
         return evicted
 
-    def _too_many_loaded(self, name: str, loaded: list[str], evict: bool) -> ServiceError:
-        mend = "none of them is idle" if evict else "unload one, or set evict"
+    def _loaded_count(self) -> int:
+        return sum(len(entry.up) for entry in self.models())
+
+    def _too_many_loaded(self, name: str, version: int, evict: bool) -> ServiceError:
+        loaded = [entry for entry in self.models() if entry.up]
+        mend = "no other model is idle" if evict else "unload one, or set evict"
+        what = ", ".join(entry.name if len(entry.up) == 1 else f"{entry.name} ({len(entry.up)})" for entry in loaded)
         return ServiceError(
             Reason.TOO_MANY_LOADED_MODELS,
-            f"model {name!r} cannot be loaded: {len(loaded)} of {self.max_loaded} models (MAX_LOADED_MODELS) are loaded, "
-            f"{', '.join(loaded)}; {mend}",
-            {"limit": str(self.max_loaded), "loaded": ",".join(loaded)},
+            f"version {version} of model {name!r} cannot be loaded: {self._loaded_count()} of {self.max_loaded} versions "
+            f"(MAX_LOADED_MODELS) are loaded, of {what}; {mend}",
+            {"limit": str(self.max_loaded), "loaded": ",".join(entry.name for entry in loaded)},
         )
 
-    async def _unload(self, entry: ModelEntry) -> None:
-        # Noted first: if the service dies half way, the model is not loaded again.
-        await self._journal.want_unloaded(entry.name)
-        if (loaded := entry.loaded) is not None:
-            entry.moving = (loaded.manifest.version, VersionState.UNLOADING)
-            entry.loaded = None
-            await self._let_go(entry, loaded)
-        if entry.moving is not None or entry.stale:
-            await self._unload_from_triton(entry.name)
-        entry.moving = None
-        entry.stale = False
+    async def _unload(self, entry: ModelEntry, only: Collection[int] | None) -> None:
+        """Unloads some versions, or all."""
+        async with entry.commit:
+            versions = entry.up | entry.stale if only is None else set(only)
+            wanted = None if only is None or entry.wanted is None else entry.wanted.without(versions)
+            # Noted first: if the service dies half way, the model is not loaded again.
+            if wanted is None:
+                await self._journal.want_unloaded(entry.name)
+            elif wanted != entry.wanted:
+                await self._journal.want_loaded(wanted)
+            entry.wanted = wanted
+            going = [entry.loaded.pop(version) for version in versions if version in entry.loaded]
+            leaving = versions & entry.moving.keys() | {loaded.manifest.version for loaded in going}
+            entry.moving.update(dict.fromkeys(leaving, VersionState.UNLOADING))
+        await self._let_go(entry, going)
+        await self._settle(entry)
+        for version in leaving:
+            del entry.moving[version]
 
     async def _unload_from_triton(self, name: str) -> None:
         try:
@@ -470,85 +478,118 @@ class Registry:
 
     async def _remove(self, entry: ModelEntry, version: int | None) -> list[int]:
         removed = sorted(entry.versions) if version is None else [version]
-        if self._is_up(entry, version) or (entry.stale and not entry.occupies_slot):
-            await self._unload(entry)
+        if entry.wanted is not None or entry.up or entry.stale:
+            await self._unload(entry, None if version is None else removed)
+        async with entry.commit:
+            await self._remove_aliases(entry, removed)
         await asyncio.to_thread(self._artifacts.remove, entry.name, version)
         for number in removed:
-            entry.versions.pop(number, None)
+            for known in (entry.versions, entry.crashes, entry.hangs):
+                known.pop(number, None)
         return removed
 
+    async def _remove_aliases(self, entry: ModelEntry, versions: Collection[int]) -> None:
+        """Deletes the aliases of versions that go; no other alias can go back to one of them."""
+        for alias in list(entry.aliases.values()):
+            if alias.version in versions:
+                await self.drop_alias(entry, alias.name)
+            elif alias.previous in versions:
+                await self.put_alias(entry, replace(alias, previous=None))
+
+    async def put_alias(self, entry: ModelEntry, alias: Alias) -> None:
+        """Makes or moves an alias in one step, which the journal has first. `entry.commit` is the caller's."""
+        await self._journal.set_alias(alias)
+        entry.aliases[alias.name] = alias
+
+    async def drop_alias(self, entry: ModelEntry, name: str) -> None:
+        """Deletes an alias. `entry.commit` is the caller's."""
+        await self._journal.delete_alias(entry.name, name)
+        entry.aliases.pop(name, None)
+
     # -- Triton goes and comes -----------------------------------------------------------------------------------
+
+    async def recall(self) -> None:
+        """Reads from the journal what should be loaded, and the aliases; drops what names a version that is not on disk."""
+        for wanted in await self._journal.wanted_models():
+            entry = self._entry(wanted.model)
+            if gone := wanted.loaded_by.keys() - entry.versions.keys():
+                log.error("versions %s of model %s should be loaded but are not on disk", sorted(gone), wanted.model)
+            entry.wanted = wanted.without(gone)
+            if entry.wanted is None:
+                await self._journal.want_unloaded(wanted.model)
+            elif gone:
+                await self._journal.want_loaded(entry.wanted)
+        for alias in await self._journal.aliases():
+            entry = self._entry(alias.model)
+            entry.aliases[alias.name] = alias
+            if alias.version not in entry.versions:
+                log.error("alias %s of model %s names a version that is not on disk", alias.name, alias.model)
+                await self.drop_alias(entry, alias.name)
+        for entry in list(self._models.values()):
+            self._forget_empty(entry)
 
     async def triton_is_down(self) -> None:
         """Notes that Triton has died: loaded versions will be loaded again, until then calls get UNAVAILABLE."""
         self._available = False
         self._generation += 1
-        ended = [entry.leaving for entry in self.models() if entry.leaving is not None]
+        ended: list[LoadedVersion] = []
         for entry in self.models():
-            if (loaded := entry.loaded) is not None:
-                entry.moving = (loaded.manifest.version, VersionState.LOADING)
-                entry.loaded = None
-                ended.append(loaded)
+            ended += [*entry.leaving, *entry.loaded.values()]
+            entry.held.difference_update(entry.loaded)
+            entry.moving.update((version, VersionState.LOADING) for version in entry.loaded)
+            entry.loaded.clear()
         await asyncio.gather(*(version.close() for version in ended))
 
     async def triton_is_up(self) -> None:
         """Makes Triton hold what should be loaded, and nothing else of ours. Failures are noted at the version."""
-        wanted = {load.model for load in await self._journal.wanted_loads()}
         for name in await self._inference.loaded_models():
-            if name not in wanted and name in self._models:
+            if (entry := self._models.get(name)) is not None and entry.wanted is None:
                 await self._unload_stray(name)
         self._available = True
-        # Asked again: from here on, and not before, a load that ends sees for itself that Triton is up.
-        models = [load.model for load in await self._journal.wanted_loads()]
-        await asyncio.gather(*(self._restore(model) for model in models))
+        # Read only now: from here on, and not before, a load that ends sees for itself that Triton is up.
+        wanted = [entry for entry in self._models.values() if entry.wanted is not None]
+        await asyncio.gather(*(self._restore(entry) for entry in wanted))
 
     async def _unload_stray(self, name: str) -> None:
         try:
             await self._unload_from_triton(name)
         except ServiceError as error:  # it only costs memory
             log.error("model %s stays in Triton: %s", name, error)
-            self._models[name].stale = True
+            self._models[name].held.update(self._models[name].versions)
 
-    async def _restore(self, model: str) -> None:
-        """Loads the version of a model that should be loaded. One model's failure must not keep the others away."""
+    async def _restore(self, entry: ModelEntry) -> None:
+        """Loads the versions of a model that should be loaded. One's failure must not keep the others away."""
         try:
-            entry = self._entry(model)
             async with self._holding(entry, "load"):
-                wanted = await self._wanted(model)  # an operation before this one may have changed it
-                through = wanted is None or await self._load_again(entry, wanted)
-            if wanted is not None and not through:
-                self._reload_later(entry, wanted, max(FIRST_RELOAD_DELAY, _next_delay(entry)))
+                for version in entry.wanted.in_order if entry.wanted is not None else []:
+                    if not await self._load_again(entry, version):
+                        delay = max(FIRST_RELOAD_DELAY, _next_delay(entry, version))
+                        self._reload_later(entry, version, delay)
         except Exception:
-            log.exception("model %s is not loaded again", model)
+            log.exception("model %s is not loaded again", entry.name)
 
-    async def _wanted(self, model: str) -> WantedLoad | None:
-        """Returns the version of a model that should be loaded and is on disk."""
-        wanted = next((load for load in await self._journal.wanted_loads() if load.model == model), None)
-        if wanted is not None and wanted.version not in self._entry(model).versions:
-            log.error("version %s of model %s should be loaded but is not on disk", wanted.version, model)
-            await self._journal.want_unloaded(model)
-            return None
-        return wanted
-
-    async def _load_again(self, entry: ModelEntry, wanted: WantedLoad) -> bool:
+    async def _load_again(self, entry: ModelEntry, version: int) -> bool:
         """Loads a version without anyone asking. Returns False if that failed and is to be tried again."""
-        if entry.hangs >= MAX_HANGS:
+        if entry.hangs[version] >= MAX_HANGS:
             log.error(
-                "model %s is not loaded again by itself: its load hung %d times; call Load", entry.name, entry.hangs
+                "version %s of model %s is not loaded again by itself: its load hung %d times; call Load",
+                version,
+                entry.name,
+                entry.hangs[version],
             )
-            entry.moving = None
+            entry.moving.pop(version, None)
             return True
         try:
-            await self._load(entry, wanted, again=True)
+            await self._load(entry, version, None)
         except Exception as error:  # a bug, too, must not keep other models, or Triton, from coming back
             bug = not isinstance(error, ServiceError)
-            log.error("version %s of model %s is not loaded: %s", wanted.version, entry.name, error, exc_info=bug)
+            log.error("version %s of model %s is not loaded: %s", version, entry.name, error, exc_info=bug)
             if isinstance(error, ServiceError) and error.reason in _FINAL:
-                entry.moving = None
+                entry.moving.pop(version, None)
                 return True
             # It keeps its place, for the next try or for Triton's return.
             refused = isinstance(error, ServiceError) and error.reason == Reason.LOAD_FAILED
-            entry.moving = (wanted.version, VersionState.FAILED if refused else VersionState.LOADING)
+            entry.moving[version] = VersionState.FAILED if refused else VersionState.LOADING
             return False
         return True
 
@@ -557,47 +598,43 @@ class Registry:
     def _has_crashed(self, loaded: LoadedVersion) -> None:
         """Takes a lost version out of service, and has it loaded again; until then calls get MODEL_LOADING."""
         manifest = loaded.manifest
-        entry = self._models.get(manifest.model)
-        if entry is None or entry.loaded is not loaded:
+        entry, version = self._models.get(manifest.model), manifest.version
+        if entry is None or entry.loaded.get(version) is not loaded:
             return  # it is on its way out anyway
-        entry.loaded = None
-        entry.stale = True
-        if entry.moving is None:  # else another version is just taking its place
-            entry.moving = (manifest.version, VersionState.LOADING)
+        del entry.loaded[version]
+        entry.moving[version] = VersionState.LOADING
         if self._clock.now() - loaded.load_time > STABLE:
-            entry.crashes = 0
-        delay = _next_delay(entry)
-        log.error("version %s of model %s crashed in Triton; reload in %.0f s", manifest.version, entry.name, delay)
-        self._reload_later(entry, WantedLoad(entry.name, manifest.version, loaded.loaded_by), delay, loaded)
+            entry.crashes.pop(version, None)
+        delay = _next_delay(entry, version)
+        log.error("version %s of model %s crashed in Triton; reload in %.0f s", version, entry.name, delay)
+        self._reload_later(entry, version, delay, loaded)
 
-    def _reload_later(
-        self, entry: ModelEntry, wanted: WantedLoad, delay: float, lost: LoadedVersion | None = None
-    ) -> None:
-        """Has a lost version loaded again after a delay, in place of what was planned for its model before."""
-        if (planned := self._reloads.get(entry.name)) is not None:
+    def _reload_later(self, entry: ModelEntry, version: int, delay: float, lost: LoadedVersion | None = None) -> None:
+        """Has a lost version loaded again after a delay, in place of what was planned for it before."""
+        key = (entry.name, version)
+        if (planned := self._reloads.get(key)) is not None:
             planned.cancel()
-        task = asyncio.get_running_loop().create_task(self._reload(entry, wanted, delay, lost))
-        self._reloads[entry.name] = task
-        task.add_done_callback(partial(self._reload_has_ended, entry.name))
+        task = asyncio.get_running_loop().create_task(self._reload(entry, version, delay, lost))
+        self._reloads[key] = task
+        task.add_done_callback(partial(self._reload_has_ended, key))
 
-    def _reload_has_ended(self, name: str, task: asyncio.Task[None]) -> None:
-        if self._reloads.get(name) is task:
-            del self._reloads[name]
+    def _reload_has_ended(self, key: tuple[str, int], task: asyncio.Task[None]) -> None:
+        if self._reloads.get(key) is task:
+            del self._reloads[key]
 
-    async def _reload(self, entry: ModelEntry, wanted: WantedLoad, delay: float, lost: LoadedVersion | None) -> None:
-        """Loads a lost version again, ever more rarely if that fails, unless its model fares otherwise meanwhile."""
+    async def _reload(self, entry: ModelEntry, version: int, delay: float, lost: LoadedVersion | None) -> None:
+        """Loads a lost version again, ever more rarely if that fails, unless it fares otherwise meanwhile."""
         if lost is not None:
             await lost.close()
-        waits = [(wanted.version, state) for state in (VersionState.LOADING, VersionState.FAILED)]
         while True:
             await asyncio.sleep(delay)
             async with self._holding(entry, "load"):
-                still_lost = entry.loaded is None and entry.moving in waits
+                still_lost = entry.moving.get(version) in (VersionState.LOADING, VersionState.FAILED)
                 # Without Triton it is loaded when that is back.
-                if not still_lost or not self._available or await self._load_again(entry, wanted):
+                if not still_lost or not self._available or await self._load_again(entry, version):
                     return
-            delay = _next_delay(entry)
-            log.info("version %s of model %s is loaded again in %.0f s", wanted.version, entry.name, delay)
+            delay = _next_delay(entry, version)
+            log.info("version %s of model %s is loaded again in %.0f s", version, entry.name, delay)
 
     async def close(self) -> None:
         """Lets operations under way finish, then closes all streams. What is loaded stays wanted."""
@@ -608,7 +645,7 @@ class Registry:
             await asyncio.wait(reloads)
         if self._running:
             await asyncio.wait(self._running, timeout=CLOSE_SECONDS)
-        await asyncio.gather(*(entry.loaded.drain() for entry in self.models() if entry.loaded is not None))
+        await asyncio.gather(*(loaded.drain() for entry in self.models() for loaded in entry.loaded.values()))
 
     # -- one operation a name ------------------------------------------------------------------------------------
 
@@ -616,7 +653,7 @@ class Registry:
         return self._models.setdefault(name, ModelEntry(name))
 
     def _forget_empty(self, entry: ModelEntry) -> None:
-        if not entry.versions and not entry.fitting and not entry.occupies_slot and not entry.turn.taken:
+        if not entry.versions and not entry.fitting and not entry.up and not entry.turn.taken:
             self._models.pop(entry.name, None)
 
     async def _operate(self, entry: ModelEntry, operation: str, work: Callable[[], Awaitable[T]]) -> T:
@@ -625,7 +662,7 @@ class Registry:
 
     def _check_free(self, entry: ModelEntry) -> None:
         if entry.turn.taken:
-            raise self._in_progress(entry.name, entry.turn.operation)
+            raise self.in_progress(entry.name, entry.turn.operation)
 
     def _begin(self, entry: ModelEntry, operation: str, work: Callable[[], Awaitable[T]]) -> asyncio.Task[T]:
         """Takes the model's turn at once, and starts the work. Raises ServiceError OPERATION_IN_PROGRESS."""
@@ -638,7 +675,11 @@ class Registry:
             finally:
                 self._end(entry)
 
-        task = asyncio.get_running_loop().create_task(run())
+        return self.to_its_end(run())
+
+    def to_its_end(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Starts work that goes on when its caller goes away, and that a stop waits for."""
+        task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._has_ended)
         return task
@@ -663,7 +704,8 @@ class Registry:
             self._end(entry)
 
     @staticmethod
-    def _in_progress(name: str, operation: str) -> ServiceError:
+    def in_progress(name: str, operation: str) -> ServiceError:
+        """Returns the error for an operation on a model that another one keeps from going on."""
         return ServiceError(
             Reason.OPERATION_IN_PROGRESS,
             f"another operation on model {name!r} is under way ({operation}); try again when it is done",
@@ -676,10 +718,16 @@ def _reload_delay(crashes: int) -> float:
     return 0.0 if crashes <= 1 else min(FIRST_RELOAD_DELAY * 2.0 ** (crashes - 2), LONGEST_RELOAD_DELAY)
 
 
-def _next_delay(entry: ModelEntry) -> float:
-    """Counts one more failure of a model; returns how many seconds to wait before it is loaded again."""
-    entry.crashes += 1
-    return _reload_delay(entry.crashes)
+def _next_delay(entry: ModelEntry, version: int) -> float:
+    """Counts one more failure of a version; returns how many seconds to wait before it is loaded again."""
+    entry.crashes[version] += 1
+    return _reload_delay(entry.crashes[version])
+
+
+def _is_idle(entry: ModelEntry) -> bool:
+    """Whether a model is loaded and nothing is under way with it."""
+    busy = entry.turn.taken or entry.moving.keys() or any(one.batcher.pending_requests for one in entry.loaded.values())
+    return bool(entry.loaded) and not busy
 
 
 def _is_away(error: Exception) -> bool:

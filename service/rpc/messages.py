@@ -8,6 +8,8 @@ from fitserve.v1 import data_pb2, dataset_pb2, model_pb2, training_job_pb2
 from google.protobuf import duration_pb2, json_format, struct_pb2, timestamp_pb2
 
 from service.domain.entities import (
+    Alias,
+    Capacity,
     Dataset,
     Job,
     JobState,
@@ -19,7 +21,7 @@ from service.domain.entities import (
     ValueKind,
     VersionState,
 )
-from service.domain.registry import ModelEntry
+from service.domain.model_entry import ModelEntry
 from service.rpc.status import status_of, status_of_job_error
 
 TASKS = {
@@ -144,16 +146,32 @@ def signature_message(signature: Signature) -> model_pb2.Signature:
     )
 
 
-def model_message(entry: ModelEntry) -> model_pb2.Model:
-    """Returns a model with its versions as a message."""
+def model_message(entry: ModelEntry, only: int | None = None) -> model_pb2.Model:
+    """Returns a model with its versions, or one of them, as a message."""
     states = {version: entry.state(version) for version in sorted(entry.versions)}
-    versions = [version_message(entry, entry.versions[version], state) for version, state in states.items()]
+    wanted = states if only is None else {only: states[only]}
+    versions = [version_message(entry, entry.versions[version], state) for version, state in wanted.items()]
+    capacity = entry.capacity if entry.up else Capacity(instances=0)
     return model_pb2.Model(
         name=entry.name,
         state=VERSION_STATES[min(states.values(), key=_BY_READINESS.index)],
         versions=versions,
         latest_version=max(states, default=0),
-        serving_version=entry.loaded.manifest.version if entry.loaded else 0,
+        serving_version=entry.serving if entry.serving in entry.loaded else 0,
+        aliases=[alias_message(entry.aliases[name]) for name in sorted(entry.aliases)],
+        instances=capacity.instances,
+        max_batch_rows=capacity.max_batch_rows,
+        max_queue_rows=capacity.max_queue_rows,
+    )
+
+
+def alias_message(alias: Alias) -> model_pb2.ModelAlias:
+    """Returns an alias as a message."""
+    return model_pb2.ModelAlias(
+        name=alias.name,
+        version=alias.version,
+        previous_version=alias.previous or 0,
+        update_time=timestamp(alias.update_time),
     )
 
 
@@ -162,7 +180,7 @@ def version_message(entry: ModelEntry, stored: StoredVersion, state: VersionStat
     message = model_pb2.ModelVersion(version=stored.version, state=VERSION_STATES[state])
     if stored.error is not None:
         message.error.CopyFrom(status_of(stored.error))
-    if (loaded := entry.loaded) is not None and loaded.manifest.version == stored.version:
+    if (loaded := entry.loaded.get(stored.version)) is not None:
         message.load_time.FromDatetime(loaded.load_time)
         message.loaded_by = loaded.loaded_by
     if (manifest := stored.manifest) is not None:

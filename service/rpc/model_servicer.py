@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 
 from fitserve.v1 import model_service_pb2, model_service_pb2_grpc
 
-from service.domain.errors import Reason, ServiceError
+from service.domain.aliases import Aliases
+from service.domain.entities import LoadOrder
+from service.domain.errors import Reason, ServiceError, invalid
 from service.domain.registry import Registry
 from service.rpc import validate
 from service.rpc.boundary import Context
@@ -19,8 +21,9 @@ pb = model_service_pb2
 class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     """Translates between the contract and the domain."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, aliases: Aliases) -> None:
         self._registry = registry
+        self._aliases = aliases
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """Lists the models."""
@@ -33,19 +36,21 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Returns a model."""
-        name = validate.model_name(request.model)
-        return pb.GetModelResponse(model=model_message(self._registry.model(name)))
+        name, choice = validate.model_name(request.model), validate.choice(request)
+        entry = self._registry.model(name)
+        only = None if choice is None else self._registry.chosen(name, choice).version
+        return pb.GetModelResponse(model=model_message(entry, only))
 
     async def Load(self, request: pb.LoadRequest, context: Context) -> pb.LoadResponse:
         """Loads a version."""
-        name = validate.model_name(request.model)
-        evicted = await self._registry.load(name, validate.version(request), request.evict, context.peer())
+        name, choice = validate.model_name(request.model), validate.choice(request)
+        evicted = await self._registry.load(name, choice, _load_order(request, context.peer()))
         return pb.LoadResponse(model=model_message(self._registry.model(name)), evicted_models=evicted)
 
     async def Unload(self, request: pb.UnloadRequest, context: Context) -> pb.UnloadResponse:
-        """Unloads a model."""
-        name = validate.model_name(request.model)
-        await self._registry.unload(name)
+        """Unloads a model or a version."""
+        name, choice = validate.model_name(request.model), validate.choice(request)
+        await self._registry.unload(name, choice)
         return pb.UnloadResponse(model=model_message(self._registry.model(name)))
 
     async def Remove(self, request: pb.RemoveRequest, context: Context) -> pb.RemoveResponse:
@@ -58,6 +63,26 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         """Deletes all models."""
         return pb.RemoveAllResponse(removed_models=await self._registry.remove_all(request.force))
 
+    async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
+        """Lets an alias name a version."""
+        model, alias, version = *_alias_of(request), validate.version(request)
+        if version is None:
+            raise invalid("version", "say which version the alias is to name")
+        await self._aliases.set(model, alias, version, context.peer())
+        return pb.SetAliasResponse(model=model_message(self._registry.model(model)))
+
+    async def RollbackAlias(self, request: pb.RollbackAliasRequest, context: Context) -> pb.RollbackAliasResponse:
+        """Moves an alias back."""
+        model, alias = _alias_of(request)
+        await self._aliases.roll_back(model, alias, context.peer())
+        return pb.RollbackAliasResponse(model=model_message(self._registry.model(model)))
+
+    async def DeleteAlias(self, request: pb.DeleteAliasRequest, context: Context) -> pb.DeleteAliasResponse:
+        """Deletes an alias."""
+        model, alias = _alias_of(request)
+        await self._aliases.delete(model, alias)
+        return pb.DeleteAliasResponse(model=model_message(self._registry.model(model)))
+
     async def ImportModel(
         self, request_iterator: AsyncIterator[pb.ImportModelRequest], context: Context
     ) -> pb.ImportModelResponse:
@@ -67,3 +92,19 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
             "ImportModel is part of the contract, but this release does not do it yet; train the model with Fit",
             {"method": "/fitserve.v1.ModelService/ImportModel"},
         )
+
+
+def _alias_of(request: pb.SetAliasRequest | pb.RollbackAliasRequest | pb.DeleteAliasRequest) -> tuple[str, str]:
+    return validate.model_name(request.model), validate.alias_name(request.alias)
+
+
+def _load_order(request: pb.LoadRequest, loaded_by: str) -> LoadOrder:
+    """Returns how a version is to be loaded; the bounds of a field that is not set are never 0."""
+    return LoadOrder(
+        loaded_by=loaded_by,
+        alongside=request.alongside,
+        evict=request.evict,
+        instances=request.instances or None,
+        max_batch_rows=request.max_batch_rows or None,
+        max_queue_rows=request.max_queue_rows or None,
+    )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tritonclient.grpc import service_pb2 as pb
 
 from service import __version__
 from service.domain.entities import INPUT, OUTPUT, Manifest, VersionState
 from service.domain.loaded import LoadedVersion
-from service.domain.registry import ModelEntry
+from service.domain.model_entry import ModelEntry
 from service.domain.usage import Tally
 from service.rpc.oip_tensors import DATATYPE
 
@@ -36,13 +36,13 @@ def server_metadata() -> pb.ServerMetadataResponse:
     return pb.ServerMetadataResponse(name=SERVER_NAME, version=__version__, extensions=EXTENSIONS)
 
 
-def model_metadata(manifest: Manifest) -> pb.ModelMetadataResponse:
-    """Returns what a loaded version takes and gives; -1 is the number of rows."""
+def model_metadata(manifest: Manifest, loaded: Iterable[int]) -> pb.ModelMetadataResponse:
+    """Returns what a loaded version takes and gives, and the versions that are loaded; -1 is the number of rows."""
     signature = manifest.signature
     outputs = len(signature.classes) or 1
     return pb.ModelMetadataResponse(
         name=manifest.model,
-        versions=[str(manifest.version)],
+        versions=map(str, loaded),
         platform=manifest.backend,
         inputs=[Tensor(name=INPUT, datatype=DATATYPE, shape=(-1, *signature.shape))],
         outputs=[Tensor(name=OUTPUT, datatype=DATATYPE, shape=(-1, outputs))],

@@ -11,7 +11,9 @@ from typing import Any, NoReturn
 from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2 as pb
 
+from service.domain.entities import Choice, LoadOrder
 from service.domain.errors import Reason, ServiceError, invalid
+from service.domain.loaded import LoadedVersion
 from service.domain.overview import Overview
 from service.domain.predictor import Predictor
 from service.rpc import oip_metadata, oip_tensors, validate
@@ -65,7 +67,8 @@ class OipServicer:
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
         """Returns the tensors of a loaded model."""
-        return oip_metadata.model_metadata(self._registry.serving(*_named(request)).manifest)
+        manifest = self._registry.serving(*_named(request)).manifest
+        return oip_metadata.model_metadata(manifest, sorted(self._registry.model(manifest.model).loaded))
 
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
         """Returns the configuration of a loaded model, as Triton has it."""
@@ -74,12 +77,21 @@ class OipServicer:
         return pb.ModelConfigResponse.FromString(data)
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
-        """Returns what a loaded model has done, or all of them."""
+        """Returns what a loaded version has done, or all of a model, or of all models."""
+        return pb.ModelStatisticsResponse(
+            model_stats=[oip_metadata.model_statistics(one) for one in self._asked_for(request)]
+        )
+
+    def _asked_for(self, request: pb.ModelStatisticsRequest) -> list[LoadedVersion]:
+        """Returns the one version that a request names, or all loaded ones of the model, or of all models, in order."""
+        entries = self._registry.models()
         if request.name:
-            loaded = [self._registry.serving(*_named(request))]
-        else:
-            loaded = [entry.loaded for entry in self._registry.models() if entry.loaded is not None]
-        return pb.ModelStatisticsResponse(model_stats=[oip_metadata.model_statistics(one) for one in loaded])
+            name, choice = _named(request)
+            one = self._registry.serving(name, choice)
+            if choice is not None:
+                return [one]
+            entries = [self._registry.model(name)]
+        return [entry.loaded[version] for entry in entries for version in sorted(entry.loaded)]
 
     # -- inference -----------------------------------------------------------------------------------------------
 
@@ -87,13 +99,15 @@ class OipServicer:
         """Answers one request."""
         model = validate.model_name(request.model_name, "model_name")
         version = oip_tensors.version_of(request.model_version, "model_version")
-        self._registry.serving(model, version)  # a model that does not answer is told before what its input lacks
+        loaded = self._predictor.find(model, version)  # one that does not answer is told before what its input lacks
         classes = oip_tensors.classes_wanted(request)
         if oip_tensors.values_to_read(request) < LARGE:
             rows = oip_tensors.rows_of(request)
+            prediction = await self._predictor.predict(loaded, rows.features, rows.data)
         else:
-            rows = await asyncio.to_thread(oip_tensors.rows_of, request)
-        prediction = await self._predictor.predict(model, version, rows.features, rows.data)
+            with loaded.kept():
+                rows = await asyncio.to_thread(oip_tensors.rows_of, request)
+                prediction = await self._predictor.predict(loaded, rows.features, rows.data)
         if classes is None or len(prediction.scores) * classes < LARGE:
             return oip_tensors.response_of(request, prediction, classes)
         return await asyncio.to_thread(oip_tensors.response_of, request, prediction, classes)
@@ -149,7 +163,8 @@ class OipServicer:
                 f"parameters: {_names(request.parameters)} would change how the model is served, which its artifact "
                 "decides; load it without parameters",
             )
-        await self._registry.load(validate.model_name(request.model_name, "model_name"), None, False, context.peer())
+        name = validate.model_name(request.model_name, "model_name")
+        await self._registry.load(name, None, LoadOrder(context.peer()))
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
@@ -197,7 +212,7 @@ class OipServicer:
         _unimplemented("LogSettings", "the log is set by LOG_LEVEL when the service starts")
 
 
-def _named(request: Any) -> tuple[str, int | None]:
+def _named(request: Any) -> tuple[str, Choice]:
     """Returns the model and the version that a request names. Any: of several types with the same fields."""
     return validate.model_name(request.name, "name"), oip_tensors.version_of(request.version, "version")
 

@@ -14,15 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
-from service.domain.entities import INPUT, OUTPUT, Floats, Label
+from service.domain.entities import INPUT, OUTPUT, Choice, Floats, Label
 from service.domain.errors import Reason, ServiceError, invalid
 from service.domain.nearest import hint
 from service.domain.predictor import Prediction
 from service.rpc.tensors import array_of, sized
+from service.rpc.validate import MODEL_NAME
 
 DATATYPE = "FP32"
 DTYPE = np.dtype("<f4")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
+"""A version's number; any other text is an alias, which begins with a letter."""
 
 MAX_CLASS_TEXTS = 100_000
 """The most "score:index:label" texts of one response: writing them holds up all other calls."""
@@ -38,13 +40,15 @@ class Rows:
     data: bytes
 
 
-def version_of(text: str, field: str) -> int | None:
-    """Returns a version, or None for the one that is loaded. Raises ServiceError INVALID_FIELD."""
+def version_of(text: str, field: str) -> Choice:
+    """Returns a version, an alias, or None for the version that serves. Raises ServiceError INVALID_FIELD."""
     if not text:
         return None
-    if not VERSION.fullmatch(text):
-        raise invalid(field, f"{text[:80]!r} is no version; send a whole number from 1 on, or nothing")
-    return int(text)
+    if VERSION.fullmatch(text):
+        return int(text)
+    if not MODEL_NAME.fullmatch(text):
+        raise invalid(field, f"{text[:80]!r} is no version; send a whole number from 1 on, an alias, or nothing")
+    return text
 
 
 # -- requests --------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from functools import partial
 
 from fitserve.v1 import data_pb2, prediction_service_pb2, prediction_service_pb2_grpc
 
+from service.domain.entities import Choice
 from service.domain.errors import ServiceError, invalid
 from service.domain.predictor import Predictor
 from service.rpc import inputs, validate
@@ -42,20 +43,22 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
     async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
         """Predicts the rows of one request."""
         model = validate.model_name(request.model)
-        version = validate.version(request)
-        return await self._predict(model, version, request.inputs, request.include_probabilities)
+        choice = validate.choice(request)
+        return await self._predict(model, choice, request.inputs, request.include_probabilities)
 
     async def _predict(
-        self, model: str, version: int | None, rows: data_pb2.Inputs, include_probabilities: bool
+        self, model: str, choice: Choice, rows: data_pb2.Inputs, include_probabilities: bool
     ) -> pb.PredictResponse:
         """Returns the reply to some rows. Large ones are taken apart in a thread, so that other calls go on meanwhile."""
-        signature = self._predictor.signature(model, version)
-        form = inputs.form_of(rows, "inputs")
+        loaded = self._predictor.find(model, choice)
+        signature, form = loaded.manifest.signature, inputs.form_of(rows, "inputs")
         if large_message.get():
-            matrix = await asyncio.to_thread(inputs.matrix_for, rows, form, signature)
+            with loaded.kept():
+                matrix = await asyncio.to_thread(inputs.matrix_for, rows, form, signature)
+                prediction = await self._predictor.predict(loaded, matrix)
         else:
             matrix = inputs.matrix_for(rows, form, signature)
-        prediction = await self._predictor.predict(model, version, matrix)
+            prediction = await self._predictor.predict(loaded, matrix)
         if values_to_write(prediction, form) < LARGE_REPLY_VALUES:
             return self._replies.write(prediction, form, include_probabilities)
         return await asyncio.to_thread(self._replies.write, prediction, form, include_probabilities)
@@ -77,7 +80,7 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
             raise invalid("config", "the first message of a stream is its config")
         config = first.config
         model = validate.model_name(config.model, "config.model")
-        self._predictor.signature(model, validate.version(config, "config"))
+        self._predictor.find(model, validate.choice(config, "config"))
         return config
 
     @staticmethod
@@ -93,8 +96,8 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
     async def _answer(self, config: pb.PredictStreamConfig, batch: Batch) -> pb.PredictStreamResponse:
         """Returns the answer to one batch, be it an error."""
         index, rows = batch
-        version = config.version if config.HasField("version") else None
-        work = self._predict(config.model, version, rows, config.include_probabilities)
+        choice = config.alias or (config.version if config.HasField("version") else None)
+        work = self._predict(config.model, choice, rows, config.include_probabilities)
         answer = await answer_or_error(work, "/fitserve.v1.PredictionService/PredictStream")
         if isinstance(answer, ServiceError):
             return pb.PredictStreamResponse(index=index, error=status_of(answer))

@@ -53,11 +53,12 @@ class ServerServicer(server_service_pb2_grpc.ServerServiceServicer):
         loaded = [
             pb.LoadedModel(
                 model=entry.name,
-                version=entry.loaded.manifest.version,
-                pending_request_count=entry.loaded.batcher.pending_requests,
+                version=version,
+                pending_request_count=loaded.batcher.pending_requests,
+                instances=entry.capacity.instances,
             )
             for entry in entries
-            if entry.loaded is not None
+            for version, loaded in sorted(entry.loaded.items())
         ]
         return pb.ModelPoolStatus(loaded=loaded, limit=registry.max_loaded, stored_count=len(entries))
 

@@ -121,6 +121,9 @@ RULES: dict[Reason, Rule] = {
     Reason.CANCELLED: Rule(grpc.StatusCode.CANCELLED),
     Reason.INTERNAL: Rule(grpc.StatusCode.INTERNAL),
     Reason.DATABASE_UNAVAILABLE: Rule(grpc.StatusCode.UNAVAILABLE, retry=1.0),
+    Reason.ALIAS_NOT_FOUND: Rule(grpc.StatusCode.NOT_FOUND, _resource("fitserve.v1.ModelAlias", "alias")),
+    Reason.VERSION_HAS_ALIAS: Rule(grpc.StatusCode.FAILED_PRECONDITION, _precondition),
+    Reason.NOTHING_TO_ROLL_BACK: Rule(grpc.StatusCode.FAILED_PRECONDITION, _precondition),
 }
 
 

@@ -11,6 +11,7 @@ from fitserve.v1 import options_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from service.domain.entities import Choice
 from service.domain.errors import invalid
 
 MODEL_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -30,6 +31,15 @@ def model_name(name: str, field: str = "model") -> str:
         shown = repr(name if len(name) <= 80 else name[:80] + "...")
         raise invalid(
             field, f"{shown} is no model name; it takes 1 to 63 of a-z, 0-9, _ and -, and starts with a letter"
+        )
+    return name
+
+
+def alias_name(name: str, field: str = "alias") -> str:
+    """Returns an alias that is well-formed. Raises ServiceError INVALID_FIELD."""
+    if not MODEL_NAME.fullmatch(name):
+        raise invalid(
+            field, f"{name[:80]!r} is no alias; it takes 1 to 63 of a-z, 0-9, _ and -, and starts with a letter"
         )
     return name
 
@@ -60,6 +70,22 @@ def version(request: Message, path: str = "") -> int | None:
     bounds(request, path)
     value: int = request.version  # type: ignore[attr-defined]  # of the messages that have one
     return value if request.HasField("version") else None
+
+
+def choice(request: Message, path: str = "") -> Choice:
+    """Returns the version or the alias in the message at `path`, or None if it names neither.
+
+    Raises:
+        ServiceError: INVALID_FIELD; also if it names both.
+    """
+    named = version(request, path)
+    alias: str = request.alias  # type: ignore[attr-defined]  # of the messages that have one
+    if not alias:
+        return named
+    place = f"{path}.alias" if path else "alias"
+    if named is not None:
+        raise invalid(place, "version is set too; a version is named by its number or by an alias, not by both")
+    return alias_name(alias, place)
 
 
 def bounds(message: Message, path: str = "") -> None:

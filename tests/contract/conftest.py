@@ -1,15 +1,24 @@
-"""What the tests of the Open Inference Protocol share: its clients, and models that they may not change."""
+"""What the tests of the contract share: raw stubs, Triton's own client, and a model that they may not change."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import fitserve
+import grpc
 import pytest
 import tritonclient.grpc as triton
 
 from tests.contract.test_training import SPECIES, X
+from tests.contract.wire import Stubs, stubs_of
 from tests.service_process import ServiceProcess
+
+
+@pytest.fixture(scope="module")
+def stubs(service: ServiceProcess) -> Iterator[Stubs]:
+    """Raw stubs of the shared service."""
+    with grpc.insecure_channel(service.address) as channel:
+        yield stubs_of(channel)
 
 
 @pytest.fixture

@@ -52,12 +52,6 @@ LABELS = ("a", "b") * 3
 NAN, INF, LARGE = math.nan, math.inf, 1e39
 
 
-@pytest.fixture(scope="module")
-def stubs(service: ServiceProcess) -> Iterator[Stubs]:
-    with grpc.insecure_channel(service.address) as channel:
-        yield stubs_of(channel)
-
-
 def assert_names(refusal: Refusal, field: str) -> None:
     """Asserts that a call was refused because of a field, or of a part of it."""
     assert refusal.code == grpc.StatusCode.INVALID_ARGUMENT, refusal

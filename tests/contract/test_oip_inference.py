@@ -136,7 +136,7 @@ def number(value: int) -> pb.InferParameter:
 
 ROW = X[:1].tobytes()
 BAD: dict[str, tuple[dict[str, object], str]] = {
-    "version": ({"model_version": "one"}, "model_version"),
+    "version": ({"model_version": "One"}, "model_version"),
     "version 0": ({"model_version": "0"}, "model_version"),
     "input": ({"tensor": {"name": "feature"}}, "inputs"),
     "datatype": ({"tensor": {"datatype": "FP64"}}, "inputs[0].datatype"),

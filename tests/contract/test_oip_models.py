@@ -142,7 +142,7 @@ def test_unknown_and_bad_names_are_refused(oip, call: str) -> None:
         assert refused.value.status() == f"StatusCode.{status}"
     if "get" in call:
         with pytest.raises(InferenceServerException, match="no version"):
-            getattr(oip, call)("nobody", "x")
+            getattr(oip, call)("nobody", "X")
 
 
 def test_a_load_with_settings_of_its_own_is_unimplemented(oip, client: fitserve.Client, name: str) -> None:

@@ -80,9 +80,10 @@ def lines_of(language: str, text: str) -> list[str]:
 
 
 def run_python(library: str, service: ServiceProcess) -> None:
-    """Runs the README's one Python block that imports a library."""
-    (snippet,) = (code for language, code in blocks(README) if language == "python" and f"import {library}" in code)
-    exec(compile(snippet.replace(ADDRESS, service.address), "README.md", "exec"), {})
+    """Runs the README's Python blocks that use a library, one after the other."""
+    snippets = [code for language, code in blocks(README) if language == "python" and library in code]
+    assert f"import {library}" in snippets[0]
+    exec(compile("\n".join(snippets).replace(ADDRESS, service.address), "README.md", "exec"), {})
 
 
 def tool_of(line: str) -> str | None:
@@ -151,6 +152,7 @@ def test_the_python_snippet_runs(service: ServiceProcess, capsys: pytest.Capture
     printed = capsys.readouterr().out
     assert "['setosa' 'setosa' 'setosa']" in printed
     assert "MODEL_NOT_FOUND there is no model 'irs'" in printed
+    assert printed.endswith("[0 0 0]\n2\n1\n")
 
 
 def test_the_snippet_for_tritons_client_runs(service: ServiceProcess, capsys: pytest.CaptureFixture[str]) -> None:

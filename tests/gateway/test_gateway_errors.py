@@ -230,6 +230,8 @@ def test_a_refused_call_is_the_same_status_over_both(
         ("POST", "/v1/models/iris:load", b'{"evict": 1, "evict": 2}', "evict"),
         ("POST", "/v1/models/iris:fit", b'{"dataset": "", "inline": {}}', "inline"),
         ("POST", "/v1/models/iris:load?evict=true", None, "evict"),
+        ("PUT", "/v1/models/iris/aliases/champion?version=1", b"{}", "version"),
+        ("PUT", "/v1/models/iris/aliases/champion", b'{"version": 1, "force": true}', "force"),
         ("DELETE", "/v1/models/iris?forse=true", None, "forse"),
         ("DELETE", "/v1/models/iris?force=maybe", None, "force"),
         ("GET", "/v1/models?page_size=many", None, "page_size"),

@@ -20,6 +20,7 @@ from tests.gateway_process import GatewayProcess, Json
 from tests.service_process import ROOT
 
 ADDRESS = "127.0.0.1:8080"
+FIT = f"curl -s {ADDRESS}/v1/models/bloom:fit"
 LINES = [line for line in lines_of("sh", README) if line.startswith("curl ")]
 
 
@@ -58,8 +59,10 @@ def test_the_curl_lines_do_what_they_say(start_service: StartService, start_gate
         answer = json.loads(done.stdout.splitlines()[-1])
         assert "code" not in answer, f"{line}\n{answer}"
         answers[call_of(line, document)] = answer
-        environment["JOB"] = environment["JOB"] or answer["job"]["id"]
+        environment["JOB"] = answer["job"]["id"] if line.startswith(FIT) else environment["JOB"]
     assert answers["TrainingService_WatchTrainingJob"]["result"]["job"]["state"] == "JOB_STATE_SUCCEEDED"
+    assert answers["ModelService_SetAlias"]["model"]["aliases"][0]["previous_version"] == 1
+    assert answers["ModelService_RollbackAlias"]["model"]["aliases"][0]["version"] == 1
     assert answers["ModelService_Load"]["model"]["state"] == "MODEL_STATE_LOADED"
     assert answers["PredictionService_Predict"]["predictions"] == ["versicolor"]
     assert np.argmax(answers["/v2/models/bloom/infer"]["outputs"][0]["data"]) == 1

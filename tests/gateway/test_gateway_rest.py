@@ -77,6 +77,18 @@ def test_a_model_is_trained_watched_loaded_used_and_removed(gateway: GatewayProc
     assert predicted["predictions"] == ["versicolor", "setosa"]
     assert np.argmax(predicted["probabilities"], axis=1).tolist() == [1, 0]
 
+    alias = f"/v1/models/{name}/aliases/champion"
+    named = gateway.call("PUT", alias, {"version": 1}).json["model"]["aliases"]
+    assert [(one["name"], one["version"], one["previous_version"]) for one in named] == [("champion", 1, 0)]
+    assert [
+        one["version"] for one in gateway.call("GET", f"/v1/models/{name}?alias=champion").json["model"]["versions"]
+    ] == [1]
+    features = {"name": "features", "datatype": "FP32", "shape": [1, 2], "data": [4.6, 1.3]}
+    inferred = gateway.call("POST", f"/v2/models/{name}/versions/champion/infer", {"inputs": [features]}).json
+    assert inferred["model_version"] == "1"
+    assert gateway.call("POST", f"{alias}:rollback").json["code"] == 9  # it was never moved
+    assert gateway.call("DELETE", alias).json["model"]["aliases"] == []
+
     assert gateway.call("DELETE", f"/v1/models/{name}").json["code"] == 9  # it is loaded
     assert gateway.call("POST", f"/v1/models/{name}:unload", {}).json["model"]["state"] == "MODEL_STATE_STORED"
     assert gateway.call("GET", f"/v1/models/{name}").json["model"]["versions"][0]["version"] == 1

@@ -17,6 +17,7 @@ import pytest
 from service.adapters import triton as adapter
 from service.adapters.repository import RepositoryArtifacts
 from service.bootstrap import Service, build
+from service.domain.entities import LoadOrder
 from service.domain.errors import Reason, ServiceError
 from service.settings import ROOT, Settings
 from tests.integration.test_triton_runtime import adder
@@ -78,12 +79,12 @@ async def test_a_load_that_hangs_costs_a_restart_and_nothing_else(
 ) -> None:
     monkeypatch.setattr(adapter, "LOAD_SECONDS", LOAD_SECONDS)
     registry = service.registry
-    await registry.load("first", None, False, "test")
-    hanging = asyncio.create_task(registry.load("hanging", None, False, "test"))
+    await registry.load("first", None, LoadOrder("test"))
+    hanging = asyncio.create_task(registry.load("hanging", None, LoadOrder("test")))
     stub = await stub_of("hanging")
     stub.suspend()
     async with asyncio.timeout(LOAD_SECONDS):
-        await registry.load("second", None, False, "test")
+        await registry.load("second", None, LoadOrder("test"))
     assert not hanging.done()
     assert await predict(service, "first") == [[2, 3]]
     with pytest.raises(ServiceError) as hung:
@@ -97,7 +98,7 @@ async def test_a_load_that_hangs_costs_a_restart_and_nothing_else(
     assert not stub.is_running()
     with pytest.raises(ServiceError, match="not loaded"):
         registry.serving("hanging", None)
-    await registry.load("hanging", None, False, "test")
+    await registry.load("hanging", None, LoadOrder("test"))
     assert await predict(service, "hanging") == [[2, 3]]
     assert service.recovery.triton_restarts == 1
 
@@ -108,8 +109,8 @@ async def test_whenever_a_stub_is_killed_under_its_load_the_model_can_be_loaded_
 ) -> None:
     """Triton refuses such a load, or hangs, or has just done it and finds out at the first batch."""
     registry = service.registry
-    await registry.load("first", None, False, "test")
-    hanging = asyncio.create_task(registry.load("hanging", None, False, "test"))
+    await registry.load("first", None, LoadOrder("test"))
+    hanging = asyncio.create_task(registry.load("hanging", None, LoadOrder("test")))
     stub = await stub_of("hanging")
     await asyncio.sleep(delay)  # the moment
     stub.kill()
@@ -118,7 +119,7 @@ async def test_whenever_a_stub_is_killed_under_its_load_the_model_can_be_loaded_
     async with asyncio.timeout(40):
         while True:
             with suppress(ServiceError):
-                await registry.load("hanging", None, False, "test")
+                await registry.load("hanging", None, LoadOrder("test"))
                 assert await predict(service, "hanging") == [[2, 3]]
                 assert await predict(service, "first") == [[2, 3]]
                 return

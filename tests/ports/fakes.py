@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from service.domain.entities import Job, JobState, WantedLoad
+from service.domain.entities import Alias, Job, JobState, WantedModel
 from service.domain.errors import Reason, ServiceError
 
 
@@ -14,7 +14,8 @@ class InMemoryJournal:
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
-        self._wanted: dict[str, WantedLoad] = {}
+        self._wanted: dict[str, WantedModel] = {}
+        self._aliases: dict[tuple[str, str], Alias] = {}
 
     async def add_job(self, job: Job) -> None:
         if job.id in self._jobs:
@@ -49,14 +50,23 @@ class InMemoryJournal:
     async def unfinished_jobs(self) -> Sequence[Job]:
         return self._where(lambda job: not job.state.final)
 
-    async def want_loaded(self, load: WantedLoad) -> None:
-        self._wanted[load.model] = load
+    async def want_loaded(self, wanted: WantedModel) -> None:
+        self._wanted[wanted.model] = wanted
 
     async def want_unloaded(self, model: str) -> None:
         self._wanted.pop(model, None)
 
-    async def wanted_loads(self) -> Sequence[WantedLoad]:
+    async def wanted_models(self) -> Sequence[WantedModel]:
         return [self._wanted[model] for model in sorted(self._wanted)]
+
+    async def set_alias(self, alias: Alias) -> None:
+        self._aliases[alias.model, alias.name] = alias
+
+    async def delete_alias(self, model: str, name: str) -> None:
+        self._aliases.pop((model, name), None)
+
+    async def aliases(self) -> Sequence[Alias]:
+        return [self._aliases[key] for key in sorted(self._aliases)]
 
     async def close(self) -> None:
         pass

@@ -19,11 +19,12 @@ from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.command import upgrade
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, make_url, text
 
 from service.adapters.journal import DatabaseJournal, DatabaseNotUsable, metadata
-from service.domain.entities import Job, JobError, JobState, Task, TrainingStep, WantedLoad
+from service.domain.entities import Alias, Capacity, Job, JobError, JobState, Task, TrainingStep, WantedModel
 from service.domain.errors import Reason, ServiceError
 from service.domain.ports import Journal
 from tests.ports.fakes import InMemoryJournal
@@ -34,6 +35,8 @@ needs_postgresql = pytest.mark.skipif(not POSTGRESQL, reason="FITSERVE_TEST_POST
 DATABASES = ["sqlite", pytest.param("postgresql", marks=needs_postgresql)]
 
 NOON = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
+IRIS = WantedModel("iris", 2, {1: "ada", 2: "bob"}, Capacity(2))
+CHAMPION = Alias("iris", "champion", 2, 1, NOON)
 
 
 @pytest.fixture(params=DATABASES)
@@ -217,17 +220,31 @@ class TestJournal:
         states = {each.state for each in await journal.unfinished_jobs()}
         assert states == {JobState.QUEUED, JobState.RUNNING}
 
-    async def test_a_wanted_load_takes_the_place_of_the_models_other_versions(self, journal: Journal) -> None:
-        await journal.want_loaded(WantedLoad("wine", 1, "ada"))
-        await journal.want_loaded(WantedLoad("iris", 1, "ada"))
-        await journal.want_loaded(WantedLoad("iris", 2, "bob"))
-        assert await journal.wanted_loads() == [WantedLoad("iris", 2, "bob"), WantedLoad("wine", 1, "ada")]
+    async def test_what_is_wanted_of_a_model_takes_the_place_of_what_was(self, journal: Journal) -> None:
+        wine = WantedModel("wine", 1, {1: "ada"})
+        iris = WantedModel("iris", 2, {2: "bob", 10: "ada"}, Capacity(2, 64, 1000))
+        await journal.want_loaded(wine)
+        await journal.want_loaded(WantedModel("iris", 1, {1: "ada", 2: "bob"}))
+        await journal.want_loaded(iris)
+        assert await journal.wanted_models() == [iris, wine]
 
     async def test_an_unwanted_model_is_gone(self, journal: Journal) -> None:
-        await journal.want_loaded(WantedLoad("iris", 1, "ada"))
+        await journal.want_loaded(WantedModel("iris", 1, {1: "ada", 2: "bob"}))
         await journal.want_unloaded("iris")
         await journal.want_unloaded("wine")
-        assert await journal.wanted_loads() == []
+        assert await journal.wanted_models() == []
+
+    async def test_an_alias_is_moved_and_deleted(self, journal: Journal) -> None:
+        champion, other = Alias("iris", "champion", 1, None, NOON), Alias("wine", "champion", 3, 2, NOON)
+        for alias in (other, champion):
+            await journal.set_alias(alias)
+        assert await journal.aliases() == [champion, other]
+        moved = Alias("iris", "champion", 2, 1, NOON + timedelta(days=1))
+        await journal.set_alias(moved)
+        assert await journal.aliases() == [moved, other]
+        await journal.delete_alias("wine", "champion")
+        await journal.delete_alias("wine", "challenger")
+        assert await journal.aliases() == [moved]
 
     async def test_many_calls_at_once_are_all_answered(self, journal: Journal) -> None:
         await asyncio.gather(*(journal.add_job(job(number)) for number in range(50)))
@@ -240,17 +257,34 @@ class TestDatabaseJournal:
     async def test_everything_is_there_after_reopening(self, url: str) -> None:
         async with opened(url) as journal:
             await journal.add_job(ended_job)
-            await journal.want_loaded(WantedLoad("iris", 2, "bob"))
+            await journal.want_loaded(IRIS)
+            await journal.set_alias(CHAMPION)
         async with opened(url) as journal:
             assert await journal.job("job-1") == ended_job
-            assert await journal.wanted_loads() == [WantedLoad("iris", 2, "bob")]
+            assert await journal.wanted_models() == [IRIS]
+            assert await journal.aliases() == [CHAMPION]
+
+    async def test_a_load_that_an_earlier_release_noted_is_wanted_still(self, url: str) -> None:
+        journal = DatabaseJournal(url)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("alembic.command.upgrade", lambda config, _: upgrade(config, "0001"))
+            await journal.open()
+        await journal.close()
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(text("INSERT INTO wanted_loads (model, version, loaded_by) VALUES ('iris', 3, 'ada')"))
+        engine.dispose()
+        async with opened(url) as journal:
+            assert await journal.wanted_models() == [WantedModel("iris", 3, {3: "ada"})]
+            await journal.want_loaded(IRIS)
+            assert await journal.wanted_models() == [IRIS]
 
     async def test_a_database_that_went_away_is_unavailable(self, url: str) -> None:
         async with opened(url) as journal, gone(url, journal):
             for call in (
                 journal.job("1"),
                 journal.add_job(job(1)),
-                journal.wanted_loads(),
+                journal.wanted_models(),
                 journal.want_unloaded("iris"),
             ):
                 with pytest.raises(ServiceError) as refused:
@@ -321,18 +355,18 @@ class TestSqliteJournal:
         script = (
             "import asyncio, os, signal\n"
             "from service.adapters.journal import DatabaseJournal\n"
-            "from service.domain.entities import WantedLoad\n"
+            "from service.domain.entities import WantedModel\n"
             "async def main():\n"
             f"    journal = DatabaseJournal({url!r})\n"
             "    await journal.open()\n"
-            "    await journal.want_loaded(WantedLoad('iris', 1, 'ada'))\n"
+            "    await journal.want_loaded(WantedModel('iris', 1, {1: 'ada'}))\n"
             "    os.kill(os.getpid(), signal.SIGKILL)\n"
             "asyncio.run(main())\n"
         )
         process = await asyncio.to_thread(subprocess.run, [sys.executable, "-c", script], check=False)
         assert process.returncode == -9
         async with opened(url) as journal:
-            assert await journal.wanted_loads() == [WantedLoad("iris", 1, "ada")]
+            assert await journal.wanted_models() == [WantedModel("iris", 1, {1: "ada"})]
 
     async def test_a_full_disk_is_said(self, tmp_path: Path) -> None:
         async with opened(f"sqlite:///{tmp_path / 'fitserve.db'}") as journal:

@@ -63,6 +63,13 @@ def test_a_load_serves_the_version_that_it_names_and_no_other() -> None:
     assert override["name"] == "iris"
     assert override["backend"] == "onnxruntime"
     assert override["max_batch_size"] == 1024
+    assert override["instance_group"] == [{"count": 1, "kind": "KIND_CPU"}]
+
+
+def test_a_load_says_how_many_copies_there_are_of_all_versions() -> None:
+    override = json.loads(TritonModelConfig.of("iris", "onnxruntime", IRIS).to_json([1, 3], instances=4))
+    assert override["version_policy"] == {"specific": {"versions": ["1", "3"]}}
+    assert override["instance_group"] == [{"count": 4, "kind": "KIND_CPU"}]
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from fitserve.resources import Prediction
 from fitserve.v1 import (
     data_pb2,
     dataset_pb2,
+    model_service_pb2,
     prediction_service_pb2,
     training_job_pb2,
     training_service_pb2,
@@ -252,12 +253,24 @@ def inputs(rows: Rows | data_pb2.Inputs) -> data_pb2.Inputs:
 
 
 def predict_request(
-    model: str, rows: Rows | data_pb2.Inputs, version: int | None, include_probabilities: bool
+    model: str, rows: Rows | data_pb2.Inputs, version: int | str | None, include_probabilities: bool
 ) -> prediction_service_pb2.PredictRequest:
     """Builds a PredictRequest."""
+    number, alias = named(version)
     return prediction_service_pb2.PredictRequest(
-        model=model, version=version, inputs=inputs(rows), include_probabilities=include_probabilities
+        model=model, version=number, alias=alias, inputs=inputs(rows), include_probabilities=include_probabilities
     )
+
+
+def named(version: int | str | None) -> tuple[int | None, str]:
+    """Returns a version as the two fields of a request that name one: its number, or its alias.
+
+    Raises:
+        ValueError: The alias is empty, which the service would take for none.
+    """
+    if version == "":
+        raise ValueError("an alias has at least one character; None means the version that serves, or the latest")
+    return (None, version) if isinstance(version, str) else (version, "")
 
 
 def check_stream(max_in_flight: int, on_error: str) -> None:
@@ -272,11 +285,12 @@ def check_stream(max_in_flight: int, on_error: str) -> None:
 
 
 def stream_config(
-    model: str, version: int | None, include_probabilities: bool
+    model: str, version: int | str | None, include_probabilities: bool
 ) -> prediction_service_pb2.PredictStreamRequest:
     """Builds the first message of a prediction stream."""
+    number, alias = named(version)
     config = prediction_service_pb2.PredictStreamConfig(
-        model=model, version=version, include_probabilities=include_probabilities
+        model=model, version=number, alias=alias, include_probabilities=include_probabilities
     )
     return prediction_service_pb2.PredictStreamRequest(config=config)
 
@@ -334,6 +348,30 @@ def _label_array(labels: list[object], like: Array | None = None) -> Array:
     if like is not None and like.dtype.kind in "ifb":
         return np.array(labels, dtype=like.dtype)
     return np.array(labels) if labels else _tensors.text_array([])
+
+
+def load_request(
+    name: str,
+    version: int | str | None,
+    *,
+    evict: bool,
+    alongside: bool,
+    instances: int | None,
+    max_batch_rows: int | None,
+    max_queue_rows: int | None,
+) -> model_service_pb2.LoadRequest:
+    """Builds a LoadRequest."""
+    number, alias = named(version)
+    return model_service_pb2.LoadRequest(
+        model=name,
+        version=number,
+        alias=alias,
+        evict=evict,
+        alongside=alongside,
+        instances=instances,
+        max_batch_rows=max_batch_rows,
+        max_queue_rows=max_queue_rows,
+    )
 
 
 def list_jobs_request(model: str | None, states: Iterable[str]) -> training_service_pb2.ListTrainingJobsRequest:

@@ -184,22 +184,56 @@ class AsyncClient:
         pages = self._pages(self._models.ListModels, request, timeout)
         return [resources.read(Model, one) async for page in pages for one in page.models]
 
-    async def model(self, name: str, *, timeout: float | None = None) -> Model:
-        """Returns a model with its versions; see `Client.model`."""
-        request = model_service_pb2.GetModelRequest(model=name)
+    async def model(self, name: str, version: int | str | None = None, *, timeout: float | None = None) -> Model:
+        """Returns a model with its versions and aliases; see `Client.model`."""
+        number, alias = _core.named(version)
+        request = model_service_pb2.GetModelRequest(model=name, version=number, alias=alias)
         return resources.read(Model, (await self._call(self._models.GetModel, request, timeout)).model)
 
     async def load(
-        self, name: str, version: int | None = None, *, evict: bool = False, timeout: float | None = None
+        self,
+        name: str,
+        version: int | str | None = None,
+        *,
+        evict: bool = False,
+        alongside: bool = False,
+        instances: int | None = None,
+        max_batch_rows: int | None = None,
+        max_queue_rows: int | None = None,
+        timeout: float | None = None,
     ) -> Model:
         """Loads a version and returns when it answers predictions; see `Client.load`."""
-        request = model_service_pb2.LoadRequest(model=name, version=version, evict=evict)
+        request = _core.load_request(
+            name,
+            version,
+            evict=evict,
+            alongside=alongside,
+            instances=instances,
+            max_batch_rows=max_batch_rows,
+            max_queue_rows=max_queue_rows,
+        )
         return resources.read(Model, (await self._call(self._models.Load, request, timeout)).model)
 
-    async def unload(self, name: str, *, timeout: float | None = None) -> Model:
+    async def unload(self, name: str, version: int | str | None = None, *, timeout: float | None = None) -> Model:
         """Unloads a model; see `Client.unload`."""
-        request = model_service_pb2.UnloadRequest(model=name)
+        number, alias = _core.named(version)
+        request = model_service_pb2.UnloadRequest(model=name, version=number, alias=alias)
         return resources.read(Model, (await self._call(self._models.Unload, request, timeout)).model)
+
+    async def set_alias(self, name: str, alias: str, version: int, *, timeout: float | None = None) -> Model:
+        """Lets an alias name a version; see `Client.set_alias`."""
+        request = model_service_pb2.SetAliasRequest(model=name, alias=alias, version=version)
+        return resources.read(Model, (await self._call(self._models.SetAlias, request, timeout)).model)
+
+    async def rollback_alias(self, name: str, alias: str, *, timeout: float | None = None) -> Model:
+        """Moves an alias back to the version that it named before; see `Client.rollback_alias`."""
+        request = model_service_pb2.RollbackAliasRequest(model=name, alias=alias)
+        return resources.read(Model, (await self._call(self._models.RollbackAlias, request, timeout)).model)
+
+    async def delete_alias(self, name: str, alias: str, *, timeout: float | None = None) -> Model:
+        """Deletes an alias; see `Client.delete_alias`."""
+        request = model_service_pb2.DeleteAliasRequest(model=name, alias=alias)
+        return resources.read(Model, (await self._call(self._models.DeleteAlias, request, timeout)).model)
 
     async def remove(
         self, name: str, version: int | None = None, *, force: bool = False, timeout: float | None = None
@@ -220,7 +254,7 @@ class AsyncClient:
         model: str,
         X: Rows | data_pb2.Inputs,
         *,
-        version: int | None = None,
+        version: int | str | None = None,
         timeout: float | None = None,
     ) -> Array:
         """Predicts rows and returns the predictions, shape [rows]; see `Client.predict`."""
@@ -231,7 +265,7 @@ class AsyncClient:
         model: str,
         X: Rows | data_pb2.Inputs,
         *,
-        version: int | None = None,
+        version: int | str | None = None,
         timeout: float | None = None,
     ) -> Prediction:
         """Predicts rows and returns the whole answer; see `Client.predict_proba`."""
@@ -243,7 +277,7 @@ class AsyncClient:
         model: str,
         batches: Iterable[Rows | data_pb2.Inputs] | AsyncIterable[Rows | data_pb2.Inputs],
         *,
-        version: int | None = None,
+        version: int | str | None = None,
         include_probabilities: bool = False,
         max_in_flight: int = 8,
         on_error: Literal["raise"] = "raise",
@@ -256,7 +290,7 @@ class AsyncClient:
         model: str,
         batches: Iterable[Rows | data_pb2.Inputs] | AsyncIterable[Rows | data_pb2.Inputs],
         *,
-        version: int | None = None,
+        version: int | str | None = None,
         include_probabilities: bool = False,
         max_in_flight: int = 8,
         on_error: Literal["yield"],
@@ -268,7 +302,7 @@ class AsyncClient:
         model: str,
         batches: Iterable[Rows | data_pb2.Inputs] | AsyncIterable[Rows | data_pb2.Inputs],
         *,
-        version: int | None = None,
+        version: int | str | None = None,
         include_probabilities: bool = False,
         max_in_flight: int = 8,
         on_error: OnError = "raise",
@@ -325,7 +359,7 @@ class AsyncClient:
         self,
         model: str,
         rows: Rows | data_pb2.Inputs,
-        version: int | None,
+        version: int | str | None,
         include_probabilities: bool,
         timeout: float | None,
     ) -> Prediction:

@@ -264,24 +264,45 @@ class Client:
         pages = self._pages(self._models.ListModels, request, timeout)
         return [resources.read(Model, one) for page in pages for one in page.models]
 
-    def model(self, name: str, *, timeout: float | None = None) -> Model:
-        """Returns a model with its versions.
+    def model(self, name: str, version: int | str | None = None, *, timeout: float | None = None) -> Model:
+        """Returns a model with its versions and aliases.
+
+        Args:
+            name: The name of the model.
+            version: The only version wanted, by its number or an alias; None for all.
+            timeout: How many seconds the call may take.
 
         Raises:
             NotFound: There is no such model; metadata["nearest"] names the nearest known one.
         """
-        request = model_service_pb2.GetModelRequest(model=name)
+        number, alias = _core.named(version)
+        request = model_service_pb2.GetModelRequest(model=name, version=number, alias=alias)
         return resources.read(Model, self._call(self._models.GetModel, request, timeout).model)
 
     def load(
-        self, name: str, version: int | None = None, *, evict: bool = False, timeout: float | None = None
+        self,
+        name: str,
+        version: int | str | None = None,
+        *,
+        evict: bool = False,
+        alongside: bool = False,
+        instances: int | None = None,
+        max_batch_rows: int | None = None,
+        max_queue_rows: int | None = None,
+        timeout: float | None = None,
     ) -> Model:
-        """Loads a version in place of the loaded one, and returns when it answers predictions.
+        """Loads a version in place of the serving one, or alongside, and returns when it answers predictions.
+
+        The version that served until then is unloaded, unless an alias names it; all others stay.
 
         Args:
             name: The name of the model.
-            version: The version; None for the latest.
+            version: The version, by its number or an alias; None for the latest.
             evict: Whether the least recently used idle model may be unloaded to make room.
+            alongside: Whether the serving version stays what it is, and calls that name no version stay with it.
+            instances: How many copies of each loaded version of the model work in parallel, on a core each.
+            max_batch_rows: The most rows of one batch.
+            max_queue_rows: The most rows that may wait for a version. None leaves this, as the two before, as it is.
             timeout: How many seconds the call may take.
 
         Raises:
@@ -293,19 +314,76 @@ class Client:
 
         Example:
             client.load("iris").serving_version
+            client.load("iris", 2, alongside=True, instances=2)
         """
-        request = model_service_pb2.LoadRequest(model=name, version=version, evict=evict)
+        request = _core.load_request(
+            name,
+            version,
+            evict=evict,
+            alongside=alongside,
+            instances=instances,
+            max_batch_rows=max_batch_rows,
+            max_queue_rows=max_queue_rows,
+        )
         return resources.read(Model, self._call(self._models.Load, request, timeout).model)
 
-    def unload(self, name: str, *, timeout: float | None = None) -> Model:
-        """Unloads a model when its calls in flight are answered. An unloaded model stays as it is.
+    def unload(self, name: str, version: int | str | None = None, *, timeout: float | None = None) -> Model:
+        """Unloads a model when its calls in flight are answered. What is not loaded stays as it is.
+
+        Args:
+            name: The name of the model.
+            version: The only version to unload, by its number or an alias; None for all.
+            timeout: How many seconds the call may take.
 
         Raises:
-            NotFound: There is no such model.
+            NotFound: There is no such model, version or alias.
             Aborted: Another operation on the model is under way.
         """
-        request = model_service_pb2.UnloadRequest(model=name)
+        number, alias = _core.named(version)
+        request = model_service_pb2.UnloadRequest(model=name, version=number, alias=alias)
         return resources.read(Model, self._call(self._models.Unload, request, timeout).model)
+
+    def set_alias(self, name: str, alias: str, version: int, *, timeout: float | None = None) -> Model:
+        """Lets an alias name a version, in one step in which no call fails. A new alias is made.
+
+        If the alias's present version is loaded and the new one is not, the new one is loaded first.
+
+        Args:
+            name: The name of the model.
+            alias: The alias, such as "champion"; it takes what a model's name takes.
+            version: The version.
+            timeout: How many seconds the call may take.
+
+        Raises:
+            NotFound: There is no such model or version.
+            FitServeError: As `load` does, if the version must be loaded.
+
+        Example:
+            client.set_alias("iris", "champion", 2)
+            client.predict("iris", X, version="champion")
+        """
+        request = model_service_pb2.SetAliasRequest(model=name, alias=alias, version=version)
+        return resources.read(Model, self._call(self._models.SetAlias, request, timeout).model)
+
+    def rollback_alias(self, name: str, alias: str, *, timeout: float | None = None) -> Model:
+        """Moves an alias back to the version that it named before its last move; once after each move.
+
+        Raises:
+            NotFound: There is no such model or alias.
+            FailedPrecondition: There is no version to go back to.
+            FitServeError: As `set_alias` does.
+        """
+        request = model_service_pb2.RollbackAliasRequest(model=name, alias=alias)
+        return resources.read(Model, self._call(self._models.RollbackAlias, request, timeout).model)
+
+    def delete_alias(self, name: str, alias: str, *, timeout: float | None = None) -> Model:
+        """Deletes an alias; its version stays as it is.
+
+        Raises:
+            NotFound: There is no such model or alias.
+        """
+        request = model_service_pb2.DeleteAliasRequest(model=name, alias=alias)
+        return resources.read(Model, self._call(self._models.DeleteAlias, request, timeout).model)
 
     def remove(
         self, name: str, version: int | None = None, *, force: bool = False, timeout: float | None = None
@@ -314,7 +392,7 @@ class Client:
 
         Raises:
             NotFound: There is no such model or version.
-            FailedPrecondition: It is loaded and `force` is false.
+            FailedPrecondition: It is loaded, or an alias names it, and `force` is false.
             Aborted: Another operation on the model is under way.
         """
         request = model_service_pb2.RemoveRequest(model=name, version=version, force=force)
@@ -336,7 +414,7 @@ class Client:
         model: str,
         X: Rows | data_pb2.Inputs,
         *,
-        version: int | None = None,
+        version: int | str | None = None,
         timeout: float | None = None,
     ) -> Array:
         """Predicts rows with a loaded model.
@@ -345,7 +423,7 @@ class Client:
             model: The name of the model.
             X: The rows, in any form that `fit` takes: shape [rows, ...] with the shape of a row that the
                 model was trained on, or the columns that it was trained on.
-            version: The version; None for the one that serves.
+            version: The version, by its number or an alias such as "champion"; None for the one that serves.
             timeout: How many seconds the call may take.
 
         Returns:
@@ -369,7 +447,7 @@ class Client:
         model: str,
         X: Rows | data_pb2.Inputs,
         *,
-        version: int | None = None,
+        version: int | str | None = None,
         timeout: float | None = None,
     ) -> Prediction:
         """Predicts rows with a loaded model, and returns the whole answer, with the probability of each
@@ -393,7 +471,7 @@ class Client:
         model: str,
         batches: Iterable[Rows | data_pb2.Inputs],
         *,
-        version: int | None = None,
+        version: int | str | None = None,
         include_probabilities: bool = False,
         max_in_flight: int = 8,
         on_error: Literal["raise"] = "raise",
@@ -406,7 +484,7 @@ class Client:
         model: str,
         batches: Iterable[Rows | data_pb2.Inputs],
         *,
-        version: int | None = None,
+        version: int | str | None = None,
         include_probabilities: bool = False,
         max_in_flight: int = 8,
         on_error: Literal["yield"],
@@ -418,7 +496,7 @@ class Client:
         model: str,
         batches: Iterable[Rows | data_pb2.Inputs],
         *,
-        version: int | None = None,
+        version: int | str | None = None,
         include_probabilities: bool = False,
         max_in_flight: int = 8,
         on_error: OnError = "raise",
@@ -430,7 +508,8 @@ class Client:
             model: The name of the model.
             batches: The batches, each as in `predict`; they may be endless. They are read from another
                 thread, never more than `max_in_flight` ahead of the answers.
-            version: The version; None for the one that serves when the batch comes.
+            version: The version, by its number or an alias, which the stream follows when it moves; None for
+                the one that serves when the batch comes.
             include_probabilities: Whether the probabilities of the classes come too.
             max_in_flight: How many batches may be sent and not yet answered.
             on_error: What a batch that the service refuses does: "raise" ends the stream with its error;
@@ -488,7 +567,7 @@ class Client:
         self,
         model: str,
         rows: Rows | data_pb2.Inputs,
-        version: int | None,
+        version: int | str | None,
         include_probabilities: bool,
         timeout: float | None,
     ) -> Prediction:

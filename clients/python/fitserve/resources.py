@@ -259,6 +259,23 @@ class ModelVersion:
 
 
 @dataclass(frozen=True)
+class ModelAlias:
+    """A second name of a version, which can be moved to another one.
+
+    Attributes:
+        name: The name, such as champion.
+        version: The version that it names.
+        previous_version: The version that a rollback moves it back to; 0 if there is none.
+        update_time: When it was moved last.
+    """
+
+    name: str
+    version: int
+    previous_version: int
+    update_time: datetime.datetime | None
+
+
+@dataclass(frozen=True)
 class Model:
     """A name with its versions.
 
@@ -267,7 +284,11 @@ class Model:
         state: The state of the version that is furthest on the way to serving.
         versions: The versions in ascending order.
         latest_version: The highest version.
-        serving_version: The version that answers; 0 if none is loaded.
+        serving_version: The version that answers calls which name none; 0 if it is not loaded.
+        aliases: The aliases by name.
+        instances: How many copies of each loaded version work in parallel; 0 if none is loaded.
+        max_batch_rows: The most rows of one batch, if a load has set it.
+        max_queue_rows: The most rows that may wait for a version, if a load has set it.
     """
 
     name: str
@@ -275,6 +296,19 @@ class Model:
     versions: tuple[ModelVersion, ...]
     latest_version: int
     serving_version: int
+    aliases: tuple[ModelAlias, ...]
+    instances: int
+    max_batch_rows: int | None
+    max_queue_rows: int | None
+
+    @property
+    def loaded_versions(self) -> tuple[int, ...]:
+        """The versions that answer, in ascending order."""
+        return tuple(one.version for one in self.versions if one.state == "LOADED")
+
+    def version_of(self, alias: str) -> int | None:
+        """Returns the version that an alias names, or None if there is no such alias."""
+        return next((one.version for one in self.aliases if one.name == alias), None)
 
 
 @dataclass(frozen=True)
@@ -302,16 +336,17 @@ class TrainingStatus:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """One loaded version, with the number of its requests that wait or are in flight."""
+    """One loaded version, with the number of its requests that wait or are in flight, and of its copies."""
 
     model: str
     version: int
     pending_request_count: int
+    instances: int
 
 
 @dataclass(frozen=True)
 class ModelPoolStatus:
-    """The loaded models, how many there may be, and how many models are on disk."""
+    """The loaded versions, how many there may be, and how many models are on disk."""
 
     loaded: tuple[LoadedModel, ...]
     limit: int

@@ -53,9 +53,10 @@ func noForeignPages(next http.Handler) http.Handler {
 // Protocol may send one, which Triton ignores, too.
 func noQueryBesideBody(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodPost && r.URL.RawQuery != "" && !failure.IsOIP(r) {
+		hasBody := r.Method == http.MethodPost || r.Method == http.MethodPut
+		if hasBody && r.URL.RawQuery != "" && !failure.IsOIP(r) {
 			name, _, _ := strings.Cut(r.URL.RawQuery, "=")
-			message := fmt.Sprintf("field %q is in the query; POST takes its fields in the body", name)
+			message := fmt.Sprintf("field %q is in the query; %s takes its fields in the body", name, r.Method)
 			failure.Write(w, r, failure.InvalidField(name, message))
 			return
 		}

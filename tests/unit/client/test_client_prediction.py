@@ -70,6 +70,29 @@ def test_labels_and_classes_come_back_in_the_type_of_training(
     assert (got[0].version, got[0].include_probabilities) == (2, True)
 
 
+def test_an_alias_is_named_where_a_version_is(service: FakeService, client: fitserve.Client) -> None:
+    got: list[object] = []
+
+    def answer(
+        request: prediction_service_pb2.PredictRequest, context: grpc.ServicerContext
+    ) -> prediction_service_pb2.PredictResponse:
+        got.append((request.alias, request.HasField("version")))
+        return prediction_service_pb2.PredictResponse(prediction_tensor=_tensors.encode(np.zeros(2, np.float32)))
+
+    # An iterator of requests.
+    def stream(requests: Any, context: grpc.ServicerContext) -> Iterator[prediction_service_pb2.PredictStreamResponse]:
+        config = next(requests).config
+        got.append((config.alias, config.HasField("version")))
+        yield from ()
+
+    service.handlers |= {"Predict": answer, "PredictStream": stream}
+    client.predict("m", X, version="champion")
+    list(client.predict_stream("m", [], version="challenger"))
+    assert got == [("champion", False), ("challenger", False)]
+    with pytest.raises(ValueError, match="at least one character"):
+        client.predict("m", X, version="")
+
+
 def test_integer_labels_that_no_double_holds_come_back_exactly(service: FakeService, client: fitserve.Client) -> None:
     large, text = 2**53 + 1, str(2**53 + 1)
     reply = prediction_service_pb2.PredictResponse(prediction_tensor=_tensors.encode(np.array([large, 1])))

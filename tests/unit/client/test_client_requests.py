@@ -253,7 +253,10 @@ VERSION = model_pb2.ModelVersion(
 VERSION.signature.task = training_job_pb2.TASK_REGRESSION
 VERSION.parameters.update({"max_depth": 6})
 VERSION.create_time.FromSeconds(0)
-MODEL = model_pb2.Model(name="m", state=model_pb2.MODEL_STATE_LOADED, versions=[VERSION], serving_version=2)
+MODEL = model_pb2.Model(
+    name="m", state=model_pb2.MODEL_STATE_LOADED, versions=[VERSION], serving_version=2, instances=2, max_batch_rows=64
+)
+MODEL.aliases.add(name="champion", version=2, previous_version=1).update_time.FromSeconds(0)
 
 
 @pytest.mark.parametrize(
@@ -267,6 +270,36 @@ MODEL = model_pb2.Model(name="m", state=model_pb2.MODEL_STATE_LOADED, versions=[
             model_service_pb2.LoadRequest(model="m", version=2, evict=True),
         ),
         ("Unload", lambda client: client.unload("m"), model_service_pb2.UnloadRequest(model="m")),
+        ("GetModel", lambda client: client.model("m", 3), model_service_pb2.GetModelRequest(model="m", version=3)),
+        (
+            "Load",
+            lambda client: client.load(
+                "m", "champion", alongside=True, instances=2, max_batch_rows=64, max_queue_rows=1000
+            ),
+            model_service_pb2.LoadRequest(
+                model="m", alias="champion", alongside=True, instances=2, max_batch_rows=64, max_queue_rows=1000
+            ),
+        ),
+        (
+            "Unload",
+            lambda client: client.unload("m", "challenger"),
+            model_service_pb2.UnloadRequest(model="m", alias="challenger"),
+        ),
+        (
+            "SetAlias",
+            lambda client: client.set_alias("m", "champion", 2),
+            model_service_pb2.SetAliasRequest(model="m", alias="champion", version=2),
+        ),
+        (
+            "RollbackAlias",
+            lambda client: client.rollback_alias("m", "champion"),
+            model_service_pb2.RollbackAliasRequest(model="m", alias="champion"),
+        ),
+        (
+            "DeleteAlias",
+            lambda client: client.delete_alias("m", "champion"),
+            model_service_pb2.DeleteAliasRequest(model="m", alias="champion"),
+        ),
     ],
 )
 def test_a_call_about_a_model_answers_with_the_model(
@@ -295,6 +328,9 @@ def test_a_call_about_a_model_answers_with_the_model(
     )
     assert version.create_time == datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
     assert (version.load_time, version.parity, version.error) == (None, None, None)
+    assert (model.instances, model.max_batch_rows, model.max_queue_rows) == (2, 64, None)
+    assert model.aliases == (fitserve.ModelAlias("champion", 2, 1, version.create_time),)
+    assert (model.version_of("champion"), model.version_of("challenger"), model.loaded_versions) == (2, None, (2,))
 
 
 def test_removals_answer_with_what_is_gone(service: FakeService, client: fitserve.Client) -> None:

@@ -158,6 +158,7 @@ class FakeInference:
 
     Attributes:
         held: The versions that it holds, by model.
+        instances: How many copies of each, by model.
         calls: The loads and unloads, in order.
         load_errors: What the load of a model raises.
         unload_errors: What the unload of a model raises.
@@ -170,6 +171,7 @@ class FakeInference:
     def __init__(self) -> None:
         self.alive = True
         self.held: dict[str, list[int]] = {}
+        self.instances: dict[str, int] = {}
         self.calls: list[tuple[str, str]] = []
         self.batches: list[tuple[str, int, int]] = []
         self.streams: list[FakeStream] = []
@@ -203,7 +205,7 @@ class FakeInference:
     async def stop(self) -> None:
         self.die()
 
-    async def serve(self, manifest: Manifest, versions: Sequence[int]) -> None:
+    async def serve(self, manifest: Manifest, versions: Sequence[int], instances: int) -> None:
         self.calls.append(("serve", f"{manifest.model} {','.join(map(str, versions))}"))
         self._check_alive()
         await self.load_gate.passed()
@@ -211,6 +213,7 @@ class FakeInference:
         if (error := self.load_errors.get(manifest.model)) is not None:
             raise error
         self.held[manifest.model] = list(versions)
+        self.instances[manifest.model] = instances
 
     async def unload(self, model: str) -> None:
         self.calls.append(("unload", model))

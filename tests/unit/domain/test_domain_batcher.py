@@ -381,3 +381,51 @@ async def test_whatever_the_order_every_caller_gets_its_own_answer_and_nothing_i
     await turns()
     assert asyncio.all_tasks() == before
     assert batcher.pending_requests == 0
+
+
+# -- several copies of the model -------------------------------------------------------------------------------------
+
+
+async def test_each_copy_has_a_batch_however_many_requests_are_in_flight(server: Server) -> None:
+    batcher = batcher_of(server, max_batch_rows=PIPELINE_REQUESTS)
+    batcher.resize(3, PIPELINE_REQUESTS, 1000)
+    server.gate.shut()
+    tasks = []
+    for number in range(5):
+        tasks += [ask(batcher, number) for _ in range(PIPELINE_REQUESTS)]
+        await turns()
+    assert len(server.batches) == 3
+    server.gate.open()
+    await asyncio.gather(*tasks)
+
+
+async def test_with_few_requests_in_flight_one_more_batch_than_copies_is(server: Server) -> None:
+    batcher = batcher_of(server)
+    batcher.resize(3, 8, 1000)
+    server.gate.shut()
+    tasks = []
+    for number in range(6):
+        tasks.append(ask(batcher, number))
+        await turns()
+    assert len(server.batches) == 4
+    server.gate.open()
+    await asyncio.gather(*tasks)
+
+
+async def test_idle_copies_share_what_waits(server: Server) -> None:
+    batcher = batcher_of(server)
+    batcher.resize(3, 8, 1000)
+    answers = await asyncio.gather(*(ask(batcher, n, n) for n in range(3)), ask(batcher, 7))
+    assert [len(batch) for batch in server.batches] == [2, 2, 3]
+    assert [scores.ravel().tolist() for scores in answers] == [[0, 0], [2, 2], [4, 4], [14]]
+
+
+async def test_a_request_that_is_larger_than_a_limit_that_came_later_is_answered(server: Server) -> None:
+    batcher = batcher_of(server)
+    first = await fill_pipeline(batcher, server)
+    large, small = ask(batcher, 1, 2, 3, 4), ask(batcher, 5)
+    await turns()
+    batcher.resize(1, 2, 1000)
+    server.gate.open()
+    await asyncio.gather(*first, large, small)
+    assert server.batches[MAX_IN_FLIGHT:] == [[1, 2, 3, 4], [5]]

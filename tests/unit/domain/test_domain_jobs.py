@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from service.domain import job_states
-from service.domain.entities import FitOrder, Job, JobNews, JobState, TrainingStep
+from service.domain.entities import FitOrder, Job, JobNews, JobState, LoadOrder, TrainingStep
 from service.domain.errors import Reason, ServiceError
 from service.domain.intake import Intake
 from service.domain.jobs import Jobs
@@ -290,14 +290,14 @@ async def test_cancel_does_not_wait_for_a_load_and_leaves_the_version(world: Wor
     assert "being loaded" in end.load_error.message
     assert world.nothing_is_held()
     world.inference.load_gate.open()  # what Triton has begun comes to its end, and the registry knows of it
-    await until(lambda: world.registry.model("iris").loaded is not None)
+    await until(lambda: 1 in world.registry.model("iris").loaded)
     assert (await world.end_of(await world.fit(order(new_version=True)))).state == JobState.SUCCEEDED
 
 
 async def test_cancel_withdraws_a_load_that_waits_for_another_one(world: World) -> None:
     world.registry.add(world.artifacts.put("iris"))
     world.inference.load_gate.shut()
-    loading = asyncio.create_task(world.registry.load("iris", 1, False, "ada"))
+    loading = asyncio.create_task(world.registry.load("iris", 1, LoadOrder("ada")))
     await until(lambda: world.inference.load_gate.waiting == 1)
     world.trainer.at_once = True
     job = await world.fit(order(new_version=True, load=True))
@@ -314,7 +314,7 @@ async def test_cancel_withdraws_a_load_that_waits_for_another_one(world: World) 
 
 async def test_cancel_after_the_load_does_not_wait_for_the_calls_on_the_old_version(world: World) -> None:
     world.registry.add(world.artifacts.put("iris"))
-    await world.registry.load("iris", 1, False, "ada")
+    await world.registry.load("iris", 1, LoadOrder("ada"))
     world.inference.infer_gate.shut()
     old = world.registry.serving("iris", 1)
     calling = asyncio.create_task(old.batcher.predict(rows_of(1), 1))

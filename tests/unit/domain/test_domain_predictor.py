@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from service.domain.entities import Floats
+from service.domain.entities import Floats, LoadOrder
 from service.domain.errors import Reason, ServiceError
 from service.domain.predictor import Prediction, Predictor
 from service.domain.registry import Registry
@@ -31,12 +31,12 @@ async def predictor_of(inference: FakeInference, max_bytes: int = 2**20) -> Pred
         registry.add(artifacts.put(name))
     await registry.triton_is_up()
     for name in ("iris", "rose"):
-        await registry.load(name, None, False, "test")
+        await registry.load(name, None, LoadOrder("test"))
     return Predictor(registry, max_bytes)
 
 
 def ask(predictor: Predictor, model: str, rows: Floats) -> asyncio.Task[Prediction]:
-    return asyncio.create_task(predictor.predict(model, None, rows))
+    return asyncio.create_task(predictor.predict(predictor.find(model, None), rows))
 
 
 async def refusal_of(call: asyncio.Task[Prediction]) -> ServiceError:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from service.domain.entities import Job, JobState, Task, VersionState, WantedLoad
+from service.domain.entities import Job, JobState, LoadOrder, Task, VersionState, WantedModel
 from service.domain.errors import Reason, ServiceError
 from service.domain.recovery import Recovery
 from service.domain.registry import Registry
@@ -80,7 +80,7 @@ async def test_other_unfinished_jobs_were_interrupted(world: World) -> None:
 async def test_wanted_models_are_loaded_before_the_start_is_over(world: World) -> None:
     world.artifacts.put("iris", 1)
     world.artifacts.put("iris", 2)
-    await world.journal.want_loaded(WantedLoad("iris", 1, "ann"))
+    await world.journal.want_loaded(WantedModel("iris", 1, {1: "ann"}))
     await world.recovery.start()
     assert world.recovery.triton_ready
     assert world.registry.serving("iris", None).manifest.version == 1
@@ -90,13 +90,13 @@ async def test_wanted_models_are_loaded_before_the_start_is_over(world: World) -
 async def test_a_wanted_model_that_does_not_load_does_not_hold_up_the_start(world: World) -> None:
     for name in ("good", "bad"):
         world.artifacts.put(name)
-        await world.journal.want_loaded(WantedLoad(name, 1, "ann"))
-    await world.journal.want_loaded(WantedLoad("gone", 1, "ann"))
+        await world.journal.want_loaded(WantedModel(name, 1, {1: "ann"}))
+    await world.journal.want_loaded(WantedModel("gone", 1, {1: "ann"}))
     world.inference.load_errors["bad"] = ServiceError(Reason.LOAD_FAILED, "no")
     await world.recovery.start()
     assert world.registry.model("good").state(1) == VersionState.LOADED
     assert world.registry.model("bad").state(1) == VersionState.FAILED
-    assert [load.model for load in await world.journal.wanted_loads()] == ["bad", "good"]
+    assert [load.model for load in await world.journal.wanted_models()] == ["bad", "good"]
 
 
 async def test_a_damaged_version_is_listed_as_failed(world: World) -> None:
@@ -115,7 +115,7 @@ async def test_a_triton_that_does_not_start_fails_the_start(world: World) -> Non
 async def test_triton_is_started_again_with_its_models_and_readiness_is_told(world: World) -> None:
     world.artifacts.put("iris")
     await world.recovery.start()
-    await world.registry.load("iris", None, False, "ann")
+    await world.registry.load("iris", None, LoadOrder("ann"))
     with world.watched():
         await asyncio.sleep(0)
         for deaths in (1, 2):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from service.domain import registry as module
-from service.domain.entities import VersionState, WantedLoad
+from service.domain.entities import LoadOrder, VersionState, WantedModel
 from service.domain.errors import Reason, ServiceError
 from service.domain.ports import LoadHung, ModelCrashed
 from service.domain.registry import MAX_HANGS, STABLE, Registry
@@ -32,6 +32,7 @@ class World:
         self.registry = Registry(self.artifacts, self.journal, self.inference, self.clock, self.limit, 1000)
         for model in models:
             self.put(model)
+        await self.registry.recall()
         await self.registry.triton_is_up()
         return self.registry
 
@@ -42,7 +43,7 @@ class World:
         return self.registry.model(model).state(version)
 
     async def wanted(self) -> dict[str, int]:
-        return {load.model: load.version for load in await self.journal.wanted_loads()}
+        return {wanted.model: wanted.serving for wanted in await self.journal.wanted_models()}
 
     async def predict(self, model: str) -> float:
         return float((await self.registry.serving(model, None).batcher.predict(rows_of(2), 1))[0, 0])
@@ -68,7 +69,7 @@ def world() -> World:
 
 
 async def load(registry: Registry, model: str, version: int | None = None, evict: bool = False) -> list[str]:
-    return await registry.load(model, version, evict, "test")
+    return await registry.load(model, version, LoadOrder("test", evict=evict))
 
 
 async def reason_of(call: object) -> Reason:
@@ -259,7 +260,7 @@ async def test_evict_leaves_busy_models_alone(world: World) -> None:
     world.inference.infer_gate.shut()
     predicting = asyncio.create_task(world.predict("a"))
     await until(lambda: world.inference.infer_gate.waiting == 1)
-    with pytest.raises(ServiceError, match="none of them is idle"):
+    with pytest.raises(ServiceError, match="no other model is idle"):
         await load(registry, "b", evict=True)
     world.inference.infer_gate.open()
     await predicting
@@ -415,7 +416,7 @@ async def test_what_triton_holds_against_our_will_is_unloaded(world: World) -> N
 
 
 async def test_a_wanted_version_that_is_not_on_disk_is_no_longer_wanted(world: World) -> None:
-    await world.journal.want_loaded(WantedLoad("gone", 3, "test"))
+    await world.journal.want_loaded(WantedModel("gone", 3, {3: "test"}))
     await world.started()
     assert await world.wanted() == {}
 
@@ -447,7 +448,7 @@ async def test_a_crashed_model_is_unloaded_and_loaded_without_anyone_asking(worl
     await load(registry, "a")
     await crash(world, "a")
     assert world.reason("a") == Reason.MODEL_LOADING
-    await until(lambda: registry.model("a").loaded is not None)
+    await until(lambda: bool(registry.model("a").loaded))
     assert await world.predict("a") == 4
     assert world.inference.calls == [("serve", "a 1"), ("unload", "a"), ("serve", "a 1")]
     assert await world.wanted() == {"a": 1}
@@ -461,7 +462,7 @@ async def test_many_callers_of_a_crashed_model_make_one_reload(world: World) -> 
     answers = await asyncio.gather(*(batcher.predict(rows_of(1), 1) for _ in range(100)), return_exceptions=True)
     assert {answer.reason for answer in answers if isinstance(answer, ServiceError)} == {Reason.MODEL_LOADING}
     world.inference.infer_errors.clear()
-    await until(lambda: registry.model("a").loaded is not None)
+    await until(lambda: bool(registry.model("a").loaded))
     assert world.inference.calls.count(("serve", "a 1")) == 2
 
 
@@ -474,11 +475,11 @@ async def test_a_model_that_crashes_again_and_again_is_reloaded_ever_more_rarely
     await load(registry, "a")
     for _ in range(9):
         await crash(world, "a")
-        await until(lambda: registry.model("a").loaded is not None)
+        await until(lambda: bool(registry.model("a").loaded))
     assert delays == [0, 1, 2, 4, 8, 16, 32, 60, 60]
     world.clock.forward(STABLE.total_seconds() + 1)
     await crash(world, "a")
-    await until(lambda: registry.model("a").loaded is not None)
+    await until(lambda: bool(registry.model("a").loaded))
     assert delays[-1] == 0
 
 
@@ -489,7 +490,7 @@ async def crashed_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> Regist
     registry = await world.started("a")
     await load(registry, "a")
     await crash(world, "a")
-    await until(lambda: registry.model("a").loaded is not None)
+    await until(lambda: bool(registry.model("a").loaded))
     await crash(world, "a")
     await turns()
     assert world.reason("a") == Reason.MODEL_LOADING
@@ -553,7 +554,7 @@ async def test_a_crashed_model_comes_back_with_triton_if_that_dies_too(world: Wo
     assert world.reason("a") == Reason.TRITON_UNAVAILABLE
     await world.comes_back()
     assert await world.predict("a") == 4
-    assert registry.model("a").stale is False
+    assert registry.model("a").stale == set()
 
 
 async def test_a_crash_of_the_old_version_does_not_disturb_a_hand_over(world: World) -> None:
@@ -583,7 +584,7 @@ async def test_the_old_version_is_reloaded_if_it_crashed_during_a_failed_hand_ov
     world.inference.load_gate.open()
     assert await reason_of(loading) == Reason.LOAD_FAILED
     world.inference.load_errors.clear()
-    await until(lambda: registry.model("a").loaded is not None)
+    await until(lambda: bool(registry.model("a").loaded))
     assert registry.serving("a", None).manifest.version == 1
 
 
@@ -601,7 +602,7 @@ async def test_a_crashed_model_that_triton_then_refuses_is_tried_again_ever_more
     await until(lambda: world.state("a") == VersionState.FAILED)
     assert world.reason("a") == Reason.MODEL_LOADING
     world.inference.load_errors.clear()
-    await until(lambda: registry.model("a").loaded is not None)
+    await until(lambda: bool(registry.model("a").loaded))
     assert await world.predict("a") == 4
     assert await world.wanted() == {"a": 1}
 
@@ -617,7 +618,7 @@ async def test_a_reload_that_fails_otherwise_is_tried_again_too(
     await crash(world, "a")
     await until(lambda: world.inference.calls.count(("serve", "a 1")) > 3)
     world.inference.load_errors.clear()
-    await until(lambda: registry.model("a").loaded is not None)
+    await until(lambda: bool(registry.model("a").loaded))
 
 
 async def test_a_crashed_model_whose_files_are_damaged_is_failed_for_good(world: World) -> None:
@@ -653,7 +654,7 @@ async def test_a_model_that_triton_refuses_at_its_return_is_tried_again(
     await world.comes_back()
     assert await world.predict("b") == 4
     world.inference.load_errors.clear()
-    await until(lambda: registry.model("a").loaded is not None)
+    await until(lambda: bool(registry.model("a").loaded))
 
 
 # -- what fails half way is taken back -------------------------------------------------------------------------------
@@ -749,7 +750,7 @@ async def test_a_load_after_which_triton_dies_at_once_comes_back_with_it(
     note, gate = world.journal.want_loaded, Gate()
     gate.shut()
 
-    async def note_late(wanted: WantedLoad) -> None:
+    async def note_late(wanted: WantedModel) -> None:
         await gate.passed()
         await note(wanted)
 
@@ -764,11 +765,11 @@ async def test_a_load_after_which_triton_dies_at_once_comes_back_with_it(
     if not back:
         assert world.reason("a") == Reason.TRITON_UNAVAILABLE
         await world.comes_back()
-    await until(lambda: registry.model("a").loaded is not None)
+    await until(lambda: bool(registry.model("a").loaded))
     assert await world.predict("a") == 4
 
 
-async def fails(wanted: WantedLoad) -> None:
+async def fails(wanted: WantedModel) -> None:
     raise OSError("the disk is full")
 
 

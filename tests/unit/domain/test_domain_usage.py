@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from service.domain.entities import LoadOrder
 from service.domain.errors import Reason, ServiceError
 from service.domain.loaded import BATCH_ROWS
 from service.domain.predictor import Predictor
@@ -30,11 +31,11 @@ class Served:
     async def load(self) -> Usage:
         self.registry.add(self.artifacts.put("iris"))
         await self.registry.triton_is_up()
-        await self.registry.load("iris", None, False, "test")
+        await self.registry.load("iris", None, LoadOrder("test"))
         return self.registry.serving("iris", None).batcher.usage
 
     def predict(self, rows: np.ndarray = ROW) -> asyncio.Task:
-        return asyncio.create_task(self.predictor.predict("iris", None, rows))
+        return asyncio.create_task(self.predictor.predict(self.predictor.find("iris", None), rows))
 
 
 @pytest.fixture

@@ -80,12 +80,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "MODEL_NOT_LOADED", "domain": "fitserve", "metadata": {"model": "iris"}}
     """
     ERROR_REASON_MODEL_LOADED: _ErrorReason.ValueType  # 12
-    """FAILED_PRECONDITION. The model is loaded, and removing it needs `force`.
+    """FAILED_PRECONDITION. The model or version is loaded, and removing it needs `force`.
 
         {"reason": "MODEL_LOADED", "domain": "fitserve", "metadata": {"model": "iris"}}
     """
     ERROR_REASON_LOAD_FAILED: _ErrorReason.ValueType  # 13
-    """FAILED_PRECONDITION. Triton refused the version.
+    """FAILED_PRECONDITION. Triton refused the version, or cannot hold it beside one that is loaded.
 
         {"reason": "LOAD_FAILED", "domain": "fitserve", "metadata": {"model": "iris", "version": "1"}}
     """
@@ -214,10 +214,25 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
         {"reason": "DATABASE_UNAVAILABLE", "domain": "fitserve"}
     """
+    ERROR_REASON_ALIAS_NOT_FOUND: _ErrorReason.ValueType  # 39
+    """NOT_FOUND. The model has no such alias.
+
+        {"reason": "ALIAS_NOT_FOUND", "domain": "fitserve", "metadata": {"alias": "champ", "nearest": "champion"}}
+    """
+    ERROR_REASON_VERSION_HAS_ALIAS: _ErrorReason.ValueType  # 40
+    """FAILED_PRECONDITION. An alias names the version, and removing it needs `force`.
+
+        {"reason": "VERSION_HAS_ALIAS", "domain": "fitserve", "metadata": {"version": "1", "aliases": "champion"}}
+    """
+    ERROR_REASON_NOTHING_TO_ROLL_BACK: _ErrorReason.ValueType  # 41
+    """FAILED_PRECONDITION. The alias has not been moved since it was made or rolled back.
+
+        {"reason": "NOTHING_TO_ROLL_BACK", "domain": "fitserve", "metadata": {"model": "iris", "alias": "champion"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """ErrorReason is the `reason` of the google.rpc.ErrorInfo that every error carries, with the domain "fitserve" and without
-    the prefix ERROR_REASON_. Each comment shows an example.
+    """ErrorReason is the `reason` of the google.rpc.ErrorInfo that every error carries, with the domain "fitserve" and
+    without the prefix ERROR_REASON_. Each comment shows an example.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -278,12 +293,12 @@ ERROR_REASON_MODEL_NOT_LOADED: ErrorReason.ValueType  # 11
     {"reason": "MODEL_NOT_LOADED", "domain": "fitserve", "metadata": {"model": "iris"}}
 """
 ERROR_REASON_MODEL_LOADED: ErrorReason.ValueType  # 12
-"""FAILED_PRECONDITION. The model is loaded, and removing it needs `force`.
+"""FAILED_PRECONDITION. The model or version is loaded, and removing it needs `force`.
 
     {"reason": "MODEL_LOADED", "domain": "fitserve", "metadata": {"model": "iris"}}
 """
 ERROR_REASON_LOAD_FAILED: ErrorReason.ValueType  # 13
-"""FAILED_PRECONDITION. Triton refused the version.
+"""FAILED_PRECONDITION. Triton refused the version, or cannot hold it beside one that is loaded.
 
     {"reason": "LOAD_FAILED", "domain": "fitserve", "metadata": {"model": "iris", "version": "1"}}
 """
@@ -411,5 +426,20 @@ ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 38
 """UNAVAILABLE. The database of jobs and loads does not answer; RetryInfo says when to try again.
 
     {"reason": "DATABASE_UNAVAILABLE", "domain": "fitserve"}
+"""
+ERROR_REASON_ALIAS_NOT_FOUND: ErrorReason.ValueType  # 39
+"""NOT_FOUND. The model has no such alias.
+
+    {"reason": "ALIAS_NOT_FOUND", "domain": "fitserve", "metadata": {"alias": "champ", "nearest": "champion"}}
+"""
+ERROR_REASON_VERSION_HAS_ALIAS: ErrorReason.ValueType  # 40
+"""FAILED_PRECONDITION. An alias names the version, and removing it needs `force`.
+
+    {"reason": "VERSION_HAS_ALIAS", "domain": "fitserve", "metadata": {"version": "1", "aliases": "champion"}}
+"""
+ERROR_REASON_NOTHING_TO_ROLL_BACK: ErrorReason.ValueType  # 41
+"""FAILED_PRECONDITION. The alias has not been moved since it was made or rolled back.
+
+    {"reason": "NOTHING_TO_ROLL_BACK", "domain": "fitserve", "metadata": {"model": "iris", "alias": "champion"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -107,6 +107,10 @@ class Model(_message.Message):
     VERSIONS_FIELD_NUMBER: _builtins.int
     LATEST_VERSION_FIELD_NUMBER: _builtins.int
     SERVING_VERSION_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_ROWS_FIELD_NUMBER: _builtins.int
+    MAX_QUEUE_ROWS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name, such as iris."""
     state: Global___ModelState.ValueType
@@ -114,10 +118,20 @@ class Model(_message.Message):
     latest_version: _builtins.int
     """The number of the highest version: what Load takes when none is named."""
     serving_version: _builtins.int
-    """The loaded version, which answers predictions. Zero if none is loaded."""
+    """The loaded version that answers predictions which name neither a version nor an alias. Zero if it is not loaded."""
+    instances: _builtins.int
+    """How many copies of each loaded version work in parallel. Zero if none is loaded."""
+    max_batch_rows: _builtins.int
+    """The most rows of one batch, if Load has set it. Set while a version is loaded."""
+    max_queue_rows: _builtins.int
+    """The most rows that may wait for one version, if Load has set it. Set while a version is loaded."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelVersion]:
         """The versions, in ascending order. Versions never change."""
+
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelAlias]:
+        """The aliases, in the order of their names."""
 
     def __init__(
         self,
@@ -127,14 +141,61 @@ class Model(_message.Message):
         versions: _abc.Iterable[Global___ModelVersion] | None = ...,
         latest_version: _builtins.int = ...,
         serving_version: _builtins.int = ...,
+        aliases: _abc.Iterable[Global___ModelAlias] | None = ...,
+        instances: _builtins.int = ...,
+        max_batch_rows: _builtins.int | None = ...,
+        max_queue_rows: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_batch_rows", b"_max_batch_rows", "_max_queue_rows", b"_max_queue_rows", "max_batch_rows", b"max_batch_rows", "max_queue_rows", b"max_queue_rows"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["latest_version", b"latest_version", "name", b"name", "serving_version", b"serving_version", "state", b"state", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_batch_rows", b"_max_batch_rows", "_max_queue_rows", b"_max_queue_rows", "aliases", b"aliases", "instances", b"instances", "latest_version", b"latest_version", "max_batch_rows", b"max_batch_rows", "max_queue_rows", b"max_queue_rows", "name", b"name", "serving_version", b"serving_version", "state", b"state", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_batch_rows: _TypeAlias = _typing.Literal["max_batch_rows"]  # noqa: Y015
+    _WhichOneofArgType__max_batch_rows: _TypeAlias = _typing.Literal["_max_batch_rows", b"_max_batch_rows"]  # noqa: Y015
+    _WhichOneofReturnType__max_queue_rows: _TypeAlias = _typing.Literal["max_queue_rows"]  # noqa: Y015
+    _WhichOneofArgType__max_queue_rows: _TypeAlias = _typing.Literal["_max_queue_rows", b"_max_queue_rows"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_batch_rows) -> _WhichOneofReturnType__max_batch_rows | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_queue_rows) -> _WhichOneofReturnType__max_queue_rows | None: ...
+
+Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class ModelAlias(_message.Message):
+    """ModelAlias is a second name of one of a model's versions, which can be moved to another version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    PREVIOUS_VERSION_FIELD_NUMBER: _builtins.int
+    UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name, such as champion."""
+    version: _builtins.int
+    """The version that it names."""
+    previous_version: _builtins.int
+    """The version that RollbackAlias moves it back to. Zero if there is none."""
+    @_builtins.property
+    def update_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was moved last."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        previous_version: _builtins.int = ...,
+        update_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["update_time", b"update_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "previous_version", b"previous_version", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Model: _TypeAlias = Model  # noqa: Y015
+Global___ModelAlias: _TypeAlias = ModelAlias  # noqa: Y015
 
 @_typing.final
 class ModelVersion(_message.Message):

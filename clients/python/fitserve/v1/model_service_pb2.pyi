@@ -121,18 +121,28 @@ class GetModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The name of the model, such as iris."""
+    version: _builtins.int
+    """The only version wanted. The default is all of them."""
+    alias: _builtins.str
+    """The alias of the only version wanted, such as champion, in place of `version`."""
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
+        version: _builtins.int | None = ...,
+        alias: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "alias", b"alias", "model", b"model", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
 
 Global___GetModelRequest: _TypeAlias = GetModelRequest  # noqa: Y015
 
@@ -145,7 +155,7 @@ class GetModelResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> _model_pb2.Model:
-        """The model with all its versions."""
+        """The model with all its versions, or with the one that was asked for."""
 
     def __init__(
         self,
@@ -169,13 +179,37 @@ class LoadRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     EVICT_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
+    ALONGSIDE_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_ROWS_FIELD_NUMBER: _builtins.int
+    MAX_QUEUE_ROWS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The name of the model, such as iris."""
     version: _builtins.int
     """The version. The default is the latest."""
     evict: _builtins.bool
-    """Whether the least recently used idle model is unloaded if MAX_LOADED_MODELS is reached. One is idle if no request
-    waits for it or is in flight. The default is false: the load is refused then.
+    """Whether the least recently used idle model, with all its versions, is unloaded if MAX_LOADED_MODELS is reached. One
+    is idle if no request waits for it or is in flight. The default is false: the load is refused then.
+    """
+    alias: _builtins.str
+    """The alias of the version, such as champion, in place of `version`."""
+    alongside: _builtins.bool
+    """Whether the version is loaded beside the model's serving version, which stays what it is. The default is false: it
+    takes its place.
+    """
+    instances: _builtins.int
+    """How many copies of each loaded version of the model work in parallel, on a core each; a copy takes about the memory
+    that the version takes. The default is what holds while the model is loaded, else 1.
+    """
+    max_batch_rows: _builtins.int
+    """The most rows of one batch, for all loaded versions of the model; requests with more are computed in parts. Less
+    means that a request waits for fewer rows of others. The default is what holds while the model is loaded, else as
+    many as 16 MiB hold, at most 1024; more than that has no effect.
+    """
+    max_queue_rows: _builtins.int
+    """The most rows that may wait for a version; more are refused with RESOURCE_EXHAUSTED. The default is what holds while
+    the model is loaded, else PREDICTION_QUEUE_ROWS.
     """
     def __init__(
         self,
@@ -183,13 +217,31 @@ class LoadRequest(_message.Message):
         model: _builtins.str = ...,
         version: _builtins.int | None = ...,
         evict: _builtins.bool = ...,
+        alias: _builtins.str = ...,
+        alongside: _builtins.bool = ...,
+        instances: _builtins.int | None = ...,
+        max_batch_rows: _builtins.int | None = ...,
+        max_queue_rows: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "version", b"version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_instances", b"_instances", "_max_batch_rows", b"_max_batch_rows", "_max_queue_rows", b"_max_queue_rows", "_version", b"_version", "instances", b"instances", "max_batch_rows", b"max_batch_rows", "max_queue_rows", b"max_queue_rows", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "evict", b"evict", "model", b"model", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_instances", b"_instances", "_max_batch_rows", b"_max_batch_rows", "_max_queue_rows", b"_max_queue_rows", "_version", b"_version", "alias", b"alias", "alongside", b"alongside", "evict", b"evict", "instances", b"instances", "max_batch_rows", b"max_batch_rows", "max_queue_rows", b"max_queue_rows", "model", b"model", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__instances: _TypeAlias = _typing.Literal["instances"]  # noqa: Y015
+    _WhichOneofArgType__instances: _TypeAlias = _typing.Literal["_instances", b"_instances"]  # noqa: Y015
+    _WhichOneofReturnType__max_batch_rows: _TypeAlias = _typing.Literal["max_batch_rows"]  # noqa: Y015
+    _WhichOneofArgType__max_batch_rows: _TypeAlias = _typing.Literal["_max_batch_rows", b"_max_batch_rows"]  # noqa: Y015
+    _WhichOneofReturnType__max_queue_rows: _TypeAlias = _typing.Literal["max_queue_rows"]  # noqa: Y015
+    _WhichOneofArgType__max_queue_rows: _TypeAlias = _typing.Literal["_max_queue_rows", b"_max_queue_rows"]  # noqa: Y015
     _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
     _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instances) -> _WhichOneofReturnType__instances | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_batch_rows) -> _WhichOneofReturnType__max_batch_rows | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_queue_rows) -> _WhichOneofReturnType__max_queue_rows | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
 
 Global___LoadRequest: _TypeAlias = LoadRequest  # noqa: Y015
@@ -226,23 +278,33 @@ Global___LoadResponse: _TypeAlias = LoadResponse  # noqa: Y015
 
 @_typing.final
 class UnloadRequest(_message.Message):
-    """UnloadRequest names the model to unload."""
+    """UnloadRequest names the model or version to unload."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The name of the model, such as iris."""
+    version: _builtins.int
+    """The version. The default is the model with all its versions."""
+    alias: _builtins.str
+    """The alias of the version, such as challenger, in place of `version`. The alias stays."""
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
+        version: _builtins.int | None = ...,
+        alias: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "alias", b"alias", "model", b"model", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
 
 Global___UnloadRequest: _TypeAlias = UnloadRequest  # noqa: Y015
 
@@ -284,7 +346,9 @@ class RemoveRequest(_message.Message):
     version: _builtins.int
     """The version. The default is the model with all its versions."""
     force: _builtins.bool
-    """Whether it is unloaded and deleted if it is loaded. The default is false: it is refused then."""
+    """Whether it is deleted also if it is loaded, which unloads it, or if an alias names the version, which deletes the
+    alias. The default is false: it is refused then. A model that is not loaded goes with its aliases.
+    """
     def __init__(
         self,
         *,
@@ -371,6 +435,162 @@ class RemoveAllResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RemoveAllResponse: _TypeAlias = RemoveAllResponse  # noqa: Y015
+
+@_typing.final
+class SetAliasRequest(_message.Message):
+    """SetAliasRequest says which version an alias is to name."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The name of the model, such as iris."""
+    alias: _builtins.str
+    """The alias, such as champion. It matches ^[a-z][a-z0-9_-]{0,62}$, as a model's name does."""
+    version: _builtins.int
+    """The version. There is no default."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        alias: _builtins.str = ...,
+        version: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "version", b"version"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "alias", b"alias", "model", b"model", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
+    _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
+
+Global___SetAliasRequest: _TypeAlias = SetAliasRequest  # noqa: Y015
+
+@_typing.final
+class SetAliasResponse(_message.Message):
+    """SetAliasResponse holds the model after the move."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> _model_pb2.Model:
+        """The model, as GetModel returns it."""
+
+    def __init__(
+        self,
+        *,
+        model: _model_pb2.Model | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAliasResponse: _TypeAlias = SetAliasResponse  # noqa: Y015
+
+@_typing.final
+class RollbackAliasRequest(_message.Message):
+    """RollbackAliasRequest names the alias to move back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The name of the model, such as iris."""
+    alias: _builtins.str
+    """The alias, such as champion."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        alias: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackAliasRequest: _TypeAlias = RollbackAliasRequest  # noqa: Y015
+
+@_typing.final
+class RollbackAliasResponse(_message.Message):
+    """RollbackAliasResponse holds the model after the move."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> _model_pb2.Model:
+        """The model, as GetModel returns it."""
+
+    def __init__(
+        self,
+        *,
+        model: _model_pb2.Model | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RollbackAliasResponse: _TypeAlias = RollbackAliasResponse  # noqa: Y015
+
+@_typing.final
+class DeleteAliasRequest(_message.Message):
+    """DeleteAliasRequest names the alias to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The name of the model, such as iris."""
+    alias: _builtins.str
+    """The alias, such as champion."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        alias: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAliasRequest: _TypeAlias = DeleteAliasRequest  # noqa: Y015
+
+@_typing.final
+class DeleteAliasResponse(_message.Message):
+    """DeleteAliasResponse holds the model without the alias."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def model(self) -> _model_pb2.Model:
+        """The model, as GetModel returns it."""
+
+    def __init__(
+        self,
+        *,
+        model: _model_pb2.Model | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAliasResponse: _TypeAlias = DeleteAliasResponse  # noqa: Y015
 
 @_typing.final
 class ImportModelRequest(_message.Message):

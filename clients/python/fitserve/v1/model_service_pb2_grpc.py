@@ -27,7 +27,9 @@ if _version_not_supported:
 
 class ModelServiceStub:
     """ModelService keeps the trained models and decides which of them answer. A model has versions 1, 2 and so on, of which
-    one at a time answers; at most MAX_LOADED_MODELS models are loaded.
+    several may be loaded at once; at most MAX_LOADED_MODELS versions of all models are, however many copies each has. A
+    request names a version by its number or by an alias; one that names none is answered by the model's `serving_version`:
+    the version that was loaded last without `alongside`.
 
     A name matches ^[a-z][a-z0-9_-]{0,62}$. All methods return INVALID_ARGUMENT for any other, before anything else is
     looked at. ErrorReason lists the reasons that errors carry.
@@ -69,6 +71,21 @@ class ModelServiceStub:
                 request_serializer=fitserve_dot_v1_dot_model__service__pb2.RemoveAllRequest.SerializeToString,
                 response_deserializer=fitserve_dot_v1_dot_model__service__pb2.RemoveAllResponse.FromString,
                 _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/fitserve.v1.ModelService/SetAlias',
+                request_serializer=fitserve_dot_v1_dot_model__service__pb2.SetAliasRequest.SerializeToString,
+                response_deserializer=fitserve_dot_v1_dot_model__service__pb2.SetAliasResponse.FromString,
+                _registered_method=True)
+        self.RollbackAlias = channel.unary_unary(
+                '/fitserve.v1.ModelService/RollbackAlias',
+                request_serializer=fitserve_dot_v1_dot_model__service__pb2.RollbackAliasRequest.SerializeToString,
+                response_deserializer=fitserve_dot_v1_dot_model__service__pb2.RollbackAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/fitserve.v1.ModelService/DeleteAlias',
+                request_serializer=fitserve_dot_v1_dot_model__service__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=fitserve_dot_v1_dot_model__service__pb2.DeleteAliasResponse.FromString,
+                _registered_method=True)
         self.ImportModel = channel.stream_unary(
                 '/fitserve.v1.ModelService/ImportModel',
                 request_serializer=fitserve_dot_v1_dot_model__service__pb2.ImportModelRequest.SerializeToString,
@@ -78,7 +95,9 @@ class ModelServiceStub:
 
 class ModelServiceServicer:
     """ModelService keeps the trained models and decides which of them answer. A model has versions 1, 2 and so on, of which
-    one at a time answers; at most MAX_LOADED_MODELS models are loaded.
+    several may be loaded at once; at most MAX_LOADED_MODELS versions of all models are, however many copies each has. A
+    request names a version by its number or by an alias; one that names none is answered by the model's `serving_version`:
+    the version that was loaded last without `alongside`.
 
     A name matches ^[a-z][a-z0-9_-]{0,62}$. All methods return INVALID_ARGUMENT for any other, before anything else is
     looked at. ErrorReason lists the reasons that errors carry.
@@ -92,39 +111,42 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """Returns a model with its versions. Returns NOT_FOUND for an unknown one, naming the nearest known.
+        """Returns a model with its versions and aliases. Returns NOT_FOUND for an unknown one, naming the nearest known.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Load(self, request, context):
-        """Loads a version into Triton and answers when it is ready to predict. Another loaded version of the model is
-        unloaded when the new one is ready, so a newer version takes over without a gap. A loaded version stays as it is.
-        What is loaded comes back by itself after a restart of Triton or of the service, until it is unloaded.
+        """Loads a version into Triton and answers when it is ready to predict. It becomes the model's serving version. The one
+        that was it before is unloaded when the new one is ready, so a newer version takes over without a gap; it stays
+        loaded if an alias names it. All other loaded versions stay. With `alongside` the version is loaded beside them all,
+        and the serving version stays what it is. Of a loaded version only what the request changes is changed. What is
+        loaded comes back by itself after a restart of Triton or of the service, until it is unloaded.
 
-        Returns NOT_FOUND for an unknown model or version, RESOURCE_EXHAUSTED with QuotaFailure naming what is loaded if
-        MAX_LOADED_MODELS is reached and `evict` is not set or no model is idle, ABORTED if another operation on the model is
-        under way, FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged, UNAVAILABLE
-        while Triton is away.
+        Returns NOT_FOUND for an unknown model, version or alias, RESOURCE_EXHAUSTED with QuotaFailure naming what is loaded
+        if MAX_LOADED_MODELS is reached and `evict` is not set or no model is idle, ABORTED if another operation on the model
+        is under way, FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged,
+        UNAVAILABLE while Triton is away.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Unload(self, request, context):
-        """Unloads a model from Triton when the requests in flight are answered, after 30 seconds at the latest; new ones are
-        refused at once. An unloaded model stays as it is. Returns NOT_FOUND for an unknown model and ABORTED if another
-        operation on it is under way.
+        """Unloads a model, or one version of it, from Triton when the requests in flight are answered, after 30 seconds at the
+        latest; new ones are refused at once. What is not loaded stays as it is. If the serving version is unloaded and
+        others are not, the highest of them takes its place. Returns NOT_FOUND for an unknown model, version or alias, and
+        ABORTED if another operation on the model is under way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Remove(self, request, context):
-        """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one,
-        FAILED_PRECONDITION if it is loaded and `force` is not set, ABORTED if another operation on it is under way, or if
-        a Fit of it is and no version would be left.
+        """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one, FAILED_PRECONDITION
+        if it is loaded, or an alias names the version, and `force` is not set, ABORTED if another operation on it is under
+        way, or if a Fit of it is and no version would be left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -134,6 +156,37 @@ class ModelServiceServicer:
         """Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
         `force` is not set, ABORTED if a Fit of one of them or another operation on one is under way; nothing is deleted
         then.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAlias(self, request, context):
+        """Lets an alias name a version; an alias that is not there is made. The move is one step: requests that have begun are
+        answered by the version that they began with, all later ones by the new version, and none fails. So if the alias's
+        present version is loaded and the new one is not, the new one is loaded first, as Load does with `alongside`. An
+        alias keeps its version loaded when a Load puts another version in its place. It holds after a restart of the
+        service.
+
+        Returns NOT_FOUND for an unknown model or version, and what Load returns if the version must be loaded.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RollbackAlias(self, request, context):
+        """Moves an alias back to the version that it named before its last move, as SetAlias does. It can be done once after
+        each move, so that one that is repeated by mistake does not undo itself.
+
+        Returns NOT_FOUND for an unknown model or alias, FAILED_PRECONDITION if there is no version to go back to, and what
+        SetAlias returns.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Deletes an alias; its version stays as it is. Returns NOT_FOUND for an unknown model or alias.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,6 +236,21 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=fitserve_dot_v1_dot_model__service__pb2.RemoveAllRequest.FromString,
                     response_serializer=fitserve_dot_v1_dot_model__service__pb2.RemoveAllResponse.SerializeToString,
             ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=fitserve_dot_v1_dot_model__service__pb2.SetAliasRequest.FromString,
+                    response_serializer=fitserve_dot_v1_dot_model__service__pb2.SetAliasResponse.SerializeToString,
+            ),
+            'RollbackAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollbackAlias,
+                    request_deserializer=fitserve_dot_v1_dot_model__service__pb2.RollbackAliasRequest.FromString,
+                    response_serializer=fitserve_dot_v1_dot_model__service__pb2.RollbackAliasResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=fitserve_dot_v1_dot_model__service__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=fitserve_dot_v1_dot_model__service__pb2.DeleteAliasResponse.SerializeToString,
+            ),
             'ImportModel': grpc.stream_unary_rpc_method_handler(
                     servicer.ImportModel,
                     request_deserializer=fitserve_dot_v1_dot_model__service__pb2.ImportModelRequest.FromString,
@@ -198,7 +266,9 @@ def add_ModelServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
     """ModelService keeps the trained models and decides which of them answer. A model has versions 1, 2 and so on, of which
-    one at a time answers; at most MAX_LOADED_MODELS models are loaded.
+    several may be loaded at once; at most MAX_LOADED_MODELS versions of all models are, however many copies each has. A
+    request names a version by its number or by an alias; one that names none is answered by the model's `serving_version`:
+    the version that was loaded last without `alongside`.
 
     A name matches ^[a-z][a-z0-9_-]{0,62}$. All methods return INVALID_ARGUMENT for any other, before anything else is
     looked at. ErrorReason lists the reasons that errors carry.
@@ -356,6 +426,87 @@ class ModelService:
             '/fitserve.v1.ModelService/RemoveAll',
             fitserve_dot_v1_dot_model__service__pb2.RemoveAllRequest.SerializeToString,
             fitserve_dot_v1_dot_model__service__pb2.RemoveAllResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fitserve.v1.ModelService/SetAlias',
+            fitserve_dot_v1_dot_model__service__pb2.SetAliasRequest.SerializeToString,
+            fitserve_dot_v1_dot_model__service__pb2.SetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollbackAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fitserve.v1.ModelService/RollbackAlias',
+            fitserve_dot_v1_dot_model__service__pb2.RollbackAliasRequest.SerializeToString,
+            fitserve_dot_v1_dot_model__service__pb2.RollbackAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fitserve.v1.ModelService/DeleteAlias',
+            fitserve_dot_v1_dot_model__service__pb2.DeleteAliasRequest.SerializeToString,
+            fitserve_dot_v1_dot_model__service__pb2.DeleteAliasResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,7 +28,9 @@ GRPC_VERSION: str
 
 class ModelServiceStub:
     """ModelService keeps the trained models and decides which of them answer. A model has versions 1, 2 and so on, of which
-    one at a time answers; at most MAX_LOADED_MODELS models are loaded.
+    several may be loaded at once; at most MAX_LOADED_MODELS versions of all models are, however many copies each has. A
+    request names a version by its number or by an alias; one that names none is answered by the model's `serving_version`:
+    the version that was loaded last without `alongside`.
 
     A name matches ^[a-z][a-z0-9_-]{0,62}$. All methods return INVALID_ARGUMENT for any other, before anything else is
     looked at. ErrorReason lists the reasons that errors carry.
@@ -41,32 +43,53 @@ class ModelServiceStub:
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]
     """Lists the models in the order of their names, page by page. Returns INVALID_ARGUMENT for a malformed page_token."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]
-    """Returns a model with its versions. Returns NOT_FOUND for an unknown one, naming the nearest known."""
+    """Returns a model with its versions and aliases. Returns NOT_FOUND for an unknown one, naming the nearest known."""
     Load: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.LoadRequest, _model_service_pb2.LoadResponse]
-    """Loads a version into Triton and answers when it is ready to predict. Another loaded version of the model is
-    unloaded when the new one is ready, so a newer version takes over without a gap. A loaded version stays as it is.
-    What is loaded comes back by itself after a restart of Triton or of the service, until it is unloaded.
+    """Loads a version into Triton and answers when it is ready to predict. It becomes the model's serving version. The one
+    that was it before is unloaded when the new one is ready, so a newer version takes over without a gap; it stays
+    loaded if an alias names it. All other loaded versions stay. With `alongside` the version is loaded beside them all,
+    and the serving version stays what it is. Of a loaded version only what the request changes is changed. What is
+    loaded comes back by itself after a restart of Triton or of the service, until it is unloaded.
 
-    Returns NOT_FOUND for an unknown model or version, RESOURCE_EXHAUSTED with QuotaFailure naming what is loaded if
-    MAX_LOADED_MODELS is reached and `evict` is not set or no model is idle, ABORTED if another operation on the model is
-    under way, FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged, UNAVAILABLE
-    while Triton is away.
+    Returns NOT_FOUND for an unknown model, version or alias, RESOURCE_EXHAUSTED with QuotaFailure naming what is loaded
+    if MAX_LOADED_MODELS is reached and `evict` is not set or no model is idle, ABORTED if another operation on the model
+    is under way, FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged,
+    UNAVAILABLE while Triton is away.
     """
     Unload: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.UnloadRequest, _model_service_pb2.UnloadResponse]
-    """Unloads a model from Triton when the requests in flight are answered, after 30 seconds at the latest; new ones are
-    refused at once. An unloaded model stays as it is. Returns NOT_FOUND for an unknown model and ABORTED if another
-    operation on it is under way.
+    """Unloads a model, or one version of it, from Triton when the requests in flight are answered, after 30 seconds at the
+    latest; new ones are refused at once. What is not loaded stays as it is. If the serving version is unloaded and
+    others are not, the highest of them takes its place. Returns NOT_FOUND for an unknown model, version or alias, and
+    ABORTED if another operation on the model is under way.
     """
     Remove: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.RemoveRequest, _model_service_pb2.RemoveResponse]
-    """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one,
-    FAILED_PRECONDITION if it is loaded and `force` is not set, ABORTED if another operation on it is under way, or if
-    a Fit of it is and no version would be left.
+    """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one, FAILED_PRECONDITION
+    if it is loaded, or an alias names the version, and `force` is not set, ABORTED if another operation on it is under
+    way, or if a Fit of it is and no version would be left.
     """
     RemoveAll: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.RemoveAllRequest, _model_service_pb2.RemoveAllResponse]
     """Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
     `force` is not set, ABORTED if a Fit of one of them or another operation on one is under way; nothing is deleted
     then.
     """
+    SetAlias: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.SetAliasRequest, _model_service_pb2.SetAliasResponse]
+    """Lets an alias name a version; an alias that is not there is made. The move is one step: requests that have begun are
+    answered by the version that they began with, all later ones by the new version, and none fails. So if the alias's
+    present version is loaded and the new one is not, the new one is loaded first, as Load does with `alongside`. An
+    alias keeps its version loaded when a Load puts another version in its place. It holds after a restart of the
+    service.
+
+    Returns NOT_FOUND for an unknown model or version, and what Load returns if the version must be loaded.
+    """
+    RollbackAlias: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.RollbackAliasRequest, _model_service_pb2.RollbackAliasResponse]
+    """Moves an alias back to the version that it named before its last move, as SetAlias does. It can be done once after
+    each move, so that one that is repeated by mistake does not undo itself.
+
+    Returns NOT_FOUND for an unknown model or alias, FAILED_PRECONDITION if there is no version to go back to, and what
+    SetAlias returns.
+    """
+    DeleteAlias: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeleteAliasRequest, _model_service_pb2.DeleteAliasResponse]
+    """Deletes an alias; its version stays as it is. Returns NOT_FOUND for an unknown model or alias."""
     ImportModel: _grpc.StreamUnaryMultiCallable[_model_service_pb2.ImportModelRequest, _model_service_pb2.ImportModelResponse]
     """Brings a model that was trained elsewhere. Not in this release, which returns UNIMPLEMENTED.
 
@@ -78,7 +101,9 @@ class ModelServiceStub:
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
     """ModelService keeps the trained models and decides which of them answer. A model has versions 1, 2 and so on, of which
-    one at a time answers; at most MAX_LOADED_MODELS models are loaded.
+    several may be loaded at once; at most MAX_LOADED_MODELS versions of all models are, however many copies each has. A
+    request names a version by its number or by an alias; one that names none is answered by the model's `serving_version`:
+    the version that was loaded last without `alongside`.
 
     A name matches ^[a-z][a-z0-9_-]{0,62}$. All methods return INVALID_ARGUMENT for any other, before anything else is
     looked at. ErrorReason lists the reasons that errors carry.
@@ -88,32 +113,53 @@ class ModelServiceAsyncStub(ModelServiceStub):
     ListModels: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists the models in the order of their names, page by page. Returns INVALID_ARGUMENT for a malformed page_token."""
     GetModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]  # type: ignore[assignment]
-    """Returns a model with its versions. Returns NOT_FOUND for an unknown one, naming the nearest known."""
+    """Returns a model with its versions and aliases. Returns NOT_FOUND for an unknown one, naming the nearest known."""
     Load: _aio.UnaryUnaryMultiCallable[_model_service_pb2.LoadRequest, _model_service_pb2.LoadResponse]  # type: ignore[assignment]
-    """Loads a version into Triton and answers when it is ready to predict. Another loaded version of the model is
-    unloaded when the new one is ready, so a newer version takes over without a gap. A loaded version stays as it is.
-    What is loaded comes back by itself after a restart of Triton or of the service, until it is unloaded.
+    """Loads a version into Triton and answers when it is ready to predict. It becomes the model's serving version. The one
+    that was it before is unloaded when the new one is ready, so a newer version takes over without a gap; it stays
+    loaded if an alias names it. All other loaded versions stay. With `alongside` the version is loaded beside them all,
+    and the serving version stays what it is. Of a loaded version only what the request changes is changed. What is
+    loaded comes back by itself after a restart of Triton or of the service, until it is unloaded.
 
-    Returns NOT_FOUND for an unknown model or version, RESOURCE_EXHAUSTED with QuotaFailure naming what is loaded if
-    MAX_LOADED_MODELS is reached and `evict` is not set or no model is idle, ABORTED if another operation on the model is
-    under way, FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged, UNAVAILABLE
-    while Triton is away.
+    Returns NOT_FOUND for an unknown model, version or alias, RESOURCE_EXHAUSTED with QuotaFailure naming what is loaded
+    if MAX_LOADED_MODELS is reached and `evict` is not set or no model is idle, ABORTED if another operation on the model
+    is under way, FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged,
+    UNAVAILABLE while Triton is away.
     """
     Unload: _aio.UnaryUnaryMultiCallable[_model_service_pb2.UnloadRequest, _model_service_pb2.UnloadResponse]  # type: ignore[assignment]
-    """Unloads a model from Triton when the requests in flight are answered, after 30 seconds at the latest; new ones are
-    refused at once. An unloaded model stays as it is. Returns NOT_FOUND for an unknown model and ABORTED if another
-    operation on it is under way.
+    """Unloads a model, or one version of it, from Triton when the requests in flight are answered, after 30 seconds at the
+    latest; new ones are refused at once. What is not loaded stays as it is. If the serving version is unloaded and
+    others are not, the highest of them takes its place. Returns NOT_FOUND for an unknown model, version or alias, and
+    ABORTED if another operation on the model is under way.
     """
     Remove: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RemoveRequest, _model_service_pb2.RemoveResponse]  # type: ignore[assignment]
-    """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one,
-    FAILED_PRECONDITION if it is loaded and `force` is not set, ABORTED if another operation on it is under way, or if
-    a Fit of it is and no version would be left.
+    """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one, FAILED_PRECONDITION
+    if it is loaded, or an alias names the version, and `force` is not set, ABORTED if another operation on it is under
+    way, or if a Fit of it is and no version would be left.
     """
     RemoveAll: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RemoveAllRequest, _model_service_pb2.RemoveAllResponse]  # type: ignore[assignment]
     """Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
     `force` is not set, ABORTED if a Fit of one of them or another operation on one is under way; nothing is deleted
     then.
     """
+    SetAlias: _aio.UnaryUnaryMultiCallable[_model_service_pb2.SetAliasRequest, _model_service_pb2.SetAliasResponse]  # type: ignore[assignment]
+    """Lets an alias name a version; an alias that is not there is made. The move is one step: requests that have begun are
+    answered by the version that they began with, all later ones by the new version, and none fails. So if the alias's
+    present version is loaded and the new one is not, the new one is loaded first, as Load does with `alongside`. An
+    alias keeps its version loaded when a Load puts another version in its place. It holds after a restart of the
+    service.
+
+    Returns NOT_FOUND for an unknown model or version, and what Load returns if the version must be loaded.
+    """
+    RollbackAlias: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RollbackAliasRequest, _model_service_pb2.RollbackAliasResponse]  # type: ignore[assignment]
+    """Moves an alias back to the version that it named before its last move, as SetAlias does. It can be done once after
+    each move, so that one that is repeated by mistake does not undo itself.
+
+    Returns NOT_FOUND for an unknown model or alias, FAILED_PRECONDITION if there is no version to go back to, and what
+    SetAlias returns.
+    """
+    DeleteAlias: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteAliasRequest, _model_service_pb2.DeleteAliasResponse]  # type: ignore[assignment]
+    """Deletes an alias; its version stays as it is. Returns NOT_FOUND for an unknown model or alias."""
     ImportModel: _aio.StreamUnaryMultiCallable[_model_service_pb2.ImportModelRequest, _model_service_pb2.ImportModelResponse]  # type: ignore[assignment]
     """Brings a model that was trained elsewhere. Not in this release, which returns UNIMPLEMENTED.
 
@@ -124,7 +170,9 @@ class ModelServiceAsyncStub(ModelServiceStub):
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """ModelService keeps the trained models and decides which of them answer. A model has versions 1, 2 and so on, of which
-    one at a time answers; at most MAX_LOADED_MODELS models are loaded.
+    several may be loaded at once; at most MAX_LOADED_MODELS versions of all models are, however many copies each has. A
+    request names a version by its number or by an alias; one that names none is answered by the model's `serving_version`:
+    the version that was loaded last without `alongside`.
 
     A name matches ^[a-z][a-z0-9_-]{0,62}$. All methods return INVALID_ARGUMENT for any other, before anything else is
     looked at. ErrorReason lists the reasons that errors carry.
@@ -144,7 +192,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.GetModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.GetModelResponse, _abc.Awaitable[_model_service_pb2.GetModelResponse]]:
-        """Returns a model with its versions. Returns NOT_FOUND for an unknown one, naming the nearest known."""
+        """Returns a model with its versions and aliases. Returns NOT_FOUND for an unknown one, naming the nearest known."""
 
     @_abc_1.abstractmethod
     def Load(
@@ -152,14 +200,16 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.LoadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.LoadResponse, _abc.Awaitable[_model_service_pb2.LoadResponse]]:
-        """Loads a version into Triton and answers when it is ready to predict. Another loaded version of the model is
-        unloaded when the new one is ready, so a newer version takes over without a gap. A loaded version stays as it is.
-        What is loaded comes back by itself after a restart of Triton or of the service, until it is unloaded.
+        """Loads a version into Triton and answers when it is ready to predict. It becomes the model's serving version. The one
+        that was it before is unloaded when the new one is ready, so a newer version takes over without a gap; it stays
+        loaded if an alias names it. All other loaded versions stay. With `alongside` the version is loaded beside them all,
+        and the serving version stays what it is. Of a loaded version only what the request changes is changed. What is
+        loaded comes back by itself after a restart of Triton or of the service, until it is unloaded.
 
-        Returns NOT_FOUND for an unknown model or version, RESOURCE_EXHAUSTED with QuotaFailure naming what is loaded if
-        MAX_LOADED_MODELS is reached and `evict` is not set or no model is idle, ABORTED if another operation on the model is
-        under way, FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged, UNAVAILABLE
-        while Triton is away.
+        Returns NOT_FOUND for an unknown model, version or alias, RESOURCE_EXHAUSTED with QuotaFailure naming what is loaded
+        if MAX_LOADED_MODELS is reached and `evict` is not set or no model is idle, ABORTED if another operation on the model
+        is under way, FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged,
+        UNAVAILABLE while Triton is away.
         """
 
     @_abc_1.abstractmethod
@@ -168,9 +218,10 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.UnloadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.UnloadResponse, _abc.Awaitable[_model_service_pb2.UnloadResponse]]:
-        """Unloads a model from Triton when the requests in flight are answered, after 30 seconds at the latest; new ones are
-        refused at once. An unloaded model stays as it is. Returns NOT_FOUND for an unknown model and ABORTED if another
-        operation on it is under way.
+        """Unloads a model, or one version of it, from Triton when the requests in flight are answered, after 30 seconds at the
+        latest; new ones are refused at once. What is not loaded stays as it is. If the serving version is unloaded and
+        others are not, the highest of them takes its place. Returns NOT_FOUND for an unknown model, version or alias, and
+        ABORTED if another operation on the model is under way.
         """
 
     @_abc_1.abstractmethod
@@ -179,9 +230,9 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.RemoveRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.RemoveResponse, _abc.Awaitable[_model_service_pb2.RemoveResponse]]:
-        """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one,
-        FAILED_PRECONDITION if it is loaded and `force` is not set, ABORTED if another operation on it is under way, or if
-        a Fit of it is and no version would be left.
+        """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one, FAILED_PRECONDITION
+        if it is loaded, or an alias names the version, and `force` is not set, ABORTED if another operation on it is under
+        way, or if a Fit of it is and no version would be left.
         """
 
     @_abc_1.abstractmethod
@@ -194,6 +245,42 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         `force` is not set, ABORTED if a Fit of one of them or another operation on one is under way; nothing is deleted
         then.
         """
+
+    @_abc_1.abstractmethod
+    def SetAlias(
+        self,
+        request: _model_service_pb2.SetAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.SetAliasResponse, _abc.Awaitable[_model_service_pb2.SetAliasResponse]]:
+        """Lets an alias name a version; an alias that is not there is made. The move is one step: requests that have begun are
+        answered by the version that they began with, all later ones by the new version, and none fails. So if the alias's
+        present version is loaded and the new one is not, the new one is loaded first, as Load does with `alongside`. An
+        alias keeps its version loaded when a Load puts another version in its place. It holds after a restart of the
+        service.
+
+        Returns NOT_FOUND for an unknown model or version, and what Load returns if the version must be loaded.
+        """
+
+    @_abc_1.abstractmethod
+    def RollbackAlias(
+        self,
+        request: _model_service_pb2.RollbackAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.RollbackAliasResponse, _abc.Awaitable[_model_service_pb2.RollbackAliasResponse]]:
+        """Moves an alias back to the version that it named before its last move, as SetAlias does. It can be done once after
+        each move, so that one that is repeated by mistake does not undo itself.
+
+        Returns NOT_FOUND for an unknown model or alias, FAILED_PRECONDITION if there is no version to go back to, and what
+        SetAlias returns.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteAlias(
+        self,
+        request: _model_service_pb2.DeleteAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.DeleteAliasResponse, _abc.Awaitable[_model_service_pb2.DeleteAliasResponse]]:
+        """Deletes an alias; its version stays as it is. Returns NOT_FOUND for an unknown model or alias."""
 
     @_abc_1.abstractmethod
     def ImportModel(

@@ -29,7 +29,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$fitserve/v1/prediction_service.proto\x12\x0b\x66itserve.v1\x1a\x16\x66itserve/v1/data.proto\x1a\x19\x66itserve/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\"\xcb\x01\n\x0ePredictRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x35\n\x07version\x18\x02 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdf\x41H\x00R\x07version\x88\x01\x01\x12+\n\x06inputs\x18\x03 \x01(\x0b\x32\x13.fitserve.v1.InputsR\x06inputs\x12\x33\n\x15include_probabilities\x18\x04 \x01(\x08R\x14includeProbabilitiesB\n\n\x08_version\"\x8b\x04\n\x0fPredictResponse\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n\x07version\x18\x02 \x01(\x05R\x07version\x12\x38\n\x0bpredictions\x18\x03 \x03(\x0b\x32\x16.google.protobuf.ValueR\x0bpredictions\x12@\n\rprobabilities\x18\x04 \x03(\x0b\x32\x1a.google.protobuf.ListValueR\rprobabilities\x12\x30\n\x07\x63lasses\x18\x05 \x03(\x0b\x32\x16.google.protobuf.ValueR\x07\x63lasses\x12@\n\x11prediction_tensor\x18\x06 \x01(\x0b\x32\x13.fitserve.v1.TensorR\x10predictionTensor\x12\x42\n\x12probability_tensor\x18\x07 \x01(\x0b\x32\x13.fitserve.v1.TensorR\x11probabilityTensor\x12\x43\n\x07outputs\x18\x08 \x03(\x0b\x32).fitserve.v1.PredictResponse.OutputsEntryR\x07outputs\x1aO\n\x0cOutputsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x13.fitserve.v1.TensorR\x05value:\x02\x38\x01\"\x8c\x01\n\x14PredictStreamRequest\x12:\n\x06\x63onfig\x18\x01 \x01(\x0b\x32 .fitserve.v1.PredictStreamConfigH\x00R\x06\x63onfig\x12-\n\x06inputs\x18\x02 \x01(\x0b\x32\x13.fitserve.v1.InputsH\x00R\x06inputsB\t\n\x07message\"\xa3\x01\n\x13PredictStreamConfig\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x35\n\x07version\x18\x02 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdf\x41H\x00R\x07version\x88\x01\x01\x12\x33\n\x15include_probabilities\x18\x03 \x01(\x08R\x14includeProbabilitiesB\n\n\x08_version\"\x9f\x01\n\x15PredictStreamResponse\x12\x14\n\x05index\x18\x01 \x01(\x03R\x05index\x12:\n\x08response\x18\x02 \x01(\x0b\x32\x1c.fitserve.v1.PredictResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\x08\n\x06result2\xe4\x01\n\x11PredictionService\x12n\n\x07Predict\x12\x1b.fitserve.v1.PredictRequest\x1a\x1c.fitserve.v1.PredictResponse\"(\x90\x02\x01\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/models/{model}:predict:\x01*\x12_\n\rPredictStream\x12!.fitserve.v1.PredictStreamRequest\x1a\".fitserve.v1.PredictStreamResponse\"\x03\x90\x02\x01(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$fitserve/v1/prediction_service.proto\x12\x0b\x66itserve.v1\x1a\x16\x66itserve/v1/data.proto\x1a\x19\x66itserve/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\"\xe1\x01\n\x0ePredictRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x35\n\x07version\x18\x02 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdf\x41H\x00R\x07version\x88\x01\x01\x12+\n\x06inputs\x18\x03 \x01(\x0b\x32\x13.fitserve.v1.InputsR\x06inputs\x12\x33\n\x15include_probabilities\x18\x04 \x01(\x08R\x14includeProbabilities\x12\x14\n\x05\x61lias\x18\x05 \x01(\tR\x05\x61liasB\n\n\x08_version\"\x8b\x04\n\x0fPredictResponse\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n\x07version\x18\x02 \x01(\x05R\x07version\x12\x38\n\x0bpredictions\x18\x03 \x03(\x0b\x32\x16.google.protobuf.ValueR\x0bpredictions\x12@\n\rprobabilities\x18\x04 \x03(\x0b\x32\x1a.google.protobuf.ListValueR\rprobabilities\x12\x30\n\x07\x63lasses\x18\x05 \x03(\x0b\x32\x16.google.protobuf.ValueR\x07\x63lasses\x12@\n\x11prediction_tensor\x18\x06 \x01(\x0b\x32\x13.fitserve.v1.TensorR\x10predictionTensor\x12\x42\n\x12probability_tensor\x18\x07 \x01(\x0b\x32\x13.fitserve.v1.TensorR\x11probabilityTensor\x12\x43\n\x07outputs\x18\x08 \x03(\x0b\x32).fitserve.v1.PredictResponse.OutputsEntryR\x07outputs\x1aO\n\x0cOutputsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x13.fitserve.v1.TensorR\x05value:\x02\x38\x01\"\x8c\x01\n\x14PredictStreamRequest\x12:\n\x06\x63onfig\x18\x01 \x01(\x0b\x32 .fitserve.v1.PredictStreamConfigH\x00R\x06\x63onfig\x12-\n\x06inputs\x18\x02 \x01(\x0b\x32\x13.fitserve.v1.InputsH\x00R\x06inputsB\t\n\x07message\"\xb9\x01\n\x13PredictStreamConfig\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x35\n\x07version\x18\x02 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdf\x41H\x00R\x07version\x88\x01\x01\x12\x33\n\x15include_probabilities\x18\x03 \x01(\x08R\x14includeProbabilities\x12\x14\n\x05\x61lias\x18\x04 \x01(\tR\x05\x61liasB\n\n\x08_version\"\x9f\x01\n\x15PredictStreamResponse\x12\x14\n\x05index\x18\x01 \x01(\x03R\x05index\x12:\n\x08response\x18\x02 \x01(\x0b\x32\x1c.fitserve.v1.PredictResponseH\x00R\x08response\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\x08\n\x06result2\xe4\x01\n\x11PredictionService\x12n\n\x07Predict\x12\x1b.fitserve.v1.PredictRequest\x1a\x1c.fitserve.v1.PredictResponse\"(\x90\x02\x01\x82\xd3\xe4\x93\x02\x1f\"\x1a/v1/models/{model}:predict:\x01*\x12_\n\rPredictStream\x12!.fitserve.v1.PredictStreamRequest\x1a\".fitserve.v1.PredictStreamResponse\"\x03\x90\x02\x01(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,17 +47,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTIONSERVICE'].methods_by_name['PredictStream']._loaded_options = None
   _globals['_PREDICTIONSERVICE'].methods_by_name['PredictStream']._serialized_options = b'\220\002\001'
   _globals['_PREDICTREQUEST']._serialized_start=190
-  _globals['_PREDICTREQUEST']._serialized_end=393
-  _globals['_PREDICTRESPONSE']._serialized_start=396
-  _globals['_PREDICTRESPONSE']._serialized_end=919
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=840
-  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=919
-  _globals['_PREDICTSTREAMREQUEST']._serialized_start=922
-  _globals['_PREDICTSTREAMREQUEST']._serialized_end=1062
-  _globals['_PREDICTSTREAMCONFIG']._serialized_start=1065
-  _globals['_PREDICTSTREAMCONFIG']._serialized_end=1228
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=1231
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=1390
-  _globals['_PREDICTIONSERVICE']._serialized_start=1393
-  _globals['_PREDICTIONSERVICE']._serialized_end=1621
+  _globals['_PREDICTREQUEST']._serialized_end=415
+  _globals['_PREDICTRESPONSE']._serialized_start=418
+  _globals['_PREDICTRESPONSE']._serialized_end=941
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=862
+  _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=941
+  _globals['_PREDICTSTREAMREQUEST']._serialized_start=944
+  _globals['_PREDICTSTREAMREQUEST']._serialized_end=1084
+  _globals['_PREDICTSTREAMCONFIG']._serialized_start=1087
+  _globals['_PREDICTSTREAMCONFIG']._serialized_end=1272
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=1275
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=1434
+  _globals['_PREDICTIONSERVICE']._serialized_start=1437
+  _globals['_PREDICTIONSERVICE']._serialized_end=1665
 # @@protoc_insertion_point(module_scope)

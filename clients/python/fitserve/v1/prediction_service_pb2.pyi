@@ -31,12 +31,15 @@ class PredictRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     INCLUDE_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The name of the model, such as iris."""
     version: _builtins.int
-    """The version. The default is the loaded one; any other returns FAILED_PRECONDITION."""
+    """The version. The default is the model's `serving_version`. One that is not loaded returns FAILED_PRECONDITION."""
     include_probabilities: _builtins.bool
     """Whether the probabilities of the labels come back too. The default is false. It does nothing for regression."""
+    alias: _builtins.str
+    """The alias of the version, such as champion, in place of `version`."""
     @_builtins.property
     def inputs(self) -> _data_pb2.Inputs:
         """The rows, at least one. By hand: {"rows": [[5.1, 3.5, 1.4, 0.2]]}, or {"records": [{"length": 5.1, "width": 3.5}]}
@@ -50,10 +53,11 @@ class PredictRequest(_message.Message):
         version: _builtins.int | None = ...,
         inputs: _data_pb2.Inputs | None = ...,
         include_probabilities: _builtins.bool = ...,
+        alias: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "inputs", b"inputs", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "include_probabilities", b"include_probabilities", "inputs", b"inputs", "model", b"model", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "alias", b"alias", "include_probabilities", b"include_probabilities", "inputs", b"inputs", "model", b"model", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
     _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
@@ -194,22 +198,28 @@ class PredictStreamConfig(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     INCLUDE_PROBABILITIES_FIELD_NUMBER: _builtins.int
+    ALIAS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The name of the model, such as iris."""
     version: _builtins.int
-    """The version. The default is the one that is loaded when the batch comes."""
+    """The version. The default is the model's `serving_version` when the batch comes."""
     include_probabilities: _builtins.bool
     """Whether the probabilities of the labels come back too. The default is false. It does nothing for regression."""
+    alias: _builtins.str
+    """The alias of the version, such as champion, in place of `version`. Each batch is answered by the version that it
+    names when the batch comes, so a stream follows an alias that moves.
+    """
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         version: _builtins.int | None = ...,
         include_probabilities: _builtins.bool = ...,
+        alias: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "include_probabilities", b"include_probabilities", "model", b"model", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "alias", b"alias", "include_probabilities", b"include_probabilities", "model", b"model", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
     _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015

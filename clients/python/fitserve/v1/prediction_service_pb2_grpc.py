@@ -57,8 +57,8 @@ class PredictionServiceServicer:
         """Predicts the rows of one request. Rows of requests that come at the same time share batches, so many small requests
         at once are fast.
 
-        Returns INVALID_ARGUMENT naming the field if the inputs do not fit the model, NOT_FOUND for an unknown model or
-        version, FAILED_PRECONDITION for one that is not loaded, RESOURCE_EXHAUSTED with RetryInfo if too many rows wait,
+        Returns INVALID_ARGUMENT naming the field if the inputs do not fit the model, NOT_FOUND for an unknown model, version
+        or alias, FAILED_PRECONDITION for one that is not loaded, RESOURCE_EXHAUSTED with RetryInfo if too many rows wait,
         UNAVAILABLE with RetryInfo while the model or Triton is on its way, DEADLINE_EXCEEDED if the deadline passes first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -39,8 +39,8 @@ class PredictionServiceStub:
     """Predicts the rows of one request. Rows of requests that come at the same time share batches, so many small requests
     at once are fast.
 
-    Returns INVALID_ARGUMENT naming the field if the inputs do not fit the model, NOT_FOUND for an unknown model or
-    version, FAILED_PRECONDITION for one that is not loaded, RESOURCE_EXHAUSTED with RetryInfo if too many rows wait,
+    Returns INVALID_ARGUMENT naming the field if the inputs do not fit the model, NOT_FOUND for an unknown model, version
+    or alias, FAILED_PRECONDITION for one that is not loaded, RESOURCE_EXHAUSTED with RetryInfo if too many rows wait,
     UNAVAILABLE with RetryInfo while the model or Triton is on its way, DEADLINE_EXCEEDED if the deadline passes first.
     """
     PredictStream: _grpc.StreamStreamMultiCallable[_prediction_service_pb2.PredictStreamRequest, _prediction_service_pb2.PredictStreamResponse]
@@ -64,8 +64,8 @@ class PredictionServiceAsyncStub(PredictionServiceStub):
     """Predicts the rows of one request. Rows of requests that come at the same time share batches, so many small requests
     at once are fast.
 
-    Returns INVALID_ARGUMENT naming the field if the inputs do not fit the model, NOT_FOUND for an unknown model or
-    version, FAILED_PRECONDITION for one that is not loaded, RESOURCE_EXHAUSTED with RetryInfo if too many rows wait,
+    Returns INVALID_ARGUMENT naming the field if the inputs do not fit the model, NOT_FOUND for an unknown model, version
+    or alias, FAILED_PRECONDITION for one that is not loaded, RESOURCE_EXHAUSTED with RetryInfo if too many rows wait,
     UNAVAILABLE with RetryInfo while the model or Triton is on its way, DEADLINE_EXCEEDED if the deadline passes first.
     """
     PredictStream: _aio.StreamStreamMultiCallable[_prediction_service_pb2.PredictStreamRequest, _prediction_service_pb2.PredictStreamResponse]  # type: ignore[assignment]
@@ -92,8 +92,8 @@ class PredictionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Predicts the rows of one request. Rows of requests that come at the same time share batches, so many small requests
         at once are fast.
 
-        Returns INVALID_ARGUMENT naming the field if the inputs do not fit the model, NOT_FOUND for an unknown model or
-        version, FAILED_PRECONDITION for one that is not loaded, RESOURCE_EXHAUSTED with RetryInfo if too many rows wait,
+        Returns INVALID_ARGUMENT naming the field if the inputs do not fit the model, NOT_FOUND for an unknown model, version
+        or alias, FAILED_PRECONDITION for one that is not loaded, RESOURCE_EXHAUSTED with RetryInfo if too many rows wait,
         UNAVAILABLE with RetryInfo while the model or Triton is on its way, DEADLINE_EXCEEDED if the deadline passes first.
         """
 

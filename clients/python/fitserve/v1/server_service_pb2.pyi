@@ -182,12 +182,14 @@ class ModelPoolStatus(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     STORED_COUNT_FIELD_NUMBER: _builtins.int
     limit: _builtins.int
-    """The largest number of loaded models (MAX_LOADED_MODELS)."""
+    """The largest number of loaded versions, of all models together (MAX_LOADED_MODELS)."""
     stored_count: _builtins.int
     """The number of models on disk, loaded or not."""
     @_builtins.property
     def loaded(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoadedModel]:
-        """The loaded models, by name. One on its way into or out of Triton is not among them, but counts against `limit`."""
+        """The loaded versions, by name and number. One on its way into or out of Triton is not among them, but counts against
+        `limit`.
+        """
 
     def __init__(
         self,
@@ -213,22 +215,26 @@ class LoadedModel(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     PENDING_REQUEST_COUNT_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The name of the model."""
     version: _builtins.int
-    """The version that answers."""
+    """The version."""
     pending_request_count: _builtins.int
     """The number of prediction requests that wait or are in flight."""
+    instances: _builtins.int
+    """How many copies of it work in parallel."""
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         version: _builtins.int = ...,
         pending_request_count: _builtins.int = ...,
+        instances: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "pending_request_count", b"pending_request_count", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances", "model", b"model", "pending_request_count", b"pending_request_count", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

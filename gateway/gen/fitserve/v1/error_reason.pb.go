@@ -21,8 +21,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// ErrorReason is the `reason` of the google.rpc.ErrorInfo that every error carries, with the domain "fitserve" and without
-// the prefix ERROR_REASON_. Each comment shows an example.
+// ErrorReason is the `reason` of the google.rpc.ErrorInfo that every error carries, with the domain "fitserve" and
+// without the prefix ERROR_REASON_. Each comment shows an example.
 type ErrorReason int32
 
 const (
@@ -72,11 +72,11 @@ const (
 	//
 	//	{"reason": "MODEL_NOT_LOADED", "domain": "fitserve", "metadata": {"model": "iris"}}
 	ErrorReason_ERROR_REASON_MODEL_NOT_LOADED ErrorReason = 11
-	// FAILED_PRECONDITION. The model is loaded, and removing it needs `force`.
+	// FAILED_PRECONDITION. The model or version is loaded, and removing it needs `force`.
 	//
 	//	{"reason": "MODEL_LOADED", "domain": "fitserve", "metadata": {"model": "iris"}}
 	ErrorReason_ERROR_REASON_MODEL_LOADED ErrorReason = 12
-	// FAILED_PRECONDITION. Triton refused the version.
+	// FAILED_PRECONDITION. Triton refused the version, or cannot hold it beside one that is loaded.
 	//
 	//	{"reason": "LOAD_FAILED", "domain": "fitserve", "metadata": {"model": "iris", "version": "1"}}
 	ErrorReason_ERROR_REASON_LOAD_FAILED ErrorReason = 13
@@ -180,6 +180,18 @@ const (
 	//
 	//	{"reason": "DATABASE_UNAVAILABLE", "domain": "fitserve"}
 	ErrorReason_ERROR_REASON_DATABASE_UNAVAILABLE ErrorReason = 38
+	// NOT_FOUND. The model has no such alias.
+	//
+	//	{"reason": "ALIAS_NOT_FOUND", "domain": "fitserve", "metadata": {"alias": "champ", "nearest": "champion"}}
+	ErrorReason_ERROR_REASON_ALIAS_NOT_FOUND ErrorReason = 39
+	// FAILED_PRECONDITION. An alias names the version, and removing it needs `force`.
+	//
+	//	{"reason": "VERSION_HAS_ALIAS", "domain": "fitserve", "metadata": {"version": "1", "aliases": "champion"}}
+	ErrorReason_ERROR_REASON_VERSION_HAS_ALIAS ErrorReason = 40
+	// FAILED_PRECONDITION. The alias has not been moved since it was made or rolled back.
+	//
+	//	{"reason": "NOTHING_TO_ROLL_BACK", "domain": "fitserve", "metadata": {"model": "iris", "alias": "champion"}}
+	ErrorReason_ERROR_REASON_NOTHING_TO_ROLL_BACK ErrorReason = 41
 )
 
 // Enum value maps for ErrorReason.
@@ -224,6 +236,9 @@ var (
 		36: "ERROR_REASON_CANCELLED",
 		37: "ERROR_REASON_INTERNAL",
 		38: "ERROR_REASON_DATABASE_UNAVAILABLE",
+		39: "ERROR_REASON_ALIAS_NOT_FOUND",
+		40: "ERROR_REASON_VERSION_HAS_ALIAS",
+		41: "ERROR_REASON_NOTHING_TO_ROLL_BACK",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":            0,
@@ -265,6 +280,9 @@ var (
 		"ERROR_REASON_CANCELLED":              36,
 		"ERROR_REASON_INTERNAL":               37,
 		"ERROR_REASON_DATABASE_UNAVAILABLE":   38,
+		"ERROR_REASON_ALIAS_NOT_FOUND":        39,
+		"ERROR_REASON_VERSION_HAS_ALIAS":      40,
+		"ERROR_REASON_NOTHING_TO_ROLL_BACK":   41,
 	}
 )
 
@@ -299,8 +317,7 @@ var File_fitserve_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_fitserve_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1efitserve/v1/error_reason.proto\x12\vfitserve.v1*\xb6\n" +
-	"\n" +
+	"\x1efitserve/v1/error_reason.proto\x12\vfitserve.v1*\xa3\v\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12$\n" +
@@ -341,7 +358,10 @@ const file_fitserve_v1_error_reason_proto_rawDesc = "" +
 	"\x1dERROR_REASON_EXPORT_NOT_EQUAL\x10#\x12\x1a\n" +
 	"\x16ERROR_REASON_CANCELLED\x10$\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10%\x12%\n" +
-	"!ERROR_REASON_DATABASE_UNAVAILABLE\x10&B\x9d\x01\n" +
+	"!ERROR_REASON_DATABASE_UNAVAILABLE\x10&\x12 \n" +
+	"\x1cERROR_REASON_ALIAS_NOT_FOUND\x10'\x12\"\n" +
+	"\x1eERROR_REASON_VERSION_HAS_ALIAS\x10(\x12%\n" +
+	"!ERROR_REASON_NOTHING_TO_ROLL_BACK\x10)B\x9d\x01\n" +
 	"\x0fcom.fitserve.v1B\x10ErrorReasonProtoP\x01Z+fitserve/gateway/gen/fitserve/v1;fitservev1\xa2\x02\x03FXX\xaa\x02\vFitserve.V1\xca\x02\vFitserve\\V1\xe2\x02\x17Fitserve\\V1\\GPBMetadata\xea\x02\fFitserve::V1b\x06proto3"
 
 var (

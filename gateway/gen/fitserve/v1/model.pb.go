@@ -165,10 +165,18 @@ type Model struct {
 	Versions []*ModelVersion `protobuf:"bytes,3,rep,name=versions,proto3" json:"versions,omitempty"`
 	// The number of the highest version: what Load takes when none is named.
 	LatestVersion int32 `protobuf:"varint,4,opt,name=latest_version,json=latestVersion,proto3" json:"latest_version,omitempty"`
-	// The loaded version, which answers predictions. Zero if none is loaded.
+	// The loaded version that answers predictions which name neither a version nor an alias. Zero if it is not loaded.
 	ServingVersion int32 `protobuf:"varint,5,opt,name=serving_version,json=servingVersion,proto3" json:"serving_version,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The aliases, in the order of their names.
+	Aliases []*ModelAlias `protobuf:"bytes,6,rep,name=aliases,proto3" json:"aliases,omitempty"`
+	// How many copies of each loaded version work in parallel. Zero if none is loaded.
+	Instances int32 `protobuf:"varint,7,opt,name=instances,proto3" json:"instances,omitempty"`
+	// The most rows of one batch, if Load has set it. Set while a version is loaded.
+	MaxBatchRows *int32 `protobuf:"varint,8,opt,name=max_batch_rows,json=maxBatchRows,proto3,oneof" json:"max_batch_rows,omitempty"`
+	// The most rows that may wait for one version, if Load has set it. Set while a version is loaded.
+	MaxQueueRows  *int32 `protobuf:"varint,9,opt,name=max_queue_rows,json=maxQueueRows,proto3,oneof" json:"max_queue_rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Model) Reset() {
@@ -236,6 +244,107 @@ func (x *Model) GetServingVersion() int32 {
 	return 0
 }
 
+func (x *Model) GetAliases() []*ModelAlias {
+	if x != nil {
+		return x.Aliases
+	}
+	return nil
+}
+
+func (x *Model) GetInstances() int32 {
+	if x != nil {
+		return x.Instances
+	}
+	return 0
+}
+
+func (x *Model) GetMaxBatchRows() int32 {
+	if x != nil && x.MaxBatchRows != nil {
+		return *x.MaxBatchRows
+	}
+	return 0
+}
+
+func (x *Model) GetMaxQueueRows() int32 {
+	if x != nil && x.MaxQueueRows != nil {
+		return *x.MaxQueueRows
+	}
+	return 0
+}
+
+// ModelAlias is a second name of one of a model's versions, which can be moved to another version.
+type ModelAlias struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name, such as champion.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The version that it names.
+	Version int32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The version that RollbackAlias moves it back to. Zero if there is none.
+	PreviousVersion int32 `protobuf:"varint,3,opt,name=previous_version,json=previousVersion,proto3" json:"previous_version,omitempty"`
+	// When it was moved last.
+	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModelAlias) Reset() {
+	*x = ModelAlias{}
+	mi := &file_fitserve_v1_model_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModelAlias) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModelAlias) ProtoMessage() {}
+
+func (x *ModelAlias) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_model_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModelAlias.ProtoReflect.Descriptor instead.
+func (*ModelAlias) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ModelAlias) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ModelAlias) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ModelAlias) GetPreviousVersion() int32 {
+	if x != nil {
+		return x.PreviousVersion
+	}
+	return 0
+}
+
+func (x *ModelAlias) GetUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return nil
+}
+
 // ModelVersion is one trained or imported artifact. Of one that is damaged on disk only `version`, `state` and `error`
 // may be set.
 type ModelVersion struct {
@@ -283,7 +392,7 @@ type ModelVersion struct {
 
 func (x *ModelVersion) Reset() {
 	*x = ModelVersion{}
-	mi := &file_fitserve_v1_model_proto_msgTypes[1]
+	mi := &file_fitserve_v1_model_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -295,7 +404,7 @@ func (x *ModelVersion) String() string {
 func (*ModelVersion) ProtoMessage() {}
 
 func (x *ModelVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_fitserve_v1_model_proto_msgTypes[1]
+	mi := &file_fitserve_v1_model_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -308,7 +417,7 @@ func (x *ModelVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelVersion.ProtoReflect.Descriptor instead.
 func (*ModelVersion) Descriptor() ([]byte, []int) {
-	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{1}
+	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ModelVersion) GetVersion() int32 {
@@ -466,7 +575,7 @@ type Signature struct {
 
 func (x *Signature) Reset() {
 	*x = Signature{}
-	mi := &file_fitserve_v1_model_proto_msgTypes[2]
+	mi := &file_fitserve_v1_model_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -478,7 +587,7 @@ func (x *Signature) String() string {
 func (*Signature) ProtoMessage() {}
 
 func (x *Signature) ProtoReflect() protoreflect.Message {
-	mi := &file_fitserve_v1_model_proto_msgTypes[2]
+	mi := &file_fitserve_v1_model_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -491,7 +600,7 @@ func (x *Signature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signature.ProtoReflect.Descriptor instead.
 func (*Signature) Descriptor() ([]byte, []int) {
-	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{2}
+	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Signature) GetTask() Task {
@@ -563,7 +672,7 @@ type ColumnSpec struct {
 
 func (x *ColumnSpec) Reset() {
 	*x = ColumnSpec{}
-	mi := &file_fitserve_v1_model_proto_msgTypes[3]
+	mi := &file_fitserve_v1_model_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +684,7 @@ func (x *ColumnSpec) String() string {
 func (*ColumnSpec) ProtoMessage() {}
 
 func (x *ColumnSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_fitserve_v1_model_proto_msgTypes[3]
+	mi := &file_fitserve_v1_model_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +697,7 @@ func (x *ColumnSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ColumnSpec.ProtoReflect.Descriptor instead.
 func (*ColumnSpec) Descriptor() ([]byte, []int) {
-	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{3}
+	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ColumnSpec) GetName() string {
@@ -620,7 +729,7 @@ type TensorSpec struct {
 
 func (x *TensorSpec) Reset() {
 	*x = TensorSpec{}
-	mi := &file_fitserve_v1_model_proto_msgTypes[4]
+	mi := &file_fitserve_v1_model_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +741,7 @@ func (x *TensorSpec) String() string {
 func (*TensorSpec) ProtoMessage() {}
 
 func (x *TensorSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_fitserve_v1_model_proto_msgTypes[4]
+	mi := &file_fitserve_v1_model_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +754,7 @@ func (x *TensorSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TensorSpec.ProtoReflect.Descriptor instead.
 func (*TensorSpec) Descriptor() ([]byte, []int) {
-	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{4}
+	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TensorSpec) GetName() string {
@@ -685,7 +794,7 @@ type Parity struct {
 
 func (x *Parity) Reset() {
 	*x = Parity{}
-	mi := &file_fitserve_v1_model_proto_msgTypes[5]
+	mi := &file_fitserve_v1_model_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -697,7 +806,7 @@ func (x *Parity) String() string {
 func (*Parity) ProtoMessage() {}
 
 func (x *Parity) ProtoReflect() protoreflect.Message {
-	mi := &file_fitserve_v1_model_proto_msgTypes[5]
+	mi := &file_fitserve_v1_model_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -710,7 +819,7 @@ func (x *Parity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Parity.ProtoReflect.Descriptor instead.
 func (*Parity) Descriptor() ([]byte, []int) {
-	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{5}
+	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Parity) GetMaxDifference() float64 {
@@ -738,13 +847,26 @@ var File_fitserve_v1_model_proto protoreflect.FileDescriptor
 
 const file_fitserve_v1_model_proto_rawDesc = "" +
 	"\n" +
-	"\x17fitserve/v1/model.proto\x12\vfitserve.v1\x1a\x16fitserve/v1/data.proto\x1a\x1efitserve/v1/training_job.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xd1\x01\n" +
+	"\x17fitserve/v1/model.proto\x12\vfitserve.v1\x1a\x16fitserve/v1/data.proto\x1a\x1efitserve/v1/training_job.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x9e\x03\n" +
 	"\x05Model\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x17.fitserve.v1.ModelStateR\x05state\x125\n" +
 	"\bversions\x18\x03 \x03(\v2\x19.fitserve.v1.ModelVersionR\bversions\x12%\n" +
 	"\x0elatest_version\x18\x04 \x01(\x05R\rlatestVersion\x12'\n" +
-	"\x0fserving_version\x18\x05 \x01(\x05R\x0eservingVersion\"\xaa\a\n" +
+	"\x0fserving_version\x18\x05 \x01(\x05R\x0eservingVersion\x121\n" +
+	"\aaliases\x18\x06 \x03(\v2\x17.fitserve.v1.ModelAliasR\aaliases\x12\x1c\n" +
+	"\tinstances\x18\a \x01(\x05R\tinstances\x12)\n" +
+	"\x0emax_batch_rows\x18\b \x01(\x05H\x00R\fmaxBatchRows\x88\x01\x01\x12)\n" +
+	"\x0emax_queue_rows\x18\t \x01(\x05H\x01R\fmaxQueueRows\x88\x01\x01B\x11\n" +
+	"\x0f_max_batch_rowsB\x11\n" +
+	"\x0f_max_queue_rows\"\xa2\x01\n" +
+	"\n" +
+	"ModelAlias\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x05R\aversion\x12)\n" +
+	"\x10previous_version\x18\x03 \x01(\x05R\x0fpreviousVersion\x12;\n" +
+	"\vupdate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"updateTime\"\xaa\a\n" +
 	"\fModelVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x05R\aversion\x12-\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x17.fitserve.v1.ModelStateR\x05state\x124\n" +
@@ -829,50 +951,53 @@ func file_fitserve_v1_model_proto_rawDescGZIP() []byte {
 }
 
 var file_fitserve_v1_model_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_fitserve_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_fitserve_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_fitserve_v1_model_proto_goTypes = []any{
 	(ModelState)(0),               // 0: fitserve.v1.ModelState
 	(ColumnKind)(0),               // 1: fitserve.v1.ColumnKind
 	(*Model)(nil),                 // 2: fitserve.v1.Model
-	(*ModelVersion)(nil),          // 3: fitserve.v1.ModelVersion
-	(*Signature)(nil),             // 4: fitserve.v1.Signature
-	(*ColumnSpec)(nil),            // 5: fitserve.v1.ColumnSpec
-	(*TensorSpec)(nil),            // 6: fitserve.v1.TensorSpec
-	(*Parity)(nil),                // 7: fitserve.v1.Parity
-	nil,                           // 8: fitserve.v1.ModelVersion.MetricsEntry
-	nil,                           // 9: fitserve.v1.ModelVersion.LibraryVersionsEntry
-	(*structpb.Struct)(nil),       // 10: google.protobuf.Struct
+	(*ModelAlias)(nil),            // 3: fitserve.v1.ModelAlias
+	(*ModelVersion)(nil),          // 4: fitserve.v1.ModelVersion
+	(*Signature)(nil),             // 5: fitserve.v1.Signature
+	(*ColumnSpec)(nil),            // 6: fitserve.v1.ColumnSpec
+	(*TensorSpec)(nil),            // 7: fitserve.v1.TensorSpec
+	(*Parity)(nil),                // 8: fitserve.v1.Parity
+	nil,                           // 9: fitserve.v1.ModelVersion.MetricsEntry
+	nil,                           // 10: fitserve.v1.ModelVersion.LibraryVersionsEntry
 	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*status.Status)(nil),         // 12: google.rpc.Status
-	(Task)(0),                     // 13: fitserve.v1.Task
-	(*structpb.Value)(nil),        // 14: google.protobuf.Value
-	(DataType)(0),                 // 15: fitserve.v1.DataType
+	(*structpb.Struct)(nil),       // 12: google.protobuf.Struct
+	(*status.Status)(nil),         // 13: google.rpc.Status
+	(Task)(0),                     // 14: fitserve.v1.Task
+	(*structpb.Value)(nil),        // 15: google.protobuf.Value
+	(DataType)(0),                 // 16: fitserve.v1.DataType
 }
 var file_fitserve_v1_model_proto_depIdxs = []int32{
 	0,  // 0: fitserve.v1.Model.state:type_name -> fitserve.v1.ModelState
-	3,  // 1: fitserve.v1.Model.versions:type_name -> fitserve.v1.ModelVersion
-	0,  // 2: fitserve.v1.ModelVersion.state:type_name -> fitserve.v1.ModelState
-	4,  // 3: fitserve.v1.ModelVersion.signature:type_name -> fitserve.v1.Signature
-	10, // 4: fitserve.v1.ModelVersion.parameters:type_name -> google.protobuf.Struct
-	8,  // 5: fitserve.v1.ModelVersion.metrics:type_name -> fitserve.v1.ModelVersion.MetricsEntry
-	7,  // 6: fitserve.v1.ModelVersion.parity:type_name -> fitserve.v1.Parity
-	9,  // 7: fitserve.v1.ModelVersion.library_versions:type_name -> fitserve.v1.ModelVersion.LibraryVersionsEntry
-	11, // 8: fitserve.v1.ModelVersion.create_time:type_name -> google.protobuf.Timestamp
-	11, // 9: fitserve.v1.ModelVersion.load_time:type_name -> google.protobuf.Timestamp
-	12, // 10: fitserve.v1.ModelVersion.error:type_name -> google.rpc.Status
-	13, // 11: fitserve.v1.Signature.task:type_name -> fitserve.v1.Task
-	5,  // 12: fitserve.v1.Signature.columns:type_name -> fitserve.v1.ColumnSpec
-	14, // 13: fitserve.v1.Signature.classes:type_name -> google.protobuf.Value
-	15, // 14: fitserve.v1.Signature.prediction_dtype:type_name -> fitserve.v1.DataType
-	6,  // 15: fitserve.v1.Signature.inputs:type_name -> fitserve.v1.TensorSpec
-	6,  // 16: fitserve.v1.Signature.outputs:type_name -> fitserve.v1.TensorSpec
-	1,  // 17: fitserve.v1.ColumnSpec.kind:type_name -> fitserve.v1.ColumnKind
-	15, // 18: fitserve.v1.TensorSpec.dtype:type_name -> fitserve.v1.DataType
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	4,  // 1: fitserve.v1.Model.versions:type_name -> fitserve.v1.ModelVersion
+	3,  // 2: fitserve.v1.Model.aliases:type_name -> fitserve.v1.ModelAlias
+	11, // 3: fitserve.v1.ModelAlias.update_time:type_name -> google.protobuf.Timestamp
+	0,  // 4: fitserve.v1.ModelVersion.state:type_name -> fitserve.v1.ModelState
+	5,  // 5: fitserve.v1.ModelVersion.signature:type_name -> fitserve.v1.Signature
+	12, // 6: fitserve.v1.ModelVersion.parameters:type_name -> google.protobuf.Struct
+	9,  // 7: fitserve.v1.ModelVersion.metrics:type_name -> fitserve.v1.ModelVersion.MetricsEntry
+	8,  // 8: fitserve.v1.ModelVersion.parity:type_name -> fitserve.v1.Parity
+	10, // 9: fitserve.v1.ModelVersion.library_versions:type_name -> fitserve.v1.ModelVersion.LibraryVersionsEntry
+	11, // 10: fitserve.v1.ModelVersion.create_time:type_name -> google.protobuf.Timestamp
+	11, // 11: fitserve.v1.ModelVersion.load_time:type_name -> google.protobuf.Timestamp
+	13, // 12: fitserve.v1.ModelVersion.error:type_name -> google.rpc.Status
+	14, // 13: fitserve.v1.Signature.task:type_name -> fitserve.v1.Task
+	6,  // 14: fitserve.v1.Signature.columns:type_name -> fitserve.v1.ColumnSpec
+	15, // 15: fitserve.v1.Signature.classes:type_name -> google.protobuf.Value
+	16, // 16: fitserve.v1.Signature.prediction_dtype:type_name -> fitserve.v1.DataType
+	7,  // 17: fitserve.v1.Signature.inputs:type_name -> fitserve.v1.TensorSpec
+	7,  // 18: fitserve.v1.Signature.outputs:type_name -> fitserve.v1.TensorSpec
+	1,  // 19: fitserve.v1.ColumnSpec.kind:type_name -> fitserve.v1.ColumnKind
+	16, // 20: fitserve.v1.TensorSpec.dtype:type_name -> fitserve.v1.DataType
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_fitserve_v1_model_proto_init() }
@@ -882,13 +1007,14 @@ func file_fitserve_v1_model_proto_init() {
 	}
 	file_fitserve_v1_data_proto_init()
 	file_fitserve_v1_training_job_proto_init()
+	file_fitserve_v1_model_proto_msgTypes[0].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fitserve_v1_model_proto_rawDesc), len(file_fitserve_v1_model_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -205,7 +205,11 @@ func (x *ListModelsResponse) GetNextPageToken() string {
 type GetModelRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name of the model, such as iris.
-	Model         string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// The only version wanted. The default is all of them.
+	Version *int32 `protobuf:"varint,2,opt,name=version,proto3,oneof" json:"version,omitempty"`
+	// The alias of the only version wanted, such as champion, in place of `version`.
+	Alias         string `protobuf:"bytes,3,opt,name=alias,proto3" json:"alias,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -247,10 +251,24 @@ func (x *GetModelRequest) GetModel() string {
 	return ""
 }
 
+func (x *GetModelRequest) GetVersion() int32 {
+	if x != nil && x.Version != nil {
+		return *x.Version
+	}
+	return 0
+}
+
+func (x *GetModelRequest) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
 // GetModelResponse holds the model.
 type GetModelResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The model with all its versions.
+	// The model with all its versions, or with the one that was asked for.
 	Model         *Model `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -300,9 +318,24 @@ type LoadRequest struct {
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	// The version. The default is the latest.
 	Version *int32 `protobuf:"varint,2,opt,name=version,proto3,oneof" json:"version,omitempty"`
-	// Whether the least recently used idle model is unloaded if MAX_LOADED_MODELS is reached. One is idle if no request
-	// waits for it or is in flight. The default is false: the load is refused then.
-	Evict         bool `protobuf:"varint,3,opt,name=evict,proto3" json:"evict,omitempty"`
+	// Whether the least recently used idle model, with all its versions, is unloaded if MAX_LOADED_MODELS is reached. One
+	// is idle if no request waits for it or is in flight. The default is false: the load is refused then.
+	Evict bool `protobuf:"varint,3,opt,name=evict,proto3" json:"evict,omitempty"`
+	// The alias of the version, such as champion, in place of `version`.
+	Alias string `protobuf:"bytes,4,opt,name=alias,proto3" json:"alias,omitempty"`
+	// Whether the version is loaded beside the model's serving version, which stays what it is. The default is false: it
+	// takes its place.
+	Alongside bool `protobuf:"varint,5,opt,name=alongside,proto3" json:"alongside,omitempty"`
+	// How many copies of each loaded version of the model work in parallel, on a core each; a copy takes about the memory
+	// that the version takes. The default is what holds while the model is loaded, else 1.
+	Instances *int32 `protobuf:"varint,6,opt,name=instances,proto3,oneof" json:"instances,omitempty"`
+	// The most rows of one batch, for all loaded versions of the model; requests with more are computed in parts. Less
+	// means that a request waits for fewer rows of others. The default is what holds while the model is loaded, else as
+	// many as 16 MiB hold, at most 1024; more than that has no effect.
+	MaxBatchRows *int32 `protobuf:"varint,7,opt,name=max_batch_rows,json=maxBatchRows,proto3,oneof" json:"max_batch_rows,omitempty"`
+	// The most rows that may wait for a version; more are refused with RESOURCE_EXHAUSTED. The default is what holds while
+	// the model is loaded, else PREDICTION_QUEUE_ROWS.
+	MaxQueueRows  *int32 `protobuf:"varint,8,opt,name=max_queue_rows,json=maxQueueRows,proto3,oneof" json:"max_queue_rows,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -356,6 +389,41 @@ func (x *LoadRequest) GetEvict() bool {
 		return x.Evict
 	}
 	return false
+}
+
+func (x *LoadRequest) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+func (x *LoadRequest) GetAlongside() bool {
+	if x != nil {
+		return x.Alongside
+	}
+	return false
+}
+
+func (x *LoadRequest) GetInstances() int32 {
+	if x != nil && x.Instances != nil {
+		return *x.Instances
+	}
+	return 0
+}
+
+func (x *LoadRequest) GetMaxBatchRows() int32 {
+	if x != nil && x.MaxBatchRows != nil {
+		return *x.MaxBatchRows
+	}
+	return 0
+}
+
+func (x *LoadRequest) GetMaxQueueRows() int32 {
+	if x != nil && x.MaxQueueRows != nil {
+		return *x.MaxQueueRows
+	}
+	return 0
 }
 
 // LoadResponse holds the model after the load.
@@ -413,11 +481,15 @@ func (x *LoadResponse) GetEvictedModels() []string {
 	return nil
 }
 
-// UnloadRequest names the model to unload.
+// UnloadRequest names the model or version to unload.
 type UnloadRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name of the model, such as iris.
-	Model         string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// The version. The default is the model with all its versions.
+	Version *int32 `protobuf:"varint,2,opt,name=version,proto3,oneof" json:"version,omitempty"`
+	// The alias of the version, such as challenger, in place of `version`. The alias stays.
+	Alias         string `protobuf:"bytes,3,opt,name=alias,proto3" json:"alias,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -455,6 +527,20 @@ func (*UnloadRequest) Descriptor() ([]byte, []int) {
 func (x *UnloadRequest) GetModel() string {
 	if x != nil {
 		return x.Model
+	}
+	return ""
+}
+
+func (x *UnloadRequest) GetVersion() int32 {
+	if x != nil && x.Version != nil {
+		return *x.Version
+	}
+	return 0
+}
+
+func (x *UnloadRequest) GetAlias() string {
+	if x != nil {
+		return x.Alias
 	}
 	return ""
 }
@@ -512,7 +598,8 @@ type RemoveRequest struct {
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	// The version. The default is the model with all its versions.
 	Version *int32 `protobuf:"varint,2,opt,name=version,proto3,oneof" json:"version,omitempty"`
-	// Whether it is unloaded and deleted if it is loaded. The default is false: it is refused then.
+	// Whether it is deleted also if it is loaded, which unloads it, or if an alias names the version, which deletes the
+	// alias. The default is false: it is refused then. A model that is not loaded goes with its aliases.
 	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -707,6 +794,318 @@ func (x *RemoveAllResponse) GetRemovedModels() []string {
 	return nil
 }
 
+// SetAliasRequest says which version an alias is to name.
+type SetAliasRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the model, such as iris.
+	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// The alias, such as champion. It matches ^[a-z][a-z0-9_-]{0,62}$, as a model's name does.
+	Alias string `protobuf:"bytes,2,opt,name=alias,proto3" json:"alias,omitempty"`
+	// The version. There is no default.
+	Version       *int32 `protobuf:"varint,3,opt,name=version,proto3,oneof" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetAliasRequest) Reset() {
+	*x = SetAliasRequest{}
+	mi := &file_fitserve_v1_model_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetAliasRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetAliasRequest) ProtoMessage() {}
+
+func (x *SetAliasRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_model_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetAliasRequest.ProtoReflect.Descriptor instead.
+func (*SetAliasRequest) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_model_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SetAliasRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *SetAliasRequest) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+func (x *SetAliasRequest) GetVersion() int32 {
+	if x != nil && x.Version != nil {
+		return *x.Version
+	}
+	return 0
+}
+
+// SetAliasResponse holds the model after the move.
+type SetAliasResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The model, as GetModel returns it.
+	Model         *Model `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetAliasResponse) Reset() {
+	*x = SetAliasResponse{}
+	mi := &file_fitserve_v1_model_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetAliasResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetAliasResponse) ProtoMessage() {}
+
+func (x *SetAliasResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_model_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetAliasResponse.ProtoReflect.Descriptor instead.
+func (*SetAliasResponse) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_model_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SetAliasResponse) GetModel() *Model {
+	if x != nil {
+		return x.Model
+	}
+	return nil
+}
+
+// RollbackAliasRequest names the alias to move back.
+type RollbackAliasRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the model, such as iris.
+	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// The alias, such as champion.
+	Alias         string `protobuf:"bytes,2,opt,name=alias,proto3" json:"alias,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackAliasRequest) Reset() {
+	*x = RollbackAliasRequest{}
+	mi := &file_fitserve_v1_model_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackAliasRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackAliasRequest) ProtoMessage() {}
+
+func (x *RollbackAliasRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_model_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackAliasRequest.ProtoReflect.Descriptor instead.
+func (*RollbackAliasRequest) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_model_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RollbackAliasRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *RollbackAliasRequest) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+// RollbackAliasResponse holds the model after the move.
+type RollbackAliasResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The model, as GetModel returns it.
+	Model         *Model `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackAliasResponse) Reset() {
+	*x = RollbackAliasResponse{}
+	mi := &file_fitserve_v1_model_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackAliasResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackAliasResponse) ProtoMessage() {}
+
+func (x *RollbackAliasResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_model_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackAliasResponse.ProtoReflect.Descriptor instead.
+func (*RollbackAliasResponse) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_model_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RollbackAliasResponse) GetModel() *Model {
+	if x != nil {
+		return x.Model
+	}
+	return nil
+}
+
+// DeleteAliasRequest names the alias to delete.
+type DeleteAliasRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the model, such as iris.
+	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// The alias, such as champion.
+	Alias         string `protobuf:"bytes,2,opt,name=alias,proto3" json:"alias,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteAliasRequest) Reset() {
+	*x = DeleteAliasRequest{}
+	mi := &file_fitserve_v1_model_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteAliasRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteAliasRequest) ProtoMessage() {}
+
+func (x *DeleteAliasRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_model_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteAliasRequest.ProtoReflect.Descriptor instead.
+func (*DeleteAliasRequest) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_model_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *DeleteAliasRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *DeleteAliasRequest) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
+}
+
+// DeleteAliasResponse holds the model without the alias.
+type DeleteAliasResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The model, as GetModel returns it.
+	Model         *Model `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteAliasResponse) Reset() {
+	*x = DeleteAliasResponse{}
+	mi := &file_fitserve_v1_model_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteAliasResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteAliasResponse) ProtoMessage() {}
+
+func (x *DeleteAliasResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_model_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteAliasResponse.ProtoReflect.Descriptor instead.
+func (*DeleteAliasResponse) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_model_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *DeleteAliasResponse) GetModel() *Model {
+	if x != nil {
+		return x.Model
+	}
+	return nil
+}
+
 // ImportModelRequest is one message of an import.
 type ImportModelRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -723,7 +1122,7 @@ type ImportModelRequest struct {
 
 func (x *ImportModelRequest) Reset() {
 	*x = ImportModelRequest{}
-	mi := &file_fitserve_v1_model_service_proto_msgTypes[12]
+	mi := &file_fitserve_v1_model_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +1134,7 @@ func (x *ImportModelRequest) String() string {
 func (*ImportModelRequest) ProtoMessage() {}
 
 func (x *ImportModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_fitserve_v1_model_service_proto_msgTypes[12]
+	mi := &file_fitserve_v1_model_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +1147,7 @@ func (x *ImportModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportModelRequest.ProtoReflect.Descriptor instead.
 func (*ImportModelRequest) Descriptor() ([]byte, []int) {
-	return file_fitserve_v1_model_service_proto_rawDescGZIP(), []int{12}
+	return file_fitserve_v1_model_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ImportModelRequest) GetMessage() isImportModelRequest_Message {
@@ -815,7 +1214,7 @@ type ImportDescription struct {
 
 func (x *ImportDescription) Reset() {
 	*x = ImportDescription{}
-	mi := &file_fitserve_v1_model_service_proto_msgTypes[13]
+	mi := &file_fitserve_v1_model_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -827,7 +1226,7 @@ func (x *ImportDescription) String() string {
 func (*ImportDescription) ProtoMessage() {}
 
 func (x *ImportDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_fitserve_v1_model_service_proto_msgTypes[13]
+	mi := &file_fitserve_v1_model_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -840,7 +1239,7 @@ func (x *ImportDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportDescription.ProtoReflect.Descriptor instead.
 func (*ImportDescription) Descriptor() ([]byte, []int) {
-	return file_fitserve_v1_model_service_proto_rawDescGZIP(), []int{13}
+	return file_fitserve_v1_model_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ImportDescription) GetModel() string {
@@ -898,7 +1297,7 @@ type ImportModelResponse struct {
 
 func (x *ImportModelResponse) Reset() {
 	*x = ImportModelResponse{}
-	mi := &file_fitserve_v1_model_service_proto_msgTypes[14]
+	mi := &file_fitserve_v1_model_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -910,7 +1309,7 @@ func (x *ImportModelResponse) String() string {
 func (*ImportModelResponse) ProtoMessage() {}
 
 func (x *ImportModelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_fitserve_v1_model_service_proto_msgTypes[14]
+	mi := &file_fitserve_v1_model_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -923,7 +1322,7 @@ func (x *ImportModelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportModelResponse.ProtoReflect.Descriptor instead.
 func (*ImportModelResponse) Descriptor() ([]byte, []int) {
-	return file_fitserve_v1_model_service_proto_rawDescGZIP(), []int{14}
+	return file_fitserve_v1_model_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ImportModelResponse) GetModel() *Model {
@@ -951,22 +1350,39 @@ const file_fitserve_v1_model_service_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\"h\n" +
 	"\x12ListModelsResponse\x12*\n" +
 	"\x06models\x18\x01 \x03(\v2\x12.fitserve.v1.ModelR\x06models\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"'\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x80\x01\n" +
 	"\x0fGetModelRequest\x12\x14\n" +
-	"\x05model\x18\x01 \x01(\tR\x05model\"<\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x125\n" +
+	"\aversion\x18\x02 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdfAH\x00R\aversion\x88\x01\x01\x12\x14\n" +
+	"\x05alias\x18\x03 \x01(\tR\x05aliasB\n" +
+	"\n" +
+	"\b_version\"<\n" +
 	"\x10GetModelResponse\x12(\n" +
-	"\x05model\x18\x01 \x01(\v2\x12.fitserve.v1.ModelR\x05model\"|\n" +
+	"\x05model\x18\x01 \x01(\v2\x12.fitserve.v1.ModelR\x05model\"\xa5\x03\n" +
 	"\vLoadRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x125\n" +
 	"\aversion\x18\x02 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdfAH\x00R\aversion\x88\x01\x01\x12\x14\n" +
-	"\x05evict\x18\x03 \x01(\bR\x05evictB\n" +
+	"\x05evict\x18\x03 \x01(\bR\x05evict\x12\x14\n" +
+	"\x05alias\x18\x04 \x01(\tR\x05alias\x12\x1c\n" +
+	"\talongside\x18\x05 \x01(\bR\talongside\x129\n" +
+	"\tinstances\x18\x06 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@H\x01R\tinstances\x88\x01\x01\x12A\n" +
+	"\x0emax_batch_rows\x18\a \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00\x90@H\x02R\fmaxBatchRows\x88\x01\x01\x12A\n" +
+	"\x0emax_queue_rows\x18\b \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdfAH\x03R\fmaxQueueRows\x88\x01\x01B\n" +
 	"\n" +
-	"\b_version\"_\n" +
+	"\b_versionB\f\n" +
+	"\n" +
+	"_instancesB\x11\n" +
+	"\x0f_max_batch_rowsB\x11\n" +
+	"\x0f_max_queue_rows\"_\n" +
 	"\fLoadResponse\x12(\n" +
 	"\x05model\x18\x01 \x01(\v2\x12.fitserve.v1.ModelR\x05model\x12%\n" +
-	"\x0eevicted_models\x18\x02 \x03(\tR\revictedModels\"%\n" +
+	"\x0eevicted_models\x18\x02 \x03(\tR\revictedModels\"~\n" +
 	"\rUnloadRequest\x12\x14\n" +
-	"\x05model\x18\x01 \x01(\tR\x05model\":\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x125\n" +
+	"\aversion\x18\x02 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdfAH\x00R\aversion\x88\x01\x01\x12\x14\n" +
+	"\x05alias\x18\x03 \x01(\tR\x05aliasB\n" +
+	"\n" +
+	"\b_version\":\n" +
 	"\x0eUnloadResponse\x12(\n" +
 	"\x05model\x18\x01 \x01(\v2\x12.fitserve.v1.ModelR\x05model\"~\n" +
 	"\rRemoveRequest\x12\x14\n" +
@@ -980,7 +1396,25 @@ const file_fitserve_v1_model_service_proto_rawDesc = "" +
 	"\x10RemoveAllRequest\x12\x14\n" +
 	"\x05force\x18\x01 \x01(\bR\x05force\":\n" +
 	"\x11RemoveAllResponse\x12%\n" +
-	"\x0eremoved_models\x18\x01 \x03(\tR\rremovedModels\"\x7f\n" +
+	"\x0eremoved_models\x18\x01 \x03(\tR\rremovedModels\"\x80\x01\n" +
+	"\x0fSetAliasRequest\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n" +
+	"\x05alias\x18\x02 \x01(\tR\x05alias\x125\n" +
+	"\aversion\x18\x03 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdfAH\x00R\aversion\x88\x01\x01B\n" +
+	"\n" +
+	"\b_version\"<\n" +
+	"\x10SetAliasResponse\x12(\n" +
+	"\x05model\x18\x01 \x01(\v2\x12.fitserve.v1.ModelR\x05model\"B\n" +
+	"\x14RollbackAliasRequest\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n" +
+	"\x05alias\x18\x02 \x01(\tR\x05alias\"A\n" +
+	"\x15RollbackAliasResponse\x12(\n" +
+	"\x05model\x18\x01 \x01(\v2\x12.fitserve.v1.ModelR\x05model\"@\n" +
+	"\x12DeleteAliasRequest\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n" +
+	"\x05alias\x18\x02 \x01(\tR\x05alias\"?\n" +
+	"\x13DeleteAliasResponse\x12(\n" +
+	"\x05model\x18\x01 \x01(\v2\x12.fitserve.v1.ModelR\x05model\"\x7f\n" +
 	"\x12ImportModelRequest\x12B\n" +
 	"\vdescription\x18\x01 \x01(\v2\x1e.fitserve.v1.ImportDescriptionH\x00R\vdescription\x12\x1a\n" +
 	"\acontent\x18\x02 \x01(\fH\x00R\acontentB\t\n" +
@@ -1003,7 +1437,7 @@ const file_fitserve_v1_model_service_proto_rawDesc = "" +
 	"\x15MODEL_FORMAT_LIGHTGBM\x10\x03\x12\x19\n" +
 	"\x15MODEL_FORMAT_CATBOOST\x10\x04\x12\x1c\n" +
 	"\x18MODEL_FORMAT_TORCHSCRIPT\x10\x05\x12\x16\n" +
-	"\x12MODEL_FORMAT_SKOPS\x10\x062\xc5\x05\n" +
+	"\x12MODEL_FORMAT_SKOPS\x10\x062\xd2\b\n" +
 	"\fModelService\x12d\n" +
 	"\n" +
 	"ListModels\x12\x1e.fitserve.v1.ListModelsRequest\x1a\x1f.fitserve.v1.ListModelsResponse\"\x15\x82\xd3\xe4\x93\x02\f\x12\n" +
@@ -1013,7 +1447,10 @@ const file_fitserve_v1_model_service_proto_rawDesc = "" +
 	"\x06Unload\x12\x1a.fitserve.v1.UnloadRequest\x1a\x1b.fitserve.v1.UnloadResponse\"'\x82\xd3\xe4\x93\x02\x1e:\x01*\"\x19/v1/models/{model}:unload\x90\x02\x02\x12`\n" +
 	"\x06Remove\x12\x1a.fitserve.v1.RemoveRequest\x1a\x1b.fitserve.v1.RemoveResponse\"\x1d\x82\xd3\xe4\x93\x02\x14*\x12/v1/models/{model}\x90\x02\x02\x12a\n" +
 	"\tRemoveAll\x12\x1d.fitserve.v1.RemoveAllRequest\x1a\x1e.fitserve.v1.RemoveAllResponse\"\x15\x82\xd3\xe4\x93\x02\f*\n" +
-	"/v1/models\x90\x02\x02\x12R\n" +
+	"/v1/models\x90\x02\x02\x12y\n" +
+	"\bSetAlias\x12\x1c.fitserve.v1.SetAliasRequest\x1a\x1d.fitserve.v1.SetAliasResponse\"0\x82\xd3\xe4\x93\x02':\x01*\x1a\"/v1/models/{model}/aliases/{alias}\x90\x02\x02\x12\x8e\x01\n" +
+	"\rRollbackAlias\x12!.fitserve.v1.RollbackAliasRequest\x1a\".fitserve.v1.RollbackAliasResponse\"6\x82\xd3\xe4\x93\x020:\x01*\"+/v1/models/{model}/aliases/{alias}:rollback\x12\x7f\n" +
+	"\vDeleteAlias\x12\x1f.fitserve.v1.DeleteAliasRequest\x1a .fitserve.v1.DeleteAliasResponse\"-\x82\xd3\xe4\x93\x02$*\"/v1/models/{model}/aliases/{alias}\x90\x02\x02\x12R\n" +
 	"\vImportModel\x12\x1f.fitserve.v1.ImportModelRequest\x1a .fitserve.v1.ImportModelResponse(\x01B\x9e\x01\n" +
 	"\x0fcom.fitserve.v1B\x11ModelServiceProtoP\x01Z+fitserve/gateway/gen/fitserve/v1;fitservev1\xa2\x02\x03FXX\xaa\x02\vFitserve.V1\xca\x02\vFitserve\\V1\xe2\x02\x17Fitserve\\V1\\GPBMetadata\xea\x02\fFitserve::V1b\x06proto3"
 
@@ -1030,55 +1467,70 @@ func file_fitserve_v1_model_service_proto_rawDescGZIP() []byte {
 }
 
 var file_fitserve_v1_model_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_fitserve_v1_model_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_fitserve_v1_model_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_fitserve_v1_model_service_proto_goTypes = []any{
-	(ModelFormat)(0),            // 0: fitserve.v1.ModelFormat
-	(*ListModelsRequest)(nil),   // 1: fitserve.v1.ListModelsRequest
-	(*ListModelsResponse)(nil),  // 2: fitserve.v1.ListModelsResponse
-	(*GetModelRequest)(nil),     // 3: fitserve.v1.GetModelRequest
-	(*GetModelResponse)(nil),    // 4: fitserve.v1.GetModelResponse
-	(*LoadRequest)(nil),         // 5: fitserve.v1.LoadRequest
-	(*LoadResponse)(nil),        // 6: fitserve.v1.LoadResponse
-	(*UnloadRequest)(nil),       // 7: fitserve.v1.UnloadRequest
-	(*UnloadResponse)(nil),      // 8: fitserve.v1.UnloadResponse
-	(*RemoveRequest)(nil),       // 9: fitserve.v1.RemoveRequest
-	(*RemoveResponse)(nil),      // 10: fitserve.v1.RemoveResponse
-	(*RemoveAllRequest)(nil),    // 11: fitserve.v1.RemoveAllRequest
-	(*RemoveAllResponse)(nil),   // 12: fitserve.v1.RemoveAllResponse
-	(*ImportModelRequest)(nil),  // 13: fitserve.v1.ImportModelRequest
-	(*ImportDescription)(nil),   // 14: fitserve.v1.ImportDescription
-	(*ImportModelResponse)(nil), // 15: fitserve.v1.ImportModelResponse
-	(*Model)(nil),               // 16: fitserve.v1.Model
-	(*Signature)(nil),           // 17: fitserve.v1.Signature
+	(ModelFormat)(0),              // 0: fitserve.v1.ModelFormat
+	(*ListModelsRequest)(nil),     // 1: fitserve.v1.ListModelsRequest
+	(*ListModelsResponse)(nil),    // 2: fitserve.v1.ListModelsResponse
+	(*GetModelRequest)(nil),       // 3: fitserve.v1.GetModelRequest
+	(*GetModelResponse)(nil),      // 4: fitserve.v1.GetModelResponse
+	(*LoadRequest)(nil),           // 5: fitserve.v1.LoadRequest
+	(*LoadResponse)(nil),          // 6: fitserve.v1.LoadResponse
+	(*UnloadRequest)(nil),         // 7: fitserve.v1.UnloadRequest
+	(*UnloadResponse)(nil),        // 8: fitserve.v1.UnloadResponse
+	(*RemoveRequest)(nil),         // 9: fitserve.v1.RemoveRequest
+	(*RemoveResponse)(nil),        // 10: fitserve.v1.RemoveResponse
+	(*RemoveAllRequest)(nil),      // 11: fitserve.v1.RemoveAllRequest
+	(*RemoveAllResponse)(nil),     // 12: fitserve.v1.RemoveAllResponse
+	(*SetAliasRequest)(nil),       // 13: fitserve.v1.SetAliasRequest
+	(*SetAliasResponse)(nil),      // 14: fitserve.v1.SetAliasResponse
+	(*RollbackAliasRequest)(nil),  // 15: fitserve.v1.RollbackAliasRequest
+	(*RollbackAliasResponse)(nil), // 16: fitserve.v1.RollbackAliasResponse
+	(*DeleteAliasRequest)(nil),    // 17: fitserve.v1.DeleteAliasRequest
+	(*DeleteAliasResponse)(nil),   // 18: fitserve.v1.DeleteAliasResponse
+	(*ImportModelRequest)(nil),    // 19: fitserve.v1.ImportModelRequest
+	(*ImportDescription)(nil),     // 20: fitserve.v1.ImportDescription
+	(*ImportModelResponse)(nil),   // 21: fitserve.v1.ImportModelResponse
+	(*Model)(nil),                 // 22: fitserve.v1.Model
+	(*Signature)(nil),             // 23: fitserve.v1.Signature
 }
 var file_fitserve_v1_model_service_proto_depIdxs = []int32{
-	16, // 0: fitserve.v1.ListModelsResponse.models:type_name -> fitserve.v1.Model
-	16, // 1: fitserve.v1.GetModelResponse.model:type_name -> fitserve.v1.Model
-	16, // 2: fitserve.v1.LoadResponse.model:type_name -> fitserve.v1.Model
-	16, // 3: fitserve.v1.UnloadResponse.model:type_name -> fitserve.v1.Model
-	14, // 4: fitserve.v1.ImportModelRequest.description:type_name -> fitserve.v1.ImportDescription
-	0,  // 5: fitserve.v1.ImportDescription.format:type_name -> fitserve.v1.ModelFormat
-	17, // 6: fitserve.v1.ImportDescription.signature:type_name -> fitserve.v1.Signature
-	16, // 7: fitserve.v1.ImportModelResponse.model:type_name -> fitserve.v1.Model
-	1,  // 8: fitserve.v1.ModelService.ListModels:input_type -> fitserve.v1.ListModelsRequest
-	3,  // 9: fitserve.v1.ModelService.GetModel:input_type -> fitserve.v1.GetModelRequest
-	5,  // 10: fitserve.v1.ModelService.Load:input_type -> fitserve.v1.LoadRequest
-	7,  // 11: fitserve.v1.ModelService.Unload:input_type -> fitserve.v1.UnloadRequest
-	9,  // 12: fitserve.v1.ModelService.Remove:input_type -> fitserve.v1.RemoveRequest
-	11, // 13: fitserve.v1.ModelService.RemoveAll:input_type -> fitserve.v1.RemoveAllRequest
-	13, // 14: fitserve.v1.ModelService.ImportModel:input_type -> fitserve.v1.ImportModelRequest
-	2,  // 15: fitserve.v1.ModelService.ListModels:output_type -> fitserve.v1.ListModelsResponse
-	4,  // 16: fitserve.v1.ModelService.GetModel:output_type -> fitserve.v1.GetModelResponse
-	6,  // 17: fitserve.v1.ModelService.Load:output_type -> fitserve.v1.LoadResponse
-	8,  // 18: fitserve.v1.ModelService.Unload:output_type -> fitserve.v1.UnloadResponse
-	10, // 19: fitserve.v1.ModelService.Remove:output_type -> fitserve.v1.RemoveResponse
-	12, // 20: fitserve.v1.ModelService.RemoveAll:output_type -> fitserve.v1.RemoveAllResponse
-	15, // 21: fitserve.v1.ModelService.ImportModel:output_type -> fitserve.v1.ImportModelResponse
-	15, // [15:22] is the sub-list for method output_type
-	8,  // [8:15] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	22, // 0: fitserve.v1.ListModelsResponse.models:type_name -> fitserve.v1.Model
+	22, // 1: fitserve.v1.GetModelResponse.model:type_name -> fitserve.v1.Model
+	22, // 2: fitserve.v1.LoadResponse.model:type_name -> fitserve.v1.Model
+	22, // 3: fitserve.v1.UnloadResponse.model:type_name -> fitserve.v1.Model
+	22, // 4: fitserve.v1.SetAliasResponse.model:type_name -> fitserve.v1.Model
+	22, // 5: fitserve.v1.RollbackAliasResponse.model:type_name -> fitserve.v1.Model
+	22, // 6: fitserve.v1.DeleteAliasResponse.model:type_name -> fitserve.v1.Model
+	20, // 7: fitserve.v1.ImportModelRequest.description:type_name -> fitserve.v1.ImportDescription
+	0,  // 8: fitserve.v1.ImportDescription.format:type_name -> fitserve.v1.ModelFormat
+	23, // 9: fitserve.v1.ImportDescription.signature:type_name -> fitserve.v1.Signature
+	22, // 10: fitserve.v1.ImportModelResponse.model:type_name -> fitserve.v1.Model
+	1,  // 11: fitserve.v1.ModelService.ListModels:input_type -> fitserve.v1.ListModelsRequest
+	3,  // 12: fitserve.v1.ModelService.GetModel:input_type -> fitserve.v1.GetModelRequest
+	5,  // 13: fitserve.v1.ModelService.Load:input_type -> fitserve.v1.LoadRequest
+	7,  // 14: fitserve.v1.ModelService.Unload:input_type -> fitserve.v1.UnloadRequest
+	9,  // 15: fitserve.v1.ModelService.Remove:input_type -> fitserve.v1.RemoveRequest
+	11, // 16: fitserve.v1.ModelService.RemoveAll:input_type -> fitserve.v1.RemoveAllRequest
+	13, // 17: fitserve.v1.ModelService.SetAlias:input_type -> fitserve.v1.SetAliasRequest
+	15, // 18: fitserve.v1.ModelService.RollbackAlias:input_type -> fitserve.v1.RollbackAliasRequest
+	17, // 19: fitserve.v1.ModelService.DeleteAlias:input_type -> fitserve.v1.DeleteAliasRequest
+	19, // 20: fitserve.v1.ModelService.ImportModel:input_type -> fitserve.v1.ImportModelRequest
+	2,  // 21: fitserve.v1.ModelService.ListModels:output_type -> fitserve.v1.ListModelsResponse
+	4,  // 22: fitserve.v1.ModelService.GetModel:output_type -> fitserve.v1.GetModelResponse
+	6,  // 23: fitserve.v1.ModelService.Load:output_type -> fitserve.v1.LoadResponse
+	8,  // 24: fitserve.v1.ModelService.Unload:output_type -> fitserve.v1.UnloadResponse
+	10, // 25: fitserve.v1.ModelService.Remove:output_type -> fitserve.v1.RemoveResponse
+	12, // 26: fitserve.v1.ModelService.RemoveAll:output_type -> fitserve.v1.RemoveAllResponse
+	14, // 27: fitserve.v1.ModelService.SetAlias:output_type -> fitserve.v1.SetAliasResponse
+	16, // 28: fitserve.v1.ModelService.RollbackAlias:output_type -> fitserve.v1.RollbackAliasResponse
+	18, // 29: fitserve.v1.ModelService.DeleteAlias:output_type -> fitserve.v1.DeleteAliasResponse
+	21, // 30: fitserve.v1.ModelService.ImportModel:output_type -> fitserve.v1.ImportModelResponse
+	21, // [21:31] is the sub-list for method output_type
+	11, // [11:21] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_fitserve_v1_model_service_proto_init() }
@@ -1088,9 +1540,12 @@ func file_fitserve_v1_model_service_proto_init() {
 	}
 	file_fitserve_v1_model_proto_init()
 	file_fitserve_v1_options_proto_init()
+	file_fitserve_v1_model_service_proto_msgTypes[2].OneofWrappers = []any{}
 	file_fitserve_v1_model_service_proto_msgTypes[4].OneofWrappers = []any{}
+	file_fitserve_v1_model_service_proto_msgTypes[6].OneofWrappers = []any{}
 	file_fitserve_v1_model_service_proto_msgTypes[8].OneofWrappers = []any{}
-	file_fitserve_v1_model_service_proto_msgTypes[12].OneofWrappers = []any{
+	file_fitserve_v1_model_service_proto_msgTypes[12].OneofWrappers = []any{}
+	file_fitserve_v1_model_service_proto_msgTypes[18].OneofWrappers = []any{
 		(*ImportModelRequest_Description)(nil),
 		(*ImportModelRequest_Content)(nil),
 	}
@@ -1100,7 +1555,7 @@ func file_fitserve_v1_model_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fitserve_v1_model_service_proto_rawDesc), len(file_fitserve_v1_model_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,13 +19,16 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ModelService_ListModels_FullMethodName  = "/fitserve.v1.ModelService/ListModels"
-	ModelService_GetModel_FullMethodName    = "/fitserve.v1.ModelService/GetModel"
-	ModelService_Load_FullMethodName        = "/fitserve.v1.ModelService/Load"
-	ModelService_Unload_FullMethodName      = "/fitserve.v1.ModelService/Unload"
-	ModelService_Remove_FullMethodName      = "/fitserve.v1.ModelService/Remove"
-	ModelService_RemoveAll_FullMethodName   = "/fitserve.v1.ModelService/RemoveAll"
-	ModelService_ImportModel_FullMethodName = "/fitserve.v1.ModelService/ImportModel"
+	ModelService_ListModels_FullMethodName    = "/fitserve.v1.ModelService/ListModels"
+	ModelService_GetModel_FullMethodName      = "/fitserve.v1.ModelService/GetModel"
+	ModelService_Load_FullMethodName          = "/fitserve.v1.ModelService/Load"
+	ModelService_Unload_FullMethodName        = "/fitserve.v1.ModelService/Unload"
+	ModelService_Remove_FullMethodName        = "/fitserve.v1.ModelService/Remove"
+	ModelService_RemoveAll_FullMethodName     = "/fitserve.v1.ModelService/RemoveAll"
+	ModelService_SetAlias_FullMethodName      = "/fitserve.v1.ModelService/SetAlias"
+	ModelService_RollbackAlias_FullMethodName = "/fitserve.v1.ModelService/RollbackAlias"
+	ModelService_DeleteAlias_FullMethodName   = "/fitserve.v1.ModelService/DeleteAlias"
+	ModelService_ImportModel_FullMethodName   = "/fitserve.v1.ModelService/ImportModel"
 )
 
 // ModelServiceClient is the client API for ModelService service.
@@ -33,36 +36,57 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // ModelService keeps the trained models and decides which of them answer. A model has versions 1, 2 and so on, of which
-// one at a time answers; at most MAX_LOADED_MODELS models are loaded.
+// several may be loaded at once; at most MAX_LOADED_MODELS versions of all models are, however many copies each has. A
+// request names a version by its number or by an alias; one that names none is answered by the model's `serving_version`:
+// the version that was loaded last without `alongside`.
 //
 // A name matches ^[a-z][a-z0-9_-]{0,62}$. All methods return INVALID_ARGUMENT for any other, before anything else is
 // looked at. ErrorReason lists the reasons that errors carry.
 type ModelServiceClient interface {
 	// Lists the models in the order of their names, page by page. Returns INVALID_ARGUMENT for a malformed page_token.
 	ListModels(ctx context.Context, in *ListModelsRequest, opts ...grpc.CallOption) (*ListModelsResponse, error)
-	// Returns a model with its versions. Returns NOT_FOUND for an unknown one, naming the nearest known.
+	// Returns a model with its versions and aliases. Returns NOT_FOUND for an unknown one, naming the nearest known.
 	GetModel(ctx context.Context, in *GetModelRequest, opts ...grpc.CallOption) (*GetModelResponse, error)
-	// Loads a version into Triton and answers when it is ready to predict. Another loaded version of the model is
-	// unloaded when the new one is ready, so a newer version takes over without a gap. A loaded version stays as it is.
-	// What is loaded comes back by itself after a restart of Triton or of the service, until it is unloaded.
+	// Loads a version into Triton and answers when it is ready to predict. It becomes the model's serving version. The one
+	// that was it before is unloaded when the new one is ready, so a newer version takes over without a gap; it stays
+	// loaded if an alias names it. All other loaded versions stay. With `alongside` the version is loaded beside them all,
+	// and the serving version stays what it is. Of a loaded version only what the request changes is changed. What is
+	// loaded comes back by itself after a restart of Triton or of the service, until it is unloaded.
 	//
-	// Returns NOT_FOUND for an unknown model or version, RESOURCE_EXHAUSTED with QuotaFailure naming what is loaded if
-	// MAX_LOADED_MODELS is reached and `evict` is not set or no model is idle, ABORTED if another operation on the model is
-	// under way, FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged, UNAVAILABLE
-	// while Triton is away.
+	// Returns NOT_FOUND for an unknown model, version or alias, RESOURCE_EXHAUSTED with QuotaFailure naming what is loaded
+	// if MAX_LOADED_MODELS is reached and `evict` is not set or no model is idle, ABORTED if another operation on the model
+	// is under way, FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged,
+	// UNAVAILABLE while Triton is away.
 	Load(ctx context.Context, in *LoadRequest, opts ...grpc.CallOption) (*LoadResponse, error)
-	// Unloads a model from Triton when the requests in flight are answered, after 30 seconds at the latest; new ones are
-	// refused at once. An unloaded model stays as it is. Returns NOT_FOUND for an unknown model and ABORTED if another
-	// operation on it is under way.
+	// Unloads a model, or one version of it, from Triton when the requests in flight are answered, after 30 seconds at the
+	// latest; new ones are refused at once. What is not loaded stays as it is. If the serving version is unloaded and
+	// others are not, the highest of them takes its place. Returns NOT_FOUND for an unknown model, version or alias, and
+	// ABORTED if another operation on the model is under way.
 	Unload(ctx context.Context, in *UnloadRequest, opts ...grpc.CallOption) (*UnloadResponse, error)
-	// Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one,
-	// FAILED_PRECONDITION if it is loaded and `force` is not set, ABORTED if another operation on it is under way, or if
-	// a Fit of it is and no version would be left.
+	// Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one, FAILED_PRECONDITION
+	// if it is loaded, or an alias names the version, and `force` is not set, ABORTED if another operation on it is under
+	// way, or if a Fit of it is and no version would be left.
 	Remove(ctx context.Context, in *RemoveRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
 	// Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
 	// `force` is not set, ABORTED if a Fit of one of them or another operation on one is under way; nothing is deleted
 	// then.
 	RemoveAll(ctx context.Context, in *RemoveAllRequest, opts ...grpc.CallOption) (*RemoveAllResponse, error)
+	// Lets an alias name a version; an alias that is not there is made. The move is one step: requests that have begun are
+	// answered by the version that they began with, all later ones by the new version, and none fails. So if the alias's
+	// present version is loaded and the new one is not, the new one is loaded first, as Load does with `alongside`. An
+	// alias keeps its version loaded when a Load puts another version in its place. It holds after a restart of the
+	// service.
+	//
+	// Returns NOT_FOUND for an unknown model or version, and what Load returns if the version must be loaded.
+	SetAlias(ctx context.Context, in *SetAliasRequest, opts ...grpc.CallOption) (*SetAliasResponse, error)
+	// Moves an alias back to the version that it named before its last move, as SetAlias does. It can be done once after
+	// each move, so that one that is repeated by mistake does not undo itself.
+	//
+	// Returns NOT_FOUND for an unknown model or alias, FAILED_PRECONDITION if there is no version to go back to, and what
+	// SetAlias returns.
+	RollbackAlias(ctx context.Context, in *RollbackAliasRequest, opts ...grpc.CallOption) (*RollbackAliasResponse, error)
+	// Deletes an alias; its version stays as it is. Returns NOT_FOUND for an unknown model or alias.
+	DeleteAlias(ctx context.Context, in *DeleteAliasRequest, opts ...grpc.CallOption) (*DeleteAliasResponse, error)
 	// Brings a model that was trained elsewhere. Not in this release, which returns UNIMPLEMENTED.
 	//
 	// The first message is the description, all others are parts of the file. Nothing is stored if the call ends before
@@ -139,6 +163,36 @@ func (c *modelServiceClient) RemoveAll(ctx context.Context, in *RemoveAllRequest
 	return out, nil
 }
 
+func (c *modelServiceClient) SetAlias(ctx context.Context, in *SetAliasRequest, opts ...grpc.CallOption) (*SetAliasResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetAliasResponse)
+	err := c.cc.Invoke(ctx, ModelService_SetAlias_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *modelServiceClient) RollbackAlias(ctx context.Context, in *RollbackAliasRequest, opts ...grpc.CallOption) (*RollbackAliasResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RollbackAliasResponse)
+	err := c.cc.Invoke(ctx, ModelService_RollbackAlias_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *modelServiceClient) DeleteAlias(ctx context.Context, in *DeleteAliasRequest, opts ...grpc.CallOption) (*DeleteAliasResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteAliasResponse)
+	err := c.cc.Invoke(ctx, ModelService_DeleteAlias_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *modelServiceClient) ImportModel(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportModelRequest, ImportModelResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &ModelService_ServiceDesc.Streams[0], ModelService_ImportModel_FullMethodName, cOpts...)
@@ -157,36 +211,57 @@ type ModelService_ImportModelClient = grpc.ClientStreamingClient[ImportModelRequ
 // for forward compatibility.
 //
 // ModelService keeps the trained models and decides which of them answer. A model has versions 1, 2 and so on, of which
-// one at a time answers; at most MAX_LOADED_MODELS models are loaded.
+// several may be loaded at once; at most MAX_LOADED_MODELS versions of all models are, however many copies each has. A
+// request names a version by its number or by an alias; one that names none is answered by the model's `serving_version`:
+// the version that was loaded last without `alongside`.
 //
 // A name matches ^[a-z][a-z0-9_-]{0,62}$. All methods return INVALID_ARGUMENT for any other, before anything else is
 // looked at. ErrorReason lists the reasons that errors carry.
 type ModelServiceServer interface {
 	// Lists the models in the order of their names, page by page. Returns INVALID_ARGUMENT for a malformed page_token.
 	ListModels(context.Context, *ListModelsRequest) (*ListModelsResponse, error)
-	// Returns a model with its versions. Returns NOT_FOUND for an unknown one, naming the nearest known.
+	// Returns a model with its versions and aliases. Returns NOT_FOUND for an unknown one, naming the nearest known.
 	GetModel(context.Context, *GetModelRequest) (*GetModelResponse, error)
-	// Loads a version into Triton and answers when it is ready to predict. Another loaded version of the model is
-	// unloaded when the new one is ready, so a newer version takes over without a gap. A loaded version stays as it is.
-	// What is loaded comes back by itself after a restart of Triton or of the service, until it is unloaded.
+	// Loads a version into Triton and answers when it is ready to predict. It becomes the model's serving version. The one
+	// that was it before is unloaded when the new one is ready, so a newer version takes over without a gap; it stays
+	// loaded if an alias names it. All other loaded versions stay. With `alongside` the version is loaded beside them all,
+	// and the serving version stays what it is. Of a loaded version only what the request changes is changed. What is
+	// loaded comes back by itself after a restart of Triton or of the service, until it is unloaded.
 	//
-	// Returns NOT_FOUND for an unknown model or version, RESOURCE_EXHAUSTED with QuotaFailure naming what is loaded if
-	// MAX_LOADED_MODELS is reached and `evict` is not set or no model is idle, ABORTED if another operation on the model is
-	// under way, FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged, UNAVAILABLE
-	// while Triton is away.
+	// Returns NOT_FOUND for an unknown model, version or alias, RESOURCE_EXHAUSTED with QuotaFailure naming what is loaded
+	// if MAX_LOADED_MODELS is reached and `evict` is not set or no model is idle, ABORTED if another operation on the model
+	// is under way, FAILED_PRECONDITION if Triton refuses the version, DATA_LOSS if the files on disk are damaged,
+	// UNAVAILABLE while Triton is away.
 	Load(context.Context, *LoadRequest) (*LoadResponse, error)
-	// Unloads a model from Triton when the requests in flight are answered, after 30 seconds at the latest; new ones are
-	// refused at once. An unloaded model stays as it is. Returns NOT_FOUND for an unknown model and ABORTED if another
-	// operation on it is under way.
+	// Unloads a model, or one version of it, from Triton when the requests in flight are answered, after 30 seconds at the
+	// latest; new ones are refused at once. What is not loaded stays as it is. If the serving version is unloaded and
+	// others are not, the highest of them takes its place. Returns NOT_FOUND for an unknown model, version or alias, and
+	// ABORTED if another operation on the model is under way.
 	Unload(context.Context, *UnloadRequest) (*UnloadResponse, error)
-	// Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one,
-	// FAILED_PRECONDITION if it is loaded and `force` is not set, ABORTED if another operation on it is under way, or if
-	// a Fit of it is and no version would be left.
+	// Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one, FAILED_PRECONDITION
+	// if it is loaded, or an alias names the version, and `force` is not set, ABORTED if another operation on it is under
+	// way, or if a Fit of it is and no version would be left.
 	Remove(context.Context, *RemoveRequest) (*RemoveResponse, error)
 	// Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
 	// `force` is not set, ABORTED if a Fit of one of them or another operation on one is under way; nothing is deleted
 	// then.
 	RemoveAll(context.Context, *RemoveAllRequest) (*RemoveAllResponse, error)
+	// Lets an alias name a version; an alias that is not there is made. The move is one step: requests that have begun are
+	// answered by the version that they began with, all later ones by the new version, and none fails. So if the alias's
+	// present version is loaded and the new one is not, the new one is loaded first, as Load does with `alongside`. An
+	// alias keeps its version loaded when a Load puts another version in its place. It holds after a restart of the
+	// service.
+	//
+	// Returns NOT_FOUND for an unknown model or version, and what Load returns if the version must be loaded.
+	SetAlias(context.Context, *SetAliasRequest) (*SetAliasResponse, error)
+	// Moves an alias back to the version that it named before its last move, as SetAlias does. It can be done once after
+	// each move, so that one that is repeated by mistake does not undo itself.
+	//
+	// Returns NOT_FOUND for an unknown model or alias, FAILED_PRECONDITION if there is no version to go back to, and what
+	// SetAlias returns.
+	RollbackAlias(context.Context, *RollbackAliasRequest) (*RollbackAliasResponse, error)
+	// Deletes an alias; its version stays as it is. Returns NOT_FOUND for an unknown model or alias.
+	DeleteAlias(context.Context, *DeleteAliasRequest) (*DeleteAliasResponse, error)
 	// Brings a model that was trained elsewhere. Not in this release, which returns UNIMPLEMENTED.
 	//
 	// The first message is the description, all others are parts of the file. Nothing is stored if the call ends before
@@ -220,6 +295,15 @@ func (UnimplementedModelServiceServer) Remove(context.Context, *RemoveRequest) (
 }
 func (UnimplementedModelServiceServer) RemoveAll(context.Context, *RemoveAllRequest) (*RemoveAllResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveAll not implemented")
+}
+func (UnimplementedModelServiceServer) SetAlias(context.Context, *SetAliasRequest) (*SetAliasResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetAlias not implemented")
+}
+func (UnimplementedModelServiceServer) RollbackAlias(context.Context, *RollbackAliasRequest) (*RollbackAliasResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RollbackAlias not implemented")
+}
+func (UnimplementedModelServiceServer) DeleteAlias(context.Context, *DeleteAliasRequest) (*DeleteAliasResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteAlias not implemented")
 }
 func (UnimplementedModelServiceServer) ImportModel(grpc.ClientStreamingServer[ImportModelRequest, ImportModelResponse]) error {
 	return status.Error(codes.Unimplemented, "method ImportModel not implemented")
@@ -353,6 +437,60 @@ func _ModelService_RemoveAll_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ModelService_SetAlias_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetAliasRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ModelServiceServer).SetAlias(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ModelService_SetAlias_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ModelServiceServer).SetAlias(ctx, req.(*SetAliasRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ModelService_RollbackAlias_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RollbackAliasRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ModelServiceServer).RollbackAlias(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ModelService_RollbackAlias_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ModelServiceServer).RollbackAlias(ctx, req.(*RollbackAliasRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ModelService_DeleteAlias_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteAliasRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ModelServiceServer).DeleteAlias(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ModelService_DeleteAlias_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ModelServiceServer).DeleteAlias(ctx, req.(*DeleteAliasRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ModelService_ImportModel_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(ModelServiceServer).ImportModel(&grpc.GenericServerStream[ImportModelRequest, ImportModelResponse]{ServerStream: stream})
 }
@@ -390,6 +528,18 @@ var ModelService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveAll",
 			Handler:    _ModelService_RemoveAll_Handler,
+		},
+		{
+			MethodName: "SetAlias",
+			Handler:    _ModelService_SetAlias_Handler,
+		},
+		{
+			MethodName: "RollbackAlias",
+			Handler:    _ModelService_RollbackAlias_Handler,
+		},
+		{
+			MethodName: "DeleteAlias",
+			Handler:    _ModelService_DeleteAlias_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -29,15 +29,17 @@ type PredictRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name of the model, such as iris.
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
-	// The version. The default is the loaded one; any other returns FAILED_PRECONDITION.
+	// The version. The default is the model's `serving_version`. One that is not loaded returns FAILED_PRECONDITION.
 	Version *int32 `protobuf:"varint,2,opt,name=version,proto3,oneof" json:"version,omitempty"`
 	// The rows, at least one. By hand: {"rows": [[5.1, 3.5, 1.4, 0.2]]}, or {"records": [{"length": 5.1, "width": 3.5}]}
 	// for models that were trained on named columns.
 	Inputs *Inputs `protobuf:"bytes,3,opt,name=inputs,proto3" json:"inputs,omitempty"`
 	// Whether the probabilities of the labels come back too. The default is false. It does nothing for regression.
 	IncludeProbabilities bool `protobuf:"varint,4,opt,name=include_probabilities,json=includeProbabilities,proto3" json:"include_probabilities,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// The alias of the version, such as champion, in place of `version`.
+	Alias         string `protobuf:"bytes,5,opt,name=alias,proto3" json:"alias,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PredictRequest) Reset() {
@@ -96,6 +98,13 @@ func (x *PredictRequest) GetIncludeProbabilities() bool {
 		return x.IncludeProbabilities
 	}
 	return false
+}
+
+func (x *PredictRequest) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
 }
 
 // PredictResponse holds the predictions, one a row. Inputs typed by hand (`rows`, `records`) are answered with
@@ -304,12 +313,15 @@ type PredictStreamConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name of the model, such as iris.
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
-	// The version. The default is the one that is loaded when the batch comes.
+	// The version. The default is the model's `serving_version` when the batch comes.
 	Version *int32 `protobuf:"varint,2,opt,name=version,proto3,oneof" json:"version,omitempty"`
 	// Whether the probabilities of the labels come back too. The default is false. It does nothing for regression.
 	IncludeProbabilities bool `protobuf:"varint,3,opt,name=include_probabilities,json=includeProbabilities,proto3" json:"include_probabilities,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// The alias of the version, such as champion, in place of `version`. Each batch is answered by the version that it
+	// names when the batch comes, so a stream follows an alias that moves.
+	Alias         string `protobuf:"bytes,4,opt,name=alias,proto3" json:"alias,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PredictStreamConfig) Reset() {
@@ -361,6 +373,13 @@ func (x *PredictStreamConfig) GetIncludeProbabilities() bool {
 		return x.IncludeProbabilities
 	}
 	return false
+}
+
+func (x *PredictStreamConfig) GetAlias() string {
+	if x != nil {
+		return x.Alias
+	}
+	return ""
 }
 
 // PredictStreamResponse answers one batch.
@@ -463,12 +482,13 @@ var File_fitserve_v1_prediction_service_proto protoreflect.FileDescriptor
 
 const file_fitserve_v1_prediction_service_proto_rawDesc = "" +
 	"\n" +
-	"$fitserve/v1/prediction_service.proto\x12\vfitserve.v1\x1a\x16fitserve/v1/data.proto\x1a\x19fitserve/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\"\xcb\x01\n" +
+	"$fitserve/v1/prediction_service.proto\x12\vfitserve.v1\x1a\x16fitserve/v1/data.proto\x1a\x19fitserve/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\"\xe1\x01\n" +
 	"\x0ePredictRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x125\n" +
 	"\aversion\x18\x02 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdfAH\x00R\aversion\x88\x01\x01\x12+\n" +
 	"\x06inputs\x18\x03 \x01(\v2\x13.fitserve.v1.InputsR\x06inputs\x123\n" +
-	"\x15include_probabilities\x18\x04 \x01(\bR\x14includeProbabilitiesB\n" +
+	"\x15include_probabilities\x18\x04 \x01(\bR\x14includeProbabilities\x12\x14\n" +
+	"\x05alias\x18\x05 \x01(\tR\x05aliasB\n" +
 	"\n" +
 	"\b_version\"\x8b\x04\n" +
 	"\x0fPredictResponse\x12\x14\n" +
@@ -486,11 +506,12 @@ const file_fitserve_v1_prediction_service_proto_rawDesc = "" +
 	"\x14PredictStreamRequest\x12:\n" +
 	"\x06config\x18\x01 \x01(\v2 .fitserve.v1.PredictStreamConfigH\x00R\x06config\x12-\n" +
 	"\x06inputs\x18\x02 \x01(\v2\x13.fitserve.v1.InputsH\x00R\x06inputsB\t\n" +
-	"\amessage\"\xa3\x01\n" +
+	"\amessage\"\xb9\x01\n" +
 	"\x13PredictStreamConfig\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x125\n" +
 	"\aversion\x18\x02 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdfAH\x00R\aversion\x88\x01\x01\x123\n" +
-	"\x15include_probabilities\x18\x03 \x01(\bR\x14includeProbabilitiesB\n" +
+	"\x15include_probabilities\x18\x03 \x01(\bR\x14includeProbabilities\x12\x14\n" +
+	"\x05alias\x18\x04 \x01(\tR\x05aliasB\n" +
 	"\n" +
 	"\b_version\"\x9f\x01\n" +
 	"\x15PredictStreamResponse\x12\x14\n" +

@@ -33,8 +33,8 @@ type PredictionServiceClient interface {
 	// Predicts the rows of one request. Rows of requests that come at the same time share batches, so many small requests
 	// at once are fast.
 	//
-	// Returns INVALID_ARGUMENT naming the field if the inputs do not fit the model, NOT_FOUND for an unknown model or
-	// version, FAILED_PRECONDITION for one that is not loaded, RESOURCE_EXHAUSTED with RetryInfo if too many rows wait,
+	// Returns INVALID_ARGUMENT naming the field if the inputs do not fit the model, NOT_FOUND for an unknown model, version
+	// or alias, FAILED_PRECONDITION for one that is not loaded, RESOURCE_EXHAUSTED with RetryInfo if too many rows wait,
 	// UNAVAILABLE with RetryInfo while the model or Triton is on its way, DEADLINE_EXCEEDED if the deadline passes first.
 	Predict(ctx context.Context, in *PredictRequest, opts ...grpc.CallOption) (*PredictResponse, error)
 	// Predicts batch after batch. The first message is the configuration, all others are inputs. Each batch is answered
@@ -88,8 +88,8 @@ type PredictionServiceServer interface {
 	// Predicts the rows of one request. Rows of requests that come at the same time share batches, so many small requests
 	// at once are fast.
 	//
-	// Returns INVALID_ARGUMENT naming the field if the inputs do not fit the model, NOT_FOUND for an unknown model or
-	// version, FAILED_PRECONDITION for one that is not loaded, RESOURCE_EXHAUSTED with RetryInfo if too many rows wait,
+	// Returns INVALID_ARGUMENT naming the field if the inputs do not fit the model, NOT_FOUND for an unknown model, version
+	// or alias, FAILED_PRECONDITION for one that is not loaded, RESOURCE_EXHAUSTED with RetryInfo if too many rows wait,
 	// UNAVAILABLE with RetryInfo while the model or Triton is on its way, DEADLINE_EXCEEDED if the deadline passes first.
 	Predict(context.Context, *PredictRequest) (*PredictResponse, error)
 	// Predicts batch after batch. The first message is the configuration, all others are inputs. Each batch is answered

@@ -336,9 +336,10 @@ func (x *TrainingProcess) GetMemoryBytes() int64 {
 // ModelPoolStatus is the state of the loaded models.
 type ModelPoolStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The loaded models, by name. One on its way into or out of Triton is not among them, but counts against `limit`.
+	// The loaded versions, by name and number. One on its way into or out of Triton is not among them, but counts against
+	// `limit`.
 	Loaded []*LoadedModel `protobuf:"bytes,1,rep,name=loaded,proto3" json:"loaded,omitempty"`
-	// The largest number of loaded models (MAX_LOADED_MODELS).
+	// The largest number of loaded versions, of all models together (MAX_LOADED_MODELS).
 	Limit int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
 	// The number of models on disk, loaded or not.
 	StoredCount   int32 `protobuf:"varint,3,opt,name=stored_count,json=storedCount,proto3" json:"stored_count,omitempty"`
@@ -402,12 +403,14 @@ type LoadedModel struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name of the model.
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
-	// The version that answers.
+	// The version.
 	Version int32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	// The number of prediction requests that wait or are in flight.
 	PendingRequestCount int32 `protobuf:"varint,3,opt,name=pending_request_count,json=pendingRequestCount,proto3" json:"pending_request_count,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// How many copies of it work in parallel.
+	Instances     int32 `protobuf:"varint,4,opt,name=instances,proto3" json:"instances,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LoadedModel) Reset() {
@@ -457,6 +460,13 @@ func (x *LoadedModel) GetVersion() int32 {
 func (x *LoadedModel) GetPendingRequestCount() int32 {
 	if x != nil {
 		return x.PendingRequestCount
+	}
+	return 0
+}
+
+func (x *LoadedModel) GetInstances() int32 {
+	if x != nil {
+		return x.Instances
 	}
 	return 0
 }
@@ -569,11 +579,12 @@ const file_fitserve_v1_server_service_proto_rawDesc = "" +
 	"\x0fModelPoolStatus\x120\n" +
 	"\x06loaded\x18\x01 \x03(\v2\x18.fitserve.v1.LoadedModelR\x06loaded\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x05R\x05limit\x12!\n" +
-	"\fstored_count\x18\x03 \x01(\x05R\vstoredCount\"q\n" +
+	"\fstored_count\x18\x03 \x01(\x05R\vstoredCount\"\x8f\x01\n" +
 	"\vLoadedModel\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x05R\aversion\x122\n" +
-	"\x15pending_request_count\x18\x03 \x01(\x05R\x13pendingRequestCount\"\x7f\n" +
+	"\x15pending_request_count\x18\x03 \x01(\x05R\x13pendingRequestCount\x12\x1c\n" +
+	"\tinstances\x18\x04 \x01(\x05R\tinstances\"\x7f\n" +
 	"\fTritonStatus\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
