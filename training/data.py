@@ -35,10 +35,12 @@ class Rows:
     Attributes:
         features: float32 [rows, ...].
         targets: int64 class indexes or float64 values, [rows].
+        weights: What each row counts in training, float64 [rows]; None if all count the same.
     """
 
     features: Floats
     targets: NDArray[np.int64] | NDArray[np.float64]
+    weights: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         """Returns the number of rows."""
@@ -46,7 +48,8 @@ class Rows:
 
     def take(self, rows: Integers) -> Rows:
         """Returns a copy of some rows."""
-        return Rows(self.features[rows], self.targets[rows])
+        weights = None if self.weights is None else self.weights[rows]
+        return Rows(self.features[rows], self.targets[rows], weights)
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,12 @@ _LIBRARIES = (
     "sklearn.ensemble",
     "sklearn.linear_model",
     "sklearn.metrics",
+    "sklearn.naive_bayes",
     "sklearn.pipeline",
     "sklearn.preprocessing",
     "xgboost",
     "torch",
+    "lightgbm",  # after torch, whose OpenMP runtime it takes where the system has none
     "onnx",
     "onnxruntime",
 )

@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 from google.protobuf.message import Message
 from numpy.typing import NDArray
-from onnx import helper
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
+from training.algorithms import losses
 from training.algorithms.base import Problem
 from training.data import Floats, Rows
 from training.errors import invalid_field
-from training.export import graph, trees
+from training.export import boosted, trees
 from training.progress import Progress
 from training.spec import Json, effective_parameters
 
@@ -46,7 +46,8 @@ class Family:
     def __init__(self, hyper_parameters: Message, problem: Problem) -> None:
         """Builds the untrained model."""
         parameters = effective_parameters(hyper_parameters, self.DEFAULTS)
-        _check(parameters, problem)
+        losses.check_loss_of_regression(parameters["loss"], problem, "hist_gradient_boosting.loss")
+        losses.check_class_weight(parameters["class_weight"], problem, "hist_gradient_boosting.class_weight")
         arguments: dict[str, object] = {**parameters, "random_state": problem.seed, "verbose": _VERBOSE}
         if problem.task == "classification":
             del arguments["loss"]
@@ -80,38 +81,12 @@ class Family:
             for boosting_round in self._booster._predictors
             for target, predictor in enumerate(boosting_round)
         ]
-        classes = self._problem.class_count
-        link = self._link()
-        nodes = trees.sum_nodes(grown, "BRANCH_LEQ", base, "raw" if link else graph.SCORES)
-        return graph.model(
-            nodes + link,
-            {"one": graph.ONE} if classes == 2 else {},
-            self._problem.feature_shape,
-            max(classes, 1),
-        )
-
-    def _link(self) -> list[onnx.NodeProto]:
-        """Returns the operations from the sum of the trees to the scores."""
-        if self._problem.class_count == 2:
-            return [
-                helper.make_node("Sigmoid", ["raw"], ["second_class"]),
-                *graph.two_classes("second_class"),
-            ]
-        if self._problem.class_count:
-            return [helper.make_node("Softmax", ["raw"], [graph.SCORES], axis=1)]
-        if self.parameters["loss"] in _LOG_LINK_LOSSES:
-            return [helper.make_node("Exp", ["raw"], [graph.SCORES])]
-        return []
+        link: boosted.Link = "log" if self.parameters["loss"] in _LOG_LINK_LOSSES else "identity"
+        return boosted.model(grown, "BRANCH_LEQ", base, self._problem, link)
 
     def _check_targets(self, targets: NDArray[np.int64] | NDArray[np.float64]) -> None:
         """Raises INVALID_FIELD if the loss or early stopping cannot work with these targets."""
-        loss = self.parameters["loss"]
-        if loss == "gamma" and targets.min() <= 0:
-            raise _invalid("loss", "gamma needs targets above zero; use squared_error for others")
-        if loss == "poisson" and (targets.min() < 0 or targets.sum() <= 0):
-            raise _invalid(
-                "loss", "poisson needs targets of zero or more, some above zero; use squared_error for others"
-            )
+        losses.check_targets(self.parameters["loss"], targets, "hist_gradient_boosting.loss", "squared_error")
         if not self.parameters["early_stopping"]:
             return
         # A tenth is set aside, by class for classification.
@@ -159,13 +134,6 @@ def _tree(nodes, target: int) -> trees.Tree:  # type: ignore[no-untyped-def]
         values=nodes["value"].reshape(-1, 1),
         target=target,
     )
-
-
-def _check(parameters: Mapping[str, Json], problem: Problem) -> None:
-    if problem.task == "classification" and parameters["loss"] is not None:
-        raise _invalid("loss", "classification always uses the log loss; leave it unset, or set task to regression")
-    if problem.task == "regression" and parameters["class_weight"] is not None:
-        raise _invalid("class_weight", "regression has no classes to weigh; leave it unset")
 
 
 def _invalid(field: str, message: str) -> Exception:

@@ -12,11 +12,10 @@ import onnx
 import xgboost
 from google.protobuf.message import Message
 from numpy.typing import NDArray
-from onnx import helper
 
 from training.algorithms.base import Problem
 from training.data import Floats, Rows
-from training.export import graph, trees
+from training.export import boosted, trees
 from training.progress import Progress
 from training.spec import Json, effective_parameters
 
@@ -83,18 +82,10 @@ class Family:
         learner = json.loads(self._booster.save_raw("json"))["learner"]
         booster = learner["gradient_booster"]["model"]
         base = np.array(json.loads(learner["learner_model_param"]["base_score"]), np.float64)
-        classes = self._problem.class_count
-        if classes == 2:
+        if self._problem.class_count == 2:
             base = np.array([math.log(base[0] / (1.0 - base[0]))])
         grown = [_tree(tree, target) for tree, target in zip(booster["trees"], booster["tree_info"], strict=True)]
-        link = self._link()
-        nodes = trees.sum_nodes(grown, "BRANCH_LT", base, "raw" if link else graph.SCORES)
-        return graph.model(
-            nodes + link,
-            {"one": graph.ONE} if classes == 2 else {},
-            self._problem.feature_shape,
-            max(classes, 1),
-        )
+        return boosted.model(grown, "BRANCH_LT", base, self._problem)
 
     def _objective(self) -> dict[str, Json]:
         classes = self._problem.class_count
@@ -103,17 +94,6 @@ class Family:
         if classes == 2:
             return {"objective": "binary:logistic"}
         return {"objective": "multi:softprob", "num_class": classes}
-
-    def _link(self) -> list[onnx.NodeProto]:
-        """Returns the operations from the sum of the trees to the scores."""
-        if self._problem.class_count == 2:
-            return [
-                helper.make_node("Sigmoid", ["raw"], ["second_class"]),
-                *graph.two_classes("second_class"),
-            ]
-        if self._problem.class_count:
-            return [helper.make_node("Softmax", ["raw"], [graph.SCORES], axis=1)]
-        return []
 
 
 class _Rounds(xgboost.callback.TrainingCallback):

@@ -528,3 +528,424 @@ class TorchCnn(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight_decay) -> _WhichOneofReturnType__weight_decay | None: ...
 
 Global___TorchCnn: _TypeAlias = TorchCnn  # noqa: Y015
+
+@_typing.final
+class Lightgbm(_message.Message):
+    """Lightgbm configures LightGBM's gradient boosted trees, which grow leaf by leaf. Missing values (NaN, or null) are allowed.
+    The loss for classification is the log loss.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    N_ESTIMATORS_FIELD_NUMBER: _builtins.int
+    NUM_LEAVES_FIELD_NUMBER: _builtins.int
+    MAX_DEPTH_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    MIN_CHILD_SAMPLES_FIELD_NUMBER: _builtins.int
+    MIN_CHILD_WEIGHT_FIELD_NUMBER: _builtins.int
+    MIN_SPLIT_GAIN_FIELD_NUMBER: _builtins.int
+    SUBSAMPLE_FIELD_NUMBER: _builtins.int
+    COLSAMPLE_BYTREE_FIELD_NUMBER: _builtins.int
+    REG_ALPHA_FIELD_NUMBER: _builtins.int
+    REG_LAMBDA_FIELD_NUMBER: _builtins.int
+    MAX_BIN_FIELD_NUMBER: _builtins.int
+    OBJECTIVE_FIELD_NUMBER: _builtins.int
+    CLASS_WEIGHT_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_ROUNDS_FIELD_NUMBER: _builtins.int
+    n_estimators: _builtins.int
+    """The number of boosting rounds. The default is 100. With more than two labels each round grows a tree a label."""
+    num_leaves: _builtins.int
+    """The largest number of leaves of a tree. The default is 31."""
+    max_depth: _builtins.int
+    """The largest depth of a tree. Unlimited when unset."""
+    learning_rate: _builtins.float
+    """The factor by which each round's trees are shrunk. The default is 0.1."""
+    min_child_samples: _builtins.int
+    """The smallest number of rows in a leaf. The default is 20."""
+    min_child_weight: _builtins.float
+    """The smallest sum of the rows' weights (second derivatives of the loss) in a leaf. The default is 0.001."""
+    min_split_gain: _builtins.float
+    """The smallest reduction of the loss for which a leaf is split. The default is 0."""
+    subsample: _builtins.float
+    """The share of the rows that each tree sees. The default is 1, all of them."""
+    colsample_bytree: _builtins.float
+    """The share of the columns that each tree sees. The default is 1, all of them."""
+    reg_alpha: _builtins.float
+    """The strength of the L1 regularization of the leaves. The default is 0."""
+    reg_lambda: _builtins.float
+    """The strength of the L2 regularization of the leaves. The default is 0."""
+    max_bin: _builtins.int
+    """The number of bins into which the values of a feature are put. The default is 255."""
+    objective: _builtins.str
+    """The loss for regression: regression (squared error), regression_l1 (absolute error), gamma (targets above 0) or
+    poisson (targets of 0 or more). The default is regression. It must be unset for classification.
+    """
+    class_weight: _builtins.str
+    """Weights of the labels, for classification: balanced, in inverse proportion to their frequency, or unset for equal
+    weights.
+    """
+    early_stopping_rounds: _builtins.int
+    """The number of rounds without improvement after which training stops: the loss on the held-out rows decides, and the
+    model keeps the trees up to its best round. Unset for all rounds.
+    """
+    def __init__(
+        self,
+        *,
+        n_estimators: _builtins.int | None = ...,
+        num_leaves: _builtins.int | None = ...,
+        max_depth: _builtins.int | None = ...,
+        learning_rate: _builtins.float | None = ...,
+        min_child_samples: _builtins.int | None = ...,
+        min_child_weight: _builtins.float | None = ...,
+        min_split_gain: _builtins.float | None = ...,
+        subsample: _builtins.float | None = ...,
+        colsample_bytree: _builtins.float | None = ...,
+        reg_alpha: _builtins.float | None = ...,
+        reg_lambda: _builtins.float | None = ...,
+        max_bin: _builtins.int | None = ...,
+        objective: _builtins.str | None = ...,
+        class_weight: _builtins.str | None = ...,
+        early_stopping_rounds: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight", "_colsample_bytree", b"_colsample_bytree", "_early_stopping_rounds", b"_early_stopping_rounds", "_learning_rate", b"_learning_rate", "_max_bin", b"_max_bin", "_max_depth", b"_max_depth", "_min_child_samples", b"_min_child_samples", "_min_child_weight", b"_min_child_weight", "_min_split_gain", b"_min_split_gain", "_n_estimators", b"_n_estimators", "_num_leaves", b"_num_leaves", "_objective", b"_objective", "_reg_alpha", b"_reg_alpha", "_reg_lambda", b"_reg_lambda", "_subsample", b"_subsample", "class_weight", b"class_weight", "colsample_bytree", b"colsample_bytree", "early_stopping_rounds", b"early_stopping_rounds", "learning_rate", b"learning_rate", "max_bin", b"max_bin", "max_depth", b"max_depth", "min_child_samples", b"min_child_samples", "min_child_weight", b"min_child_weight", "min_split_gain", b"min_split_gain", "n_estimators", b"n_estimators", "num_leaves", b"num_leaves", "objective", b"objective", "reg_alpha", b"reg_alpha", "reg_lambda", b"reg_lambda", "subsample", b"subsample"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight", "_colsample_bytree", b"_colsample_bytree", "_early_stopping_rounds", b"_early_stopping_rounds", "_learning_rate", b"_learning_rate", "_max_bin", b"_max_bin", "_max_depth", b"_max_depth", "_min_child_samples", b"_min_child_samples", "_min_child_weight", b"_min_child_weight", "_min_split_gain", b"_min_split_gain", "_n_estimators", b"_n_estimators", "_num_leaves", b"_num_leaves", "_objective", b"_objective", "_reg_alpha", b"_reg_alpha", "_reg_lambda", b"_reg_lambda", "_subsample", b"_subsample", "class_weight", b"class_weight", "colsample_bytree", b"colsample_bytree", "early_stopping_rounds", b"early_stopping_rounds", "learning_rate", b"learning_rate", "max_bin", b"max_bin", "max_depth", b"max_depth", "min_child_samples", b"min_child_samples", "min_child_weight", b"min_child_weight", "min_split_gain", b"min_split_gain", "n_estimators", b"n_estimators", "num_leaves", b"num_leaves", "objective", b"objective", "reg_alpha", b"reg_alpha", "reg_lambda", b"reg_lambda", "subsample", b"subsample"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__class_weight: _TypeAlias = _typing.Literal["class_weight"]  # noqa: Y015
+    _WhichOneofArgType__class_weight: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight"]  # noqa: Y015
+    _WhichOneofReturnType__colsample_bytree: _TypeAlias = _typing.Literal["colsample_bytree"]  # noqa: Y015
+    _WhichOneofArgType__colsample_bytree: _TypeAlias = _typing.Literal["_colsample_bytree", b"_colsample_bytree"]  # noqa: Y015
+    _WhichOneofReturnType__early_stopping_rounds: _TypeAlias = _typing.Literal["early_stopping_rounds"]  # noqa: Y015
+    _WhichOneofArgType__early_stopping_rounds: _TypeAlias = _typing.Literal["_early_stopping_rounds", b"_early_stopping_rounds"]  # noqa: Y015
+    _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
+    _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__max_bin: _TypeAlias = _typing.Literal["max_bin"]  # noqa: Y015
+    _WhichOneofArgType__max_bin: _TypeAlias = _typing.Literal["_max_bin", b"_max_bin"]  # noqa: Y015
+    _WhichOneofReturnType__max_depth: _TypeAlias = _typing.Literal["max_depth"]  # noqa: Y015
+    _WhichOneofArgType__max_depth: _TypeAlias = _typing.Literal["_max_depth", b"_max_depth"]  # noqa: Y015
+    _WhichOneofReturnType__min_child_samples: _TypeAlias = _typing.Literal["min_child_samples"]  # noqa: Y015
+    _WhichOneofArgType__min_child_samples: _TypeAlias = _typing.Literal["_min_child_samples", b"_min_child_samples"]  # noqa: Y015
+    _WhichOneofReturnType__min_child_weight: _TypeAlias = _typing.Literal["min_child_weight"]  # noqa: Y015
+    _WhichOneofArgType__min_child_weight: _TypeAlias = _typing.Literal["_min_child_weight", b"_min_child_weight"]  # noqa: Y015
+    _WhichOneofReturnType__min_split_gain: _TypeAlias = _typing.Literal["min_split_gain"]  # noqa: Y015
+    _WhichOneofArgType__min_split_gain: _TypeAlias = _typing.Literal["_min_split_gain", b"_min_split_gain"]  # noqa: Y015
+    _WhichOneofReturnType__n_estimators: _TypeAlias = _typing.Literal["n_estimators"]  # noqa: Y015
+    _WhichOneofArgType__n_estimators: _TypeAlias = _typing.Literal["_n_estimators", b"_n_estimators"]  # noqa: Y015
+    _WhichOneofReturnType__num_leaves: _TypeAlias = _typing.Literal["num_leaves"]  # noqa: Y015
+    _WhichOneofArgType__num_leaves: _TypeAlias = _typing.Literal["_num_leaves", b"_num_leaves"]  # noqa: Y015
+    _WhichOneofReturnType__objective: _TypeAlias = _typing.Literal["objective"]  # noqa: Y015
+    _WhichOneofArgType__objective: _TypeAlias = _typing.Literal["_objective", b"_objective"]  # noqa: Y015
+    _WhichOneofReturnType__reg_alpha: _TypeAlias = _typing.Literal["reg_alpha"]  # noqa: Y015
+    _WhichOneofArgType__reg_alpha: _TypeAlias = _typing.Literal["_reg_alpha", b"_reg_alpha"]  # noqa: Y015
+    _WhichOneofReturnType__reg_lambda: _TypeAlias = _typing.Literal["reg_lambda"]  # noqa: Y015
+    _WhichOneofArgType__reg_lambda: _TypeAlias = _typing.Literal["_reg_lambda", b"_reg_lambda"]  # noqa: Y015
+    _WhichOneofReturnType__subsample: _TypeAlias = _typing.Literal["subsample"]  # noqa: Y015
+    _WhichOneofArgType__subsample: _TypeAlias = _typing.Literal["_subsample", b"_subsample"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__class_weight) -> _WhichOneofReturnType__class_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__colsample_bytree) -> _WhichOneofReturnType__colsample_bytree | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__early_stopping_rounds) -> _WhichOneofReturnType__early_stopping_rounds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_bin) -> _WhichOneofReturnType__max_bin | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_depth) -> _WhichOneofReturnType__max_depth | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_child_samples) -> _WhichOneofReturnType__min_child_samples | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_child_weight) -> _WhichOneofReturnType__min_child_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_split_gain) -> _WhichOneofReturnType__min_split_gain | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__n_estimators) -> _WhichOneofReturnType__n_estimators | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_leaves) -> _WhichOneofReturnType__num_leaves | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__objective) -> _WhichOneofReturnType__objective | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reg_alpha) -> _WhichOneofReturnType__reg_alpha | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reg_lambda) -> _WhichOneofReturnType__reg_lambda | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__subsample) -> _WhichOneofReturnType__subsample | None: ...
+
+Global___Lightgbm: _TypeAlias = Lightgbm  # noqa: Y015
+
+@_typing.final
+class ExtraTrees(_message.Message):
+    """ExtraTrees configures scikit-learn's ExtraTreesClassifier and ExtraTreesRegressor: forests whose splits are drawn at
+    random. Missing values are refused.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    N_ESTIMATORS_FIELD_NUMBER: _builtins.int
+    MAX_DEPTH_FIELD_NUMBER: _builtins.int
+    CRITERION_FIELD_NUMBER: _builtins.int
+    MIN_SAMPLES_SPLIT_FIELD_NUMBER: _builtins.int
+    MIN_SAMPLES_LEAF_FIELD_NUMBER: _builtins.int
+    MAX_FEATURES_FIELD_NUMBER: _builtins.int
+    MAX_LEAF_NODES_FIELD_NUMBER: _builtins.int
+    BOOTSTRAP_FIELD_NUMBER: _builtins.int
+    CLASS_WEIGHT_FIELD_NUMBER: _builtins.int
+    n_estimators: _builtins.int
+    """The number of trees. The default is 100."""
+    max_depth: _builtins.int
+    """The largest depth of a tree. Trees grow until their leaves are pure when it is unset."""
+    criterion: _builtins.str
+    """The measure of a split's quality: gini, entropy or log_loss for classification (default gini);
+    squared_error, absolute_error, friedman_mse or poisson for regression (default squared_error).
+    """
+    min_samples_split: _builtins.int
+    """The smallest number of rows with which a node is split. The default is 2."""
+    min_samples_leaf: _builtins.int
+    """The smallest number of rows in a leaf. The default is 1."""
+    max_features: _builtins.str
+    """The features looked at for a split: sqrt, log2 or all. The default is sqrt for classification and all for
+    regression.
+    """
+    max_leaf_nodes: _builtins.int
+    """The largest number of leaves of a tree. Unlimited when unset."""
+    bootstrap: _builtins.bool
+    """Whether each tree sees a bootstrap sample of the rows. The default is false."""
+    class_weight: _builtins.str
+    """Weights of the labels, for classification: balanced, by their frequency in all rows, or balanced_subsample, in the
+    rows that the tree sees. Unset for equal weights.
+    """
+    def __init__(
+        self,
+        *,
+        n_estimators: _builtins.int | None = ...,
+        max_depth: _builtins.int | None = ...,
+        criterion: _builtins.str | None = ...,
+        min_samples_split: _builtins.int | None = ...,
+        min_samples_leaf: _builtins.int | None = ...,
+        max_features: _builtins.str | None = ...,
+        max_leaf_nodes: _builtins.int | None = ...,
+        bootstrap: _builtins.bool | None = ...,
+        class_weight: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bootstrap", b"_bootstrap", "_class_weight", b"_class_weight", "_criterion", b"_criterion", "_max_depth", b"_max_depth", "_max_features", b"_max_features", "_max_leaf_nodes", b"_max_leaf_nodes", "_min_samples_leaf", b"_min_samples_leaf", "_min_samples_split", b"_min_samples_split", "_n_estimators", b"_n_estimators", "bootstrap", b"bootstrap", "class_weight", b"class_weight", "criterion", b"criterion", "max_depth", b"max_depth", "max_features", b"max_features", "max_leaf_nodes", b"max_leaf_nodes", "min_samples_leaf", b"min_samples_leaf", "min_samples_split", b"min_samples_split", "n_estimators", b"n_estimators"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bootstrap", b"_bootstrap", "_class_weight", b"_class_weight", "_criterion", b"_criterion", "_max_depth", b"_max_depth", "_max_features", b"_max_features", "_max_leaf_nodes", b"_max_leaf_nodes", "_min_samples_leaf", b"_min_samples_leaf", "_min_samples_split", b"_min_samples_split", "_n_estimators", b"_n_estimators", "bootstrap", b"bootstrap", "class_weight", b"class_weight", "criterion", b"criterion", "max_depth", b"max_depth", "max_features", b"max_features", "max_leaf_nodes", b"max_leaf_nodes", "min_samples_leaf", b"min_samples_leaf", "min_samples_split", b"min_samples_split", "n_estimators", b"n_estimators"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bootstrap: _TypeAlias = _typing.Literal["bootstrap"]  # noqa: Y015
+    _WhichOneofArgType__bootstrap: _TypeAlias = _typing.Literal["_bootstrap", b"_bootstrap"]  # noqa: Y015
+    _WhichOneofReturnType__class_weight: _TypeAlias = _typing.Literal["class_weight"]  # noqa: Y015
+    _WhichOneofArgType__class_weight: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight"]  # noqa: Y015
+    _WhichOneofReturnType__criterion: _TypeAlias = _typing.Literal["criterion"]  # noqa: Y015
+    _WhichOneofArgType__criterion: _TypeAlias = _typing.Literal["_criterion", b"_criterion"]  # noqa: Y015
+    _WhichOneofReturnType__max_depth: _TypeAlias = _typing.Literal["max_depth"]  # noqa: Y015
+    _WhichOneofArgType__max_depth: _TypeAlias = _typing.Literal["_max_depth", b"_max_depth"]  # noqa: Y015
+    _WhichOneofReturnType__max_features: _TypeAlias = _typing.Literal["max_features"]  # noqa: Y015
+    _WhichOneofArgType__max_features: _TypeAlias = _typing.Literal["_max_features", b"_max_features"]  # noqa: Y015
+    _WhichOneofReturnType__max_leaf_nodes: _TypeAlias = _typing.Literal["max_leaf_nodes"]  # noqa: Y015
+    _WhichOneofArgType__max_leaf_nodes: _TypeAlias = _typing.Literal["_max_leaf_nodes", b"_max_leaf_nodes"]  # noqa: Y015
+    _WhichOneofReturnType__min_samples_leaf: _TypeAlias = _typing.Literal["min_samples_leaf"]  # noqa: Y015
+    _WhichOneofArgType__min_samples_leaf: _TypeAlias = _typing.Literal["_min_samples_leaf", b"_min_samples_leaf"]  # noqa: Y015
+    _WhichOneofReturnType__min_samples_split: _TypeAlias = _typing.Literal["min_samples_split"]  # noqa: Y015
+    _WhichOneofArgType__min_samples_split: _TypeAlias = _typing.Literal["_min_samples_split", b"_min_samples_split"]  # noqa: Y015
+    _WhichOneofReturnType__n_estimators: _TypeAlias = _typing.Literal["n_estimators"]  # noqa: Y015
+    _WhichOneofArgType__n_estimators: _TypeAlias = _typing.Literal["_n_estimators", b"_n_estimators"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bootstrap) -> _WhichOneofReturnType__bootstrap | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__class_weight) -> _WhichOneofReturnType__class_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__criterion) -> _WhichOneofReturnType__criterion | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_depth) -> _WhichOneofReturnType__max_depth | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_features) -> _WhichOneofReturnType__max_features | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_leaf_nodes) -> _WhichOneofReturnType__max_leaf_nodes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_samples_leaf) -> _WhichOneofReturnType__min_samples_leaf | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_samples_split) -> _WhichOneofReturnType__min_samples_split | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__n_estimators) -> _WhichOneofReturnType__n_estimators | None: ...
+
+Global___ExtraTrees: _TypeAlias = ExtraTrees  # noqa: Y015
+
+@_typing.final
+class Linear(_message.Message):
+    """Linear configures scikit-learn's LinearRegression, ordinary least squares. Features are standardized first; the scaling
+    belongs to the model. Missing values are refused.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIT_INTERCEPT_FIELD_NUMBER: _builtins.int
+    POSITIVE_FIELD_NUMBER: _builtins.int
+    fit_intercept: _builtins.bool
+    """Whether an intercept is fitted. The default is true."""
+    positive: _builtins.bool
+    """Whether the coefficients must be zero or more. The default is false."""
+    def __init__(
+        self,
+        *,
+        fit_intercept: _builtins.bool | None = ...,
+        positive: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fit_intercept", b"_fit_intercept", "_positive", b"_positive", "fit_intercept", b"fit_intercept", "positive", b"positive"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fit_intercept", b"_fit_intercept", "_positive", b"_positive", "fit_intercept", b"fit_intercept", "positive", b"positive"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fit_intercept: _TypeAlias = _typing.Literal["fit_intercept"]  # noqa: Y015
+    _WhichOneofArgType__fit_intercept: _TypeAlias = _typing.Literal["_fit_intercept", b"_fit_intercept"]  # noqa: Y015
+    _WhichOneofReturnType__positive: _TypeAlias = _typing.Literal["positive"]  # noqa: Y015
+    _WhichOneofArgType__positive: _TypeAlias = _typing.Literal["_positive", b"_positive"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fit_intercept) -> _WhichOneofReturnType__fit_intercept | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__positive) -> _WhichOneofReturnType__positive | None: ...
+
+Global___Linear: _TypeAlias = Linear  # noqa: Y015
+
+@_typing.final
+class Ridge(_message.Message):
+    """Ridge configures scikit-learn's Ridge, least squares with L2 regularization. Features are standardized first; the scaling
+    belongs to the model. Missing values are refused.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALPHA_FIELD_NUMBER: _builtins.int
+    FIT_INTERCEPT_FIELD_NUMBER: _builtins.int
+    POSITIVE_FIELD_NUMBER: _builtins.int
+    alpha: _builtins.float
+    """The strength of the regularization. The default is 1."""
+    fit_intercept: _builtins.bool
+    """Whether an intercept is fitted. The default is true."""
+    positive: _builtins.bool
+    """Whether the coefficients must be zero or more. The default is false."""
+    def __init__(
+        self,
+        *,
+        alpha: _builtins.float | None = ...,
+        fit_intercept: _builtins.bool | None = ...,
+        positive: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_fit_intercept", b"_fit_intercept", "_positive", b"_positive", "alpha", b"alpha", "fit_intercept", b"fit_intercept", "positive", b"positive"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_fit_intercept", b"_fit_intercept", "_positive", b"_positive", "alpha", b"alpha", "fit_intercept", b"fit_intercept", "positive", b"positive"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
+    _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
+    _WhichOneofReturnType__fit_intercept: _TypeAlias = _typing.Literal["fit_intercept"]  # noqa: Y015
+    _WhichOneofArgType__fit_intercept: _TypeAlias = _typing.Literal["_fit_intercept", b"_fit_intercept"]  # noqa: Y015
+    _WhichOneofReturnType__positive: _TypeAlias = _typing.Literal["positive"]  # noqa: Y015
+    _WhichOneofArgType__positive: _TypeAlias = _typing.Literal["_positive", b"_positive"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__alpha) -> _WhichOneofReturnType__alpha | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fit_intercept) -> _WhichOneofReturnType__fit_intercept | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__positive) -> _WhichOneofReturnType__positive | None: ...
+
+Global___Ridge: _TypeAlias = Ridge  # noqa: Y015
+
+@_typing.final
+class ElasticNet(_message.Message):
+    """ElasticNet configures scikit-learn's ElasticNet, least squares with L1 and L2 regularization. Features are standardized
+    first; the scaling belongs to the model. Missing values are refused.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALPHA_FIELD_NUMBER: _builtins.int
+    L1_RATIO_FIELD_NUMBER: _builtins.int
+    FIT_INTERCEPT_FIELD_NUMBER: _builtins.int
+    POSITIVE_FIELD_NUMBER: _builtins.int
+    MAX_ITER_FIELD_NUMBER: _builtins.int
+    TOL_FIELD_NUMBER: _builtins.int
+    SELECTION_FIELD_NUMBER: _builtins.int
+    alpha: _builtins.float
+    """The strength of the regularization. The default is 1."""
+    l1_ratio: _builtins.float
+    """The share of the L1 regularization: 0 is L2 alone, 1 is L1 alone (the lasso). The default is 0.5."""
+    fit_intercept: _builtins.bool
+    """Whether an intercept is fitted. The default is true."""
+    positive: _builtins.bool
+    """Whether the coefficients must be zero or more. The default is false."""
+    max_iter: _builtins.int
+    """The largest number of passes over the coefficients. The default is 1000."""
+    tol: _builtins.float
+    """The tolerance at which the solver stops. The default is 0.0001."""
+    selection: _builtins.str
+    """The order in which the coefficients are changed: cyclic or random. The default is cyclic."""
+    def __init__(
+        self,
+        *,
+        alpha: _builtins.float | None = ...,
+        l1_ratio: _builtins.float | None = ...,
+        fit_intercept: _builtins.bool | None = ...,
+        positive: _builtins.bool | None = ...,
+        max_iter: _builtins.int | None = ...,
+        tol: _builtins.float | None = ...,
+        selection: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_fit_intercept", b"_fit_intercept", "_l1_ratio", b"_l1_ratio", "_max_iter", b"_max_iter", "_positive", b"_positive", "_selection", b"_selection", "_tol", b"_tol", "alpha", b"alpha", "fit_intercept", b"fit_intercept", "l1_ratio", b"l1_ratio", "max_iter", b"max_iter", "positive", b"positive", "selection", b"selection", "tol", b"tol"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_fit_intercept", b"_fit_intercept", "_l1_ratio", b"_l1_ratio", "_max_iter", b"_max_iter", "_positive", b"_positive", "_selection", b"_selection", "_tol", b"_tol", "alpha", b"alpha", "fit_intercept", b"fit_intercept", "l1_ratio", b"l1_ratio", "max_iter", b"max_iter", "positive", b"positive", "selection", b"selection", "tol", b"tol"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
+    _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
+    _WhichOneofReturnType__fit_intercept: _TypeAlias = _typing.Literal["fit_intercept"]  # noqa: Y015
+    _WhichOneofArgType__fit_intercept: _TypeAlias = _typing.Literal["_fit_intercept", b"_fit_intercept"]  # noqa: Y015
+    _WhichOneofReturnType__l1_ratio: _TypeAlias = _typing.Literal["l1_ratio"]  # noqa: Y015
+    _WhichOneofArgType__l1_ratio: _TypeAlias = _typing.Literal["_l1_ratio", b"_l1_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__max_iter: _TypeAlias = _typing.Literal["max_iter"]  # noqa: Y015
+    _WhichOneofArgType__max_iter: _TypeAlias = _typing.Literal["_max_iter", b"_max_iter"]  # noqa: Y015
+    _WhichOneofReturnType__positive: _TypeAlias = _typing.Literal["positive"]  # noqa: Y015
+    _WhichOneofArgType__positive: _TypeAlias = _typing.Literal["_positive", b"_positive"]  # noqa: Y015
+    _WhichOneofReturnType__selection: _TypeAlias = _typing.Literal["selection"]  # noqa: Y015
+    _WhichOneofArgType__selection: _TypeAlias = _typing.Literal["_selection", b"_selection"]  # noqa: Y015
+    _WhichOneofReturnType__tol: _TypeAlias = _typing.Literal["tol"]  # noqa: Y015
+    _WhichOneofArgType__tol: _TypeAlias = _typing.Literal["_tol", b"_tol"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__alpha) -> _WhichOneofReturnType__alpha | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fit_intercept) -> _WhichOneofReturnType__fit_intercept | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__l1_ratio) -> _WhichOneofReturnType__l1_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_iter) -> _WhichOneofReturnType__max_iter | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__positive) -> _WhichOneofReturnType__positive | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__selection) -> _WhichOneofReturnType__selection | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tol) -> _WhichOneofReturnType__tol | None: ...
+
+Global___ElasticNet: _TypeAlias = ElasticNet  # noqa: Y015
+
+@_typing.final
+class GaussianNb(_message.Message):
+    """GaussianNb configures scikit-learn's GaussianNB, naive Bayes with a normal distribution a feature and label. Missing values
+    are refused.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VAR_SMOOTHING_FIELD_NUMBER: _builtins.int
+    var_smoothing: _builtins.float
+    """The share of the largest variance of a feature that is added to all variances. The default is 1e-9."""
+    def __init__(
+        self,
+        *,
+        var_smoothing: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_var_smoothing", b"_var_smoothing", "var_smoothing", b"var_smoothing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_var_smoothing", b"_var_smoothing", "var_smoothing", b"var_smoothing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__var_smoothing: _TypeAlias = _typing.Literal["var_smoothing"]  # noqa: Y015
+    _WhichOneofArgType__var_smoothing: _TypeAlias = _typing.Literal["_var_smoothing", b"_var_smoothing"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__var_smoothing) -> _WhichOneofReturnType__var_smoothing | None: ...
+
+Global___GaussianNb: _TypeAlias = GaussianNb  # noqa: Y015

@@ -65,6 +65,12 @@ class FitRequest(_message.Message):
     XGBOOST_FIELD_NUMBER: _builtins.int
     TORCH_MLP_FIELD_NUMBER: _builtins.int
     TORCH_CNN_FIELD_NUMBER: _builtins.int
+    LIGHTGBM_FIELD_NUMBER: _builtins.int
+    EXTRA_TREES_FIELD_NUMBER: _builtins.int
+    LINEAR_FIELD_NUMBER: _builtins.int
+    RIDGE_FIELD_NUMBER: _builtins.int
+    ELASTIC_NET_FIELD_NUMBER: _builtins.int
+    GAUSSIAN_NB_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     VALIDATION_FRACTION_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
@@ -141,6 +147,30 @@ class FitRequest(_message.Message):
         """Convolutional network for images in PyTorch."""
 
     @_builtins.property
+    def lightgbm(self) -> _algorithm_pb2.Lightgbm:
+        """Gradient boosting of LightGBM."""
+
+    @_builtins.property
+    def extra_trees(self) -> _algorithm_pb2.ExtraTrees:
+        """Extremely randomized trees of scikit-learn."""
+
+    @_builtins.property
+    def linear(self) -> _algorithm_pb2.Linear:
+        """Least squares of scikit-learn."""
+
+    @_builtins.property
+    def ridge(self) -> _algorithm_pb2.Ridge:
+        """Least squares with L2 regularization, of scikit-learn."""
+
+    @_builtins.property
+    def elastic_net(self) -> _algorithm_pb2.ElasticNet:
+        """Least squares with L1 and L2 regularization, of scikit-learn."""
+
+    @_builtins.property
+    def gaussian_nb(self) -> _algorithm_pb2.GaussianNb:
+        """Naive Bayes with normal distributions, of scikit-learn."""
+
+    @_builtins.property
     def time_limit(self) -> _duration_pb2.Duration:
         """The wall time that the training may take, from one millisecond to 10,000,000 seconds, such as "90s" in JSON.
         Waiting for cores does not count. The job fails with DEADLINE_EXCEEDED when it has passed. The default is no limit.
@@ -159,6 +189,12 @@ class FitRequest(_message.Message):
         xgboost: _algorithm_pb2.Xgboost | None = ...,
         torch_mlp: _algorithm_pb2.TorchMlp | None = ...,
         torch_cnn: _algorithm_pb2.TorchCnn | None = ...,
+        lightgbm: _algorithm_pb2.Lightgbm | None = ...,
+        extra_trees: _algorithm_pb2.ExtraTrees | None = ...,
+        linear: _algorithm_pb2.Linear | None = ...,
+        ridge: _algorithm_pb2.Ridge | None = ...,
+        elastic_net: _algorithm_pb2.ElasticNet | None = ...,
+        gaussian_nb: _algorithm_pb2.GaussianNb | None = ...,
         task: _training_job_pb2.Task.ValueType = ...,
         validation_fraction: _builtins.float | None = ...,
         seed: _builtins.int | None = ...,
@@ -170,9 +206,9 @@ class FitRequest(_message.Message):
         load: _builtins.bool = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cores", b"_cores", "_memory_limit_bytes", b"_memory_limit_bytes", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "algorithm", b"algorithm", "cores", b"cores", "data", b"data", "dataset", b"dataset", "hist_gradient_boosting", b"hist_gradient_boosting", "inline", b"inline", "logistic_regression", b"logistic_regression", "memory_limit_bytes", b"memory_limit_bytes", "random_forest", b"random_forest", "seed", b"seed", "time_limit", b"time_limit", "torch_cnn", b"torch_cnn", "torch_mlp", b"torch_mlp", "validation_fraction", b"validation_fraction", "xgboost", b"xgboost"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cores", b"_cores", "_memory_limit_bytes", b"_memory_limit_bytes", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "algorithm", b"algorithm", "cores", b"cores", "data", b"data", "dataset", b"dataset", "elastic_net", b"elastic_net", "extra_trees", b"extra_trees", "gaussian_nb", b"gaussian_nb", "hist_gradient_boosting", b"hist_gradient_boosting", "inline", b"inline", "lightgbm", b"lightgbm", "linear", b"linear", "logistic_regression", b"logistic_regression", "memory_limit_bytes", b"memory_limit_bytes", "random_forest", b"random_forest", "ridge", b"ridge", "seed", b"seed", "time_limit", b"time_limit", "torch_cnn", b"torch_cnn", "torch_mlp", b"torch_mlp", "validation_fraction", b"validation_fraction", "xgboost", b"xgboost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cores", b"_cores", "_memory_limit_bytes", b"_memory_limit_bytes", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "algorithm", b"algorithm", "cores", b"cores", "data", b"data", "dataset", b"dataset", "existing", b"existing", "hist_gradient_boosting", b"hist_gradient_boosting", "inline", b"inline", "load", b"load", "logistic_regression", b"logistic_regression", "memory_limit_bytes", b"memory_limit_bytes", "model", b"model", "queue", b"queue", "random_forest", b"random_forest", "request_id", b"request_id", "seed", b"seed", "target", b"target", "task", b"task", "time_limit", b"time_limit", "torch_cnn", b"torch_cnn", "torch_mlp", b"torch_mlp", "validation_fraction", b"validation_fraction", "xgboost", b"xgboost"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cores", b"_cores", "_memory_limit_bytes", b"_memory_limit_bytes", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "algorithm", b"algorithm", "cores", b"cores", "data", b"data", "dataset", b"dataset", "elastic_net", b"elastic_net", "existing", b"existing", "extra_trees", b"extra_trees", "gaussian_nb", b"gaussian_nb", "hist_gradient_boosting", b"hist_gradient_boosting", "inline", b"inline", "lightgbm", b"lightgbm", "linear", b"linear", "load", b"load", "logistic_regression", b"logistic_regression", "memory_limit_bytes", b"memory_limit_bytes", "model", b"model", "queue", b"queue", "random_forest", b"random_forest", "request_id", b"request_id", "ridge", b"ridge", "seed", b"seed", "target", b"target", "task", b"task", "time_limit", b"time_limit", "torch_cnn", b"torch_cnn", "torch_mlp", b"torch_mlp", "validation_fraction", b"validation_fraction", "xgboost", b"xgboost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cores: _TypeAlias = _typing.Literal["cores"]  # noqa: Y015
     _WhichOneofArgType__cores: _TypeAlias = _typing.Literal["_cores", b"_cores"]  # noqa: Y015
@@ -182,7 +218,7 @@ class FitRequest(_message.Message):
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__validation_fraction: _TypeAlias = _typing.Literal["validation_fraction"]  # noqa: Y015
     _WhichOneofArgType__validation_fraction: _TypeAlias = _typing.Literal["_validation_fraction", b"_validation_fraction"]  # noqa: Y015
-    _WhichOneofReturnType_algorithm: _TypeAlias = _typing.Literal["logistic_regression", "random_forest", "hist_gradient_boosting", "xgboost", "torch_mlp", "torch_cnn"]  # noqa: Y015
+    _WhichOneofReturnType_algorithm: _TypeAlias = _typing.Literal["logistic_regression", "random_forest", "hist_gradient_boosting", "xgboost", "torch_mlp", "torch_cnn", "lightgbm", "extra_trees", "linear", "ridge", "elastic_net", "gaussian_nb"]  # noqa: Y015
     _WhichOneofArgType_algorithm: _TypeAlias = _typing.Literal["algorithm", b"algorithm"]  # noqa: Y015
     _WhichOneofReturnType_data: _TypeAlias = _typing.Literal["inline", "dataset"]  # noqa: Y015
     _WhichOneofArgType_data: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015

@@ -690,6 +690,573 @@ func (x *TorchCnn) GetWeightDecay() float64 {
 	return 0
 }
 
+// Lightgbm configures LightGBM's gradient boosted trees, which grow leaf by leaf. Missing values (NaN, or null) are allowed.
+// The loss for classification is the log loss.
+type Lightgbm struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The number of boosting rounds. The default is 100. With more than two labels each round grows a tree a label.
+	NEstimators *int32 `protobuf:"varint,1,opt,name=n_estimators,json=nEstimators,proto3,oneof" json:"n_estimators,omitempty"`
+	// The largest number of leaves of a tree. The default is 31.
+	NumLeaves *int32 `protobuf:"varint,2,opt,name=num_leaves,json=numLeaves,proto3,oneof" json:"num_leaves,omitempty"`
+	// The largest depth of a tree. Unlimited when unset.
+	MaxDepth *int32 `protobuf:"varint,3,opt,name=max_depth,json=maxDepth,proto3,oneof" json:"max_depth,omitempty"`
+	// The factor by which each round's trees are shrunk. The default is 0.1.
+	LearningRate *float64 `protobuf:"fixed64,4,opt,name=learning_rate,json=learningRate,proto3,oneof" json:"learning_rate,omitempty"`
+	// The smallest number of rows in a leaf. The default is 20.
+	MinChildSamples *int32 `protobuf:"varint,5,opt,name=min_child_samples,json=minChildSamples,proto3,oneof" json:"min_child_samples,omitempty"`
+	// The smallest sum of the rows' weights (second derivatives of the loss) in a leaf. The default is 0.001.
+	MinChildWeight *float64 `protobuf:"fixed64,6,opt,name=min_child_weight,json=minChildWeight,proto3,oneof" json:"min_child_weight,omitempty"`
+	// The smallest reduction of the loss for which a leaf is split. The default is 0.
+	MinSplitGain *float64 `protobuf:"fixed64,7,opt,name=min_split_gain,json=minSplitGain,proto3,oneof" json:"min_split_gain,omitempty"`
+	// The share of the rows that each tree sees. The default is 1, all of them.
+	Subsample *float64 `protobuf:"fixed64,8,opt,name=subsample,proto3,oneof" json:"subsample,omitempty"`
+	// The share of the columns that each tree sees. The default is 1, all of them.
+	ColsampleBytree *float64 `protobuf:"fixed64,9,opt,name=colsample_bytree,json=colsampleBytree,proto3,oneof" json:"colsample_bytree,omitempty"`
+	// The strength of the L1 regularization of the leaves. The default is 0.
+	RegAlpha *float64 `protobuf:"fixed64,10,opt,name=reg_alpha,json=regAlpha,proto3,oneof" json:"reg_alpha,omitempty"`
+	// The strength of the L2 regularization of the leaves. The default is 0.
+	RegLambda *float64 `protobuf:"fixed64,11,opt,name=reg_lambda,json=regLambda,proto3,oneof" json:"reg_lambda,omitempty"`
+	// The number of bins into which the values of a feature are put. The default is 255.
+	MaxBin *int32 `protobuf:"varint,12,opt,name=max_bin,json=maxBin,proto3,oneof" json:"max_bin,omitempty"`
+	// The loss for regression: regression (squared error), regression_l1 (absolute error), gamma (targets above 0) or
+	// poisson (targets of 0 or more). The default is regression. It must be unset for classification.
+	Objective *string `protobuf:"bytes,13,opt,name=objective,proto3,oneof" json:"objective,omitempty"`
+	// Weights of the labels, for classification: balanced, in inverse proportion to their frequency, or unset for equal
+	// weights.
+	ClassWeight *string `protobuf:"bytes,14,opt,name=class_weight,json=classWeight,proto3,oneof" json:"class_weight,omitempty"`
+	// The number of rounds without improvement after which training stops: the loss on the held-out rows decides, and the
+	// model keeps the trees up to its best round. Unset for all rounds.
+	EarlyStoppingRounds *int32 `protobuf:"varint,15,opt,name=early_stopping_rounds,json=earlyStoppingRounds,proto3,oneof" json:"early_stopping_rounds,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *Lightgbm) Reset() {
+	*x = Lightgbm{}
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lightgbm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lightgbm) ProtoMessage() {}
+
+func (x *Lightgbm) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lightgbm.ProtoReflect.Descriptor instead.
+func (*Lightgbm) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_algorithm_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Lightgbm) GetNEstimators() int32 {
+	if x != nil && x.NEstimators != nil {
+		return *x.NEstimators
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetNumLeaves() int32 {
+	if x != nil && x.NumLeaves != nil {
+		return *x.NumLeaves
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetMaxDepth() int32 {
+	if x != nil && x.MaxDepth != nil {
+		return *x.MaxDepth
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetLearningRate() float64 {
+	if x != nil && x.LearningRate != nil {
+		return *x.LearningRate
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetMinChildSamples() int32 {
+	if x != nil && x.MinChildSamples != nil {
+		return *x.MinChildSamples
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetMinChildWeight() float64 {
+	if x != nil && x.MinChildWeight != nil {
+		return *x.MinChildWeight
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetMinSplitGain() float64 {
+	if x != nil && x.MinSplitGain != nil {
+		return *x.MinSplitGain
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetSubsample() float64 {
+	if x != nil && x.Subsample != nil {
+		return *x.Subsample
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetColsampleBytree() float64 {
+	if x != nil && x.ColsampleBytree != nil {
+		return *x.ColsampleBytree
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetRegAlpha() float64 {
+	if x != nil && x.RegAlpha != nil {
+		return *x.RegAlpha
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetRegLambda() float64 {
+	if x != nil && x.RegLambda != nil {
+		return *x.RegLambda
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetMaxBin() int32 {
+	if x != nil && x.MaxBin != nil {
+		return *x.MaxBin
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetObjective() string {
+	if x != nil && x.Objective != nil {
+		return *x.Objective
+	}
+	return ""
+}
+
+func (x *Lightgbm) GetClassWeight() string {
+	if x != nil && x.ClassWeight != nil {
+		return *x.ClassWeight
+	}
+	return ""
+}
+
+func (x *Lightgbm) GetEarlyStoppingRounds() int32 {
+	if x != nil && x.EarlyStoppingRounds != nil {
+		return *x.EarlyStoppingRounds
+	}
+	return 0
+}
+
+// ExtraTrees configures scikit-learn's ExtraTreesClassifier and ExtraTreesRegressor: forests whose splits are drawn at
+// random. Missing values are refused.
+type ExtraTrees struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The number of trees. The default is 100.
+	NEstimators *int32 `protobuf:"varint,1,opt,name=n_estimators,json=nEstimators,proto3,oneof" json:"n_estimators,omitempty"`
+	// The largest depth of a tree. Trees grow until their leaves are pure when it is unset.
+	MaxDepth *int32 `protobuf:"varint,2,opt,name=max_depth,json=maxDepth,proto3,oneof" json:"max_depth,omitempty"`
+	// The measure of a split's quality: gini, entropy or log_loss for classification (default gini);
+	// squared_error, absolute_error, friedman_mse or poisson for regression (default squared_error).
+	Criterion *string `protobuf:"bytes,3,opt,name=criterion,proto3,oneof" json:"criterion,omitempty"`
+	// The smallest number of rows with which a node is split. The default is 2.
+	MinSamplesSplit *int32 `protobuf:"varint,4,opt,name=min_samples_split,json=minSamplesSplit,proto3,oneof" json:"min_samples_split,omitempty"`
+	// The smallest number of rows in a leaf. The default is 1.
+	MinSamplesLeaf *int32 `protobuf:"varint,5,opt,name=min_samples_leaf,json=minSamplesLeaf,proto3,oneof" json:"min_samples_leaf,omitempty"`
+	// The features looked at for a split: sqrt, log2 or all. The default is sqrt for classification and all for
+	// regression.
+	MaxFeatures *string `protobuf:"bytes,6,opt,name=max_features,json=maxFeatures,proto3,oneof" json:"max_features,omitempty"`
+	// The largest number of leaves of a tree. Unlimited when unset.
+	MaxLeafNodes *int32 `protobuf:"varint,7,opt,name=max_leaf_nodes,json=maxLeafNodes,proto3,oneof" json:"max_leaf_nodes,omitempty"`
+	// Whether each tree sees a bootstrap sample of the rows. The default is false.
+	Bootstrap *bool `protobuf:"varint,8,opt,name=bootstrap,proto3,oneof" json:"bootstrap,omitempty"`
+	// Weights of the labels, for classification: balanced, by their frequency in all rows, or balanced_subsample, in the
+	// rows that the tree sees. Unset for equal weights.
+	ClassWeight   *string `protobuf:"bytes,9,opt,name=class_weight,json=classWeight,proto3,oneof" json:"class_weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExtraTrees) Reset() {
+	*x = ExtraTrees{}
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtraTrees) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtraTrees) ProtoMessage() {}
+
+func (x *ExtraTrees) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtraTrees.ProtoReflect.Descriptor instead.
+func (*ExtraTrees) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_algorithm_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ExtraTrees) GetNEstimators() int32 {
+	if x != nil && x.NEstimators != nil {
+		return *x.NEstimators
+	}
+	return 0
+}
+
+func (x *ExtraTrees) GetMaxDepth() int32 {
+	if x != nil && x.MaxDepth != nil {
+		return *x.MaxDepth
+	}
+	return 0
+}
+
+func (x *ExtraTrees) GetCriterion() string {
+	if x != nil && x.Criterion != nil {
+		return *x.Criterion
+	}
+	return ""
+}
+
+func (x *ExtraTrees) GetMinSamplesSplit() int32 {
+	if x != nil && x.MinSamplesSplit != nil {
+		return *x.MinSamplesSplit
+	}
+	return 0
+}
+
+func (x *ExtraTrees) GetMinSamplesLeaf() int32 {
+	if x != nil && x.MinSamplesLeaf != nil {
+		return *x.MinSamplesLeaf
+	}
+	return 0
+}
+
+func (x *ExtraTrees) GetMaxFeatures() string {
+	if x != nil && x.MaxFeatures != nil {
+		return *x.MaxFeatures
+	}
+	return ""
+}
+
+func (x *ExtraTrees) GetMaxLeafNodes() int32 {
+	if x != nil && x.MaxLeafNodes != nil {
+		return *x.MaxLeafNodes
+	}
+	return 0
+}
+
+func (x *ExtraTrees) GetBootstrap() bool {
+	if x != nil && x.Bootstrap != nil {
+		return *x.Bootstrap
+	}
+	return false
+}
+
+func (x *ExtraTrees) GetClassWeight() string {
+	if x != nil && x.ClassWeight != nil {
+		return *x.ClassWeight
+	}
+	return ""
+}
+
+// Linear configures scikit-learn's LinearRegression, ordinary least squares. Features are standardized first; the scaling
+// belongs to the model. Missing values are refused.
+type Linear struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether an intercept is fitted. The default is true.
+	FitIntercept *bool `protobuf:"varint,1,opt,name=fit_intercept,json=fitIntercept,proto3,oneof" json:"fit_intercept,omitempty"`
+	// Whether the coefficients must be zero or more. The default is false.
+	Positive      *bool `protobuf:"varint,2,opt,name=positive,proto3,oneof" json:"positive,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Linear) Reset() {
+	*x = Linear{}
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Linear) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Linear) ProtoMessage() {}
+
+func (x *Linear) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Linear.ProtoReflect.Descriptor instead.
+func (*Linear) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_algorithm_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Linear) GetFitIntercept() bool {
+	if x != nil && x.FitIntercept != nil {
+		return *x.FitIntercept
+	}
+	return false
+}
+
+func (x *Linear) GetPositive() bool {
+	if x != nil && x.Positive != nil {
+		return *x.Positive
+	}
+	return false
+}
+
+// Ridge configures scikit-learn's Ridge, least squares with L2 regularization. Features are standardized first; the scaling
+// belongs to the model. Missing values are refused.
+type Ridge struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The strength of the regularization. The default is 1.
+	Alpha *float64 `protobuf:"fixed64,1,opt,name=alpha,proto3,oneof" json:"alpha,omitempty"`
+	// Whether an intercept is fitted. The default is true.
+	FitIntercept *bool `protobuf:"varint,2,opt,name=fit_intercept,json=fitIntercept,proto3,oneof" json:"fit_intercept,omitempty"`
+	// Whether the coefficients must be zero or more. The default is false.
+	Positive      *bool `protobuf:"varint,3,opt,name=positive,proto3,oneof" json:"positive,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ridge) Reset() {
+	*x = Ridge{}
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ridge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ridge) ProtoMessage() {}
+
+func (x *Ridge) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ridge.ProtoReflect.Descriptor instead.
+func (*Ridge) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_algorithm_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Ridge) GetAlpha() float64 {
+	if x != nil && x.Alpha != nil {
+		return *x.Alpha
+	}
+	return 0
+}
+
+func (x *Ridge) GetFitIntercept() bool {
+	if x != nil && x.FitIntercept != nil {
+		return *x.FitIntercept
+	}
+	return false
+}
+
+func (x *Ridge) GetPositive() bool {
+	if x != nil && x.Positive != nil {
+		return *x.Positive
+	}
+	return false
+}
+
+// ElasticNet configures scikit-learn's ElasticNet, least squares with L1 and L2 regularization. Features are standardized
+// first; the scaling belongs to the model. Missing values are refused.
+type ElasticNet struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The strength of the regularization. The default is 1.
+	Alpha *float64 `protobuf:"fixed64,1,opt,name=alpha,proto3,oneof" json:"alpha,omitempty"`
+	// The share of the L1 regularization: 0 is L2 alone, 1 is L1 alone (the lasso). The default is 0.5.
+	L1Ratio *float64 `protobuf:"fixed64,2,opt,name=l1_ratio,json=l1Ratio,proto3,oneof" json:"l1_ratio,omitempty"`
+	// Whether an intercept is fitted. The default is true.
+	FitIntercept *bool `protobuf:"varint,3,opt,name=fit_intercept,json=fitIntercept,proto3,oneof" json:"fit_intercept,omitempty"`
+	// Whether the coefficients must be zero or more. The default is false.
+	Positive *bool `protobuf:"varint,4,opt,name=positive,proto3,oneof" json:"positive,omitempty"`
+	// The largest number of passes over the coefficients. The default is 1000.
+	MaxIter *int32 `protobuf:"varint,5,opt,name=max_iter,json=maxIter,proto3,oneof" json:"max_iter,omitempty"`
+	// The tolerance at which the solver stops. The default is 0.0001.
+	Tol *float64 `protobuf:"fixed64,6,opt,name=tol,proto3,oneof" json:"tol,omitempty"`
+	// The order in which the coefficients are changed: cyclic or random. The default is cyclic.
+	Selection     *string `protobuf:"bytes,7,opt,name=selection,proto3,oneof" json:"selection,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ElasticNet) Reset() {
+	*x = ElasticNet{}
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ElasticNet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ElasticNet) ProtoMessage() {}
+
+func (x *ElasticNet) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ElasticNet.ProtoReflect.Descriptor instead.
+func (*ElasticNet) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_algorithm_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ElasticNet) GetAlpha() float64 {
+	if x != nil && x.Alpha != nil {
+		return *x.Alpha
+	}
+	return 0
+}
+
+func (x *ElasticNet) GetL1Ratio() float64 {
+	if x != nil && x.L1Ratio != nil {
+		return *x.L1Ratio
+	}
+	return 0
+}
+
+func (x *ElasticNet) GetFitIntercept() bool {
+	if x != nil && x.FitIntercept != nil {
+		return *x.FitIntercept
+	}
+	return false
+}
+
+func (x *ElasticNet) GetPositive() bool {
+	if x != nil && x.Positive != nil {
+		return *x.Positive
+	}
+	return false
+}
+
+func (x *ElasticNet) GetMaxIter() int32 {
+	if x != nil && x.MaxIter != nil {
+		return *x.MaxIter
+	}
+	return 0
+}
+
+func (x *ElasticNet) GetTol() float64 {
+	if x != nil && x.Tol != nil {
+		return *x.Tol
+	}
+	return 0
+}
+
+func (x *ElasticNet) GetSelection() string {
+	if x != nil && x.Selection != nil {
+		return *x.Selection
+	}
+	return ""
+}
+
+// GaussianNb configures scikit-learn's GaussianNB, naive Bayes with a normal distribution a feature and label. Missing values
+// are refused.
+type GaussianNb struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The share of the largest variance of a feature that is added to all variances. The default is 1e-9.
+	VarSmoothing  *float64 `protobuf:"fixed64,1,opt,name=var_smoothing,json=varSmoothing,proto3,oneof" json:"var_smoothing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GaussianNb) Reset() {
+	*x = GaussianNb{}
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GaussianNb) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GaussianNb) ProtoMessage() {}
+
+func (x *GaussianNb) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GaussianNb.ProtoReflect.Descriptor instead.
+func (*GaussianNb) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_algorithm_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *GaussianNb) GetVarSmoothing() float64 {
+	if x != nil && x.VarSmoothing != nil {
+		return *x.VarSmoothing
+	}
+	return 0
+}
+
 var File_fitserve_v1_algorithm_proto protoreflect.FileDescriptor
 
 const file_fitserve_v1_algorithm_proto_rawDesc = "" +
@@ -815,7 +1382,106 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\x0e_learning_rateB\n" +
 	"\n" +
 	"\b_dropoutB\x0f\n" +
-	"\r_weight_decayB\x9b\x01\n" +
+	"\r_weight_decay\"\xf0\t\n" +
+	"\bLightgbm\x12>\n" +
+	"\fn_estimators\x18\x01 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\x00R\vnEstimators\x88\x01\x01\x12:\n" +
+	"\n" +
+	"num_leaves\x18\x02 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00@\x11\x00\x00\x00\x00\x00\x00\x00AH\x01R\tnumLeaves\x88\x01\x01\x128\n" +
+	"\tmax_depth\x18\x03 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x8f@H\x02R\bmaxDepth\x88\x01\x01\x12@\n" +
+	"\rlearning_rate\x18\x04 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00$@\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x03R\flearningRate\x88\x01\x01\x12G\n" +
+	"\x11min_child_samples\x18\x05 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00e\xcd\xcdAH\x04R\x0fminChildSamples\x88\x01\x01\x12E\n" +
+	"\x10min_child_weight\x18\x06 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\x05R\x0eminChildWeight\x88\x01\x01\x12A\n" +
+	"\x0emin_split_gain\x18\a \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\x06R\fminSplitGain\x88\x01\x01\x129\n" +
+	"\tsubsample\x18\b \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00\xf0?\x19\x00\x00\x00\x00\x00\x00\x00\x00H\aR\tsubsample\x88\x01\x01\x12F\n" +
+	"\x10colsample_bytree\x18\t \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00\xf0?\x19\x00\x00\x00\x00\x00\x00\x00\x00H\bR\x0fcolsampleBytree\x88\x01\x01\x128\n" +
+	"\treg_alpha\x18\n" +
+	" \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\tR\bregAlpha\x88\x01\x01\x12:\n" +
+	"\n" +
+	"reg_lambda\x18\v \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\n" +
+	"R\tregLambda\x88\x01\x01\x124\n" +
+	"\amax_bin\x18\f \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00@\x11\x00\x00\x00\x00\xe0\xff\xef@H\vR\x06maxBin\x88\x01\x01\x12R\n" +
+	"\tobjective\x18\r \x01(\tB/\xaa\x9f\x19+*\n" +
+	"regression*\rregression_l1*\x05gamma*\apoissonH\fR\tobjective\x88\x01\x01\x126\n" +
+	"\fclass_weight\x18\x0e \x01(\tB\x0e\xaa\x9f\x19\n" +
+	"*\bbalancedH\rR\vclassWeight\x88\x01\x01\x12O\n" +
+	"\x15early_stopping_rounds\x18\x0f \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\x0eR\x13earlyStoppingRounds\x88\x01\x01:\n" +
+	"\xb2\x9f\x19\x06\b\x01\x10\x01\x18\x01B\x0f\n" +
+	"\r_n_estimatorsB\r\n" +
+	"\v_num_leavesB\f\n" +
+	"\n" +
+	"_max_depthB\x10\n" +
+	"\x0e_learning_rateB\x14\n" +
+	"\x12_min_child_samplesB\x13\n" +
+	"\x11_min_child_weightB\x11\n" +
+	"\x0f_min_split_gainB\f\n" +
+	"\n" +
+	"_subsampleB\x13\n" +
+	"\x11_colsample_bytreeB\f\n" +
+	"\n" +
+	"_reg_alphaB\r\n" +
+	"\v_reg_lambdaB\n" +
+	"\n" +
+	"\b_max_binB\f\n" +
+	"\n" +
+	"_objectiveB\x0f\n" +
+	"\r_class_weightB\x18\n" +
+	"\x16_early_stopping_rounds\"\xa4\x06\n" +
+	"\n" +
+	"ExtraTrees\x12>\n" +
+	"\fn_estimators\x18\x01 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x88\xc3@H\x00R\vnEstimators\x88\x01\x01\x128\n" +
+	"\tmax_depth\x18\x02 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x8f@H\x01R\bmaxDepth\x88\x01\x01\x12v\n" +
+	"\tcriterion\x18\x03 \x01(\tBS\xaa\x9f\x19O*\x04gini*\aentropy*\blog_loss*\rsquared_error*\x0eabsolute_error*\ffriedman_mse*\apoissonH\x02R\tcriterion\x88\x01\x01\x12G\n" +
+	"\x11min_samples_split\x18\x04 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00@\x11\x00\x00\x00\x00e\xcd\xcdAH\x03R\x0fminSamplesSplit\x88\x01\x01\x12E\n" +
+	"\x10min_samples_leaf\x18\x05 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00e\xcd\xcdAH\x04R\x0eminSamplesLeaf\x88\x01\x01\x12=\n" +
+	"\fmax_features\x18\x06 \x01(\tB\x15\xaa\x9f\x19\x11*\x04sqrt*\x04log2*\x03allH\x05R\vmaxFeatures\x88\x01\x01\x12A\n" +
+	"\x0emax_leaf_nodes\x18\a \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00@\x11\x00\x00\x00\x00e\xcd\xcdAH\x06R\fmaxLeafNodes\x88\x01\x01\x12!\n" +
+	"\tbootstrap\x18\b \x01(\bH\aR\tbootstrap\x88\x01\x01\x12J\n" +
+	"\fclass_weight\x18\t \x01(\tB\"\xaa\x9f\x19\x1e*\bbalanced*\x12balanced_subsampleH\bR\vclassWeight\x88\x01\x01:\b\xb2\x9f\x19\x04\b\x01\x10\x01B\x0f\n" +
+	"\r_n_estimatorsB\f\n" +
+	"\n" +
+	"_max_depthB\f\n" +
+	"\n" +
+	"_criterionB\x14\n" +
+	"\x12_min_samples_splitB\x13\n" +
+	"\x11_min_samples_leafB\x0f\n" +
+	"\r_max_featuresB\x11\n" +
+	"\x0f_max_leaf_nodesB\f\n" +
+	"\n" +
+	"_bootstrapB\x0f\n" +
+	"\r_class_weight\"z\n" +
+	"\x06Linear\x12(\n" +
+	"\rfit_intercept\x18\x01 \x01(\bH\x00R\ffitIntercept\x88\x01\x01\x12\x1f\n" +
+	"\bpositive\x18\x02 \x01(\bH\x01R\bpositive\x88\x01\x01:\x06\xb2\x9f\x19\x02\x10\x01B\x10\n" +
+	"\x0e_fit_interceptB\v\n" +
+	"\t_positive\"\xb6\x01\n" +
+	"\x05Ridge\x121\n" +
+	"\x05alpha\x18\x01 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\x00R\x05alpha\x88\x01\x01\x12(\n" +
+	"\rfit_intercept\x18\x02 \x01(\bH\x01R\ffitIntercept\x88\x01\x01\x12\x1f\n" +
+	"\bpositive\x18\x03 \x01(\bH\x02R\bpositive\x88\x01\x01:\x06\xb2\x9f\x19\x02\x10\x01B\b\n" +
+	"\x06_alphaB\x10\n" +
+	"\x0e_fit_interceptB\v\n" +
+	"\t_positive\"\xc3\x03\n" +
+	"\n" +
+	"ElasticNet\x121\n" +
+	"\x05alpha\x18\x01 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\x00R\x05alpha\x88\x01\x01\x126\n" +
+	"\bl1_ratio\x18\x02 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00\xf0?H\x01R\al1Ratio\x88\x01\x01\x12(\n" +
+	"\rfit_intercept\x18\x03 \x01(\bH\x02R\ffitIntercept\x88\x01\x01\x12\x1f\n" +
+	"\bpositive\x18\x04 \x01(\bH\x03R\bpositive\x88\x01\x01\x126\n" +
+	"\bmax_iter\x18\x05 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x80\x84.AH\x04R\amaxIter\x88\x01\x01\x12-\n" +
+	"\x03tol\x18\x06 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00\xf0?\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x05R\x03tol\x88\x01\x01\x127\n" +
+	"\tselection\x18\a \x01(\tB\x14\xaa\x9f\x19\x10*\x06cyclic*\x06randomH\x06R\tselection\x88\x01\x01:\x06\xb2\x9f\x19\x02\x10\x01B\b\n" +
+	"\x06_alphaB\v\n" +
+	"\t_l1_ratioB\x10\n" +
+	"\x0e_fit_interceptB\v\n" +
+	"\t_positiveB\v\n" +
+	"\t_max_iterB\x06\n" +
+	"\x04_tolB\f\n" +
+	"\n" +
+	"_selection\"h\n" +
+	"\n" +
+	"GaussianNb\x12@\n" +
+	"\rvar_smoothing\x18\x01 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x11\xea-\x81\x99\x97q=\x11\x00\x00\x00\x00\x80\x84.AH\x00R\fvarSmoothing\x88\x01\x01:\x06\xb2\x9f\x19\x02\b\x01B\x10\n" +
+	"\x0e_var_smoothingB\x9b\x01\n" +
 	"\x0fcom.fitserve.v1B\x0eAlgorithmProtoP\x01Z+fitserve/gateway/gen/fitserve/v1;fitservev1\xa2\x02\x03FXX\xaa\x02\vFitserve.V1\xca\x02\vFitserve\\V1\xe2\x02\x17Fitserve\\V1\\GPBMetadata\xea\x02\fFitserve::V1b\x06proto3"
 
 var (
@@ -830,7 +1496,7 @@ func file_fitserve_v1_algorithm_proto_rawDescGZIP() []byte {
 	return file_fitserve_v1_algorithm_proto_rawDescData
 }
 
-var file_fitserve_v1_algorithm_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_fitserve_v1_algorithm_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_fitserve_v1_algorithm_proto_goTypes = []any{
 	(*LogisticRegression)(nil),   // 0: fitserve.v1.LogisticRegression
 	(*RandomForest)(nil),         // 1: fitserve.v1.RandomForest
@@ -838,6 +1504,12 @@ var file_fitserve_v1_algorithm_proto_goTypes = []any{
 	(*Xgboost)(nil),              // 3: fitserve.v1.Xgboost
 	(*TorchMlp)(nil),             // 4: fitserve.v1.TorchMlp
 	(*TorchCnn)(nil),             // 5: fitserve.v1.TorchCnn
+	(*Lightgbm)(nil),             // 6: fitserve.v1.Lightgbm
+	(*ExtraTrees)(nil),           // 7: fitserve.v1.ExtraTrees
+	(*Linear)(nil),               // 8: fitserve.v1.Linear
+	(*Ridge)(nil),                // 9: fitserve.v1.Ridge
+	(*ElasticNet)(nil),           // 10: fitserve.v1.ElasticNet
+	(*GaussianNb)(nil),           // 11: fitserve.v1.GaussianNb
 }
 var file_fitserve_v1_algorithm_proto_depIdxs = []int32{
 	0, // [0:0] is the sub-list for method output_type
@@ -859,13 +1531,19 @@ func file_fitserve_v1_algorithm_proto_init() {
 	file_fitserve_v1_algorithm_proto_msgTypes[3].OneofWrappers = []any{}
 	file_fitserve_v1_algorithm_proto_msgTypes[4].OneofWrappers = []any{}
 	file_fitserve_v1_algorithm_proto_msgTypes[5].OneofWrappers = []any{}
+	file_fitserve_v1_algorithm_proto_msgTypes[6].OneofWrappers = []any{}
+	file_fitserve_v1_algorithm_proto_msgTypes[7].OneofWrappers = []any{}
+	file_fitserve_v1_algorithm_proto_msgTypes[8].OneofWrappers = []any{}
+	file_fitserve_v1_algorithm_proto_msgTypes[9].OneofWrappers = []any{}
+	file_fitserve_v1_algorithm_proto_msgTypes[10].OneofWrappers = []any{}
+	file_fitserve_v1_algorithm_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fitserve_v1_algorithm_proto_rawDesc), len(file_fitserve_v1_algorithm_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

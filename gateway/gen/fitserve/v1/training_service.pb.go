@@ -102,6 +102,12 @@ type FitRequest struct {
 	//	*FitRequest_Xgboost
 	//	*FitRequest_TorchMlp
 	//	*FitRequest_TorchCnn
+	//	*FitRequest_Lightgbm
+	//	*FitRequest_ExtraTrees
+	//	*FitRequest_Linear
+	//	*FitRequest_Ridge
+	//	*FitRequest_ElasticNet
+	//	*FitRequest_GaussianNb
 	Algorithm isFitRequest_Algorithm `protobuf_oneof:"algorithm"`
 	// What to learn: labels or numbers. When it is not set, it follows from the targets and the algorithm, as Task says.
 	Task Task `protobuf:"varint,30,opt,name=task,proto3,enum=fitserve.v1.Task" json:"task,omitempty"`
@@ -264,6 +270,60 @@ func (x *FitRequest) GetTorchCnn() *TorchCnn {
 	return nil
 }
 
+func (x *FitRequest) GetLightgbm() *Lightgbm {
+	if x != nil {
+		if x, ok := x.Algorithm.(*FitRequest_Lightgbm); ok {
+			return x.Lightgbm
+		}
+	}
+	return nil
+}
+
+func (x *FitRequest) GetExtraTrees() *ExtraTrees {
+	if x != nil {
+		if x, ok := x.Algorithm.(*FitRequest_ExtraTrees); ok {
+			return x.ExtraTrees
+		}
+	}
+	return nil
+}
+
+func (x *FitRequest) GetLinear() *Linear {
+	if x != nil {
+		if x, ok := x.Algorithm.(*FitRequest_Linear); ok {
+			return x.Linear
+		}
+	}
+	return nil
+}
+
+func (x *FitRequest) GetRidge() *Ridge {
+	if x != nil {
+		if x, ok := x.Algorithm.(*FitRequest_Ridge); ok {
+			return x.Ridge
+		}
+	}
+	return nil
+}
+
+func (x *FitRequest) GetElasticNet() *ElasticNet {
+	if x != nil {
+		if x, ok := x.Algorithm.(*FitRequest_ElasticNet); ok {
+			return x.ElasticNet
+		}
+	}
+	return nil
+}
+
+func (x *FitRequest) GetGaussianNb() *GaussianNb {
+	if x != nil {
+		if x, ok := x.Algorithm.(*FitRequest_GaussianNb); ok {
+			return x.GaussianNb
+		}
+	}
+	return nil
+}
+
 func (x *FitRequest) GetTask() Task {
 	if x != nil {
 		return x.Task
@@ -386,6 +446,36 @@ type FitRequest_TorchCnn struct {
 	TorchCnn *TorchCnn `protobuf:"bytes,15,opt,name=torch_cnn,json=torchCnn,proto3,oneof"`
 }
 
+type FitRequest_Lightgbm struct {
+	// Gradient boosting of LightGBM.
+	Lightgbm *Lightgbm `protobuf:"bytes,16,opt,name=lightgbm,proto3,oneof"`
+}
+
+type FitRequest_ExtraTrees struct {
+	// Extremely randomized trees of scikit-learn.
+	ExtraTrees *ExtraTrees `protobuf:"bytes,17,opt,name=extra_trees,json=extraTrees,proto3,oneof"`
+}
+
+type FitRequest_Linear struct {
+	// Least squares of scikit-learn.
+	Linear *Linear `protobuf:"bytes,18,opt,name=linear,proto3,oneof"`
+}
+
+type FitRequest_Ridge struct {
+	// Least squares with L2 regularization, of scikit-learn.
+	Ridge *Ridge `protobuf:"bytes,19,opt,name=ridge,proto3,oneof"`
+}
+
+type FitRequest_ElasticNet struct {
+	// Least squares with L1 and L2 regularization, of scikit-learn.
+	ElasticNet *ElasticNet `protobuf:"bytes,20,opt,name=elastic_net,json=elasticNet,proto3,oneof"`
+}
+
+type FitRequest_GaussianNb struct {
+	// Naive Bayes with normal distributions, of scikit-learn.
+	GaussianNb *GaussianNb `protobuf:"bytes,21,opt,name=gaussian_nb,json=gaussianNb,proto3,oneof"`
+}
+
 func (*FitRequest_LogisticRegression) isFitRequest_Algorithm() {}
 
 func (*FitRequest_RandomForest) isFitRequest_Algorithm() {}
@@ -397,6 +487,18 @@ func (*FitRequest_Xgboost) isFitRequest_Algorithm() {}
 func (*FitRequest_TorchMlp) isFitRequest_Algorithm() {}
 
 func (*FitRequest_TorchCnn) isFitRequest_Algorithm() {}
+
+func (*FitRequest_Lightgbm) isFitRequest_Algorithm() {}
+
+func (*FitRequest_ExtraTrees) isFitRequest_Algorithm() {}
+
+func (*FitRequest_Linear) isFitRequest_Algorithm() {}
+
+func (*FitRequest_Ridge) isFitRequest_Algorithm() {}
+
+func (*FitRequest_ElasticNet) isFitRequest_Algorithm() {}
+
+func (*FitRequest_GaussianNb) isFitRequest_Algorithm() {}
 
 // FitResponse holds the accepted job.
 type FitResponse struct {
@@ -1273,7 +1375,8 @@ var File_fitserve_v1_training_service_proto protoreflect.FileDescriptor
 
 const file_fitserve_v1_training_service_proto_rawDesc = "" +
 	"\n" +
-	"\"fitserve/v1/training_service.proto\x12\vfitserve.v1\x1a\x1bfitserve/v1/algorithm.proto\x1a\x16fitserve/v1/data.proto\x1a\x19fitserve/v1/dataset.proto\x1a\x19fitserve/v1/options.proto\x1a\x1efitserve/v1/training_job.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xb9\b\n" +
+	"\"fitserve/v1/training_service.proto\x12\vfitserve.v1\x1a\x1bfitserve/v1/algorithm.proto\x1a\x16fitserve/v1/data.proto\x1a\x19fitserve/v1/dataset.proto\x1a\x19fitserve/v1/options.proto\x1a\x1efitserve/v1/training_job.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xfd\n" +
+	"\n" +
 	"\n" +
 	"FitRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x124\n" +
@@ -1286,7 +1389,16 @@ const file_fitserve_v1_training_service_proto_rawDesc = "" +
 	"\x16hist_gradient_boosting\x18\f \x01(\v2!.fitserve.v1.HistGradientBoostingH\x01R\x14histGradientBoosting\x120\n" +
 	"\axgboost\x18\r \x01(\v2\x14.fitserve.v1.XgboostH\x01R\axgboost\x124\n" +
 	"\ttorch_mlp\x18\x0e \x01(\v2\x15.fitserve.v1.TorchMlpH\x01R\btorchMlp\x124\n" +
-	"\ttorch_cnn\x18\x0f \x01(\v2\x15.fitserve.v1.TorchCnnH\x01R\btorchCnn\x12%\n" +
+	"\ttorch_cnn\x18\x0f \x01(\v2\x15.fitserve.v1.TorchCnnH\x01R\btorchCnn\x123\n" +
+	"\blightgbm\x18\x10 \x01(\v2\x15.fitserve.v1.LightgbmH\x01R\blightgbm\x12:\n" +
+	"\vextra_trees\x18\x11 \x01(\v2\x17.fitserve.v1.ExtraTreesH\x01R\n" +
+	"extraTrees\x12-\n" +
+	"\x06linear\x18\x12 \x01(\v2\x13.fitserve.v1.LinearH\x01R\x06linear\x12*\n" +
+	"\x05ridge\x18\x13 \x01(\v2\x12.fitserve.v1.RidgeH\x01R\x05ridge\x12:\n" +
+	"\velastic_net\x18\x14 \x01(\v2\x17.fitserve.v1.ElasticNetH\x01R\n" +
+	"elasticNet\x12:\n" +
+	"\vgaussian_nb\x18\x15 \x01(\v2\x17.fitserve.v1.GaussianNbH\x01R\n" +
+	"gaussianNb\x12%\n" +
 	"\x04task\x18\x1e \x01(\x0e2\x11.fitserve.v1.TaskR\x04task\x12L\n" +
 	"\x13validation_fraction\x18\x1f \x01(\x01B\x16\xaa\x9f\x19\x12\x11\xcd\xcc\xcc\xcc\xcc\xcc\xec?\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x02R\x12validationFraction\x88\x01\x01\x12\x17\n" +
 	"\x04seed\x18  \x01(\rH\x03R\x04seed\x88\x01\x01\x121\n" +
@@ -1405,17 +1517,23 @@ var file_fitserve_v1_training_service_proto_goTypes = []any{
 	(*Xgboost)(nil),                   // 21: fitserve.v1.Xgboost
 	(*TorchMlp)(nil),                  // 22: fitserve.v1.TorchMlp
 	(*TorchCnn)(nil),                  // 23: fitserve.v1.TorchCnn
-	(Task)(0),                         // 24: fitserve.v1.Task
-	(*durationpb.Duration)(nil),       // 25: google.protobuf.Duration
-	(*TrainingJob)(nil),               // 26: fitserve.v1.TrainingJob
-	(*Inputs)(nil),                    // 27: fitserve.v1.Inputs
-	(*Column)(nil),                    // 28: fitserve.v1.Column
-	(*structpb.ListValue)(nil),        // 29: google.protobuf.ListValue
-	(*DatasetDescription)(nil),        // 30: fitserve.v1.DatasetDescription
-	(*DatasetChunk)(nil),              // 31: fitserve.v1.DatasetChunk
-	(*Dataset)(nil),                   // 32: fitserve.v1.Dataset
-	(JobState)(0),                     // 33: fitserve.v1.JobState
-	(*TrainingStep)(nil),              // 34: fitserve.v1.TrainingStep
+	(*Lightgbm)(nil),                  // 24: fitserve.v1.Lightgbm
+	(*ExtraTrees)(nil),                // 25: fitserve.v1.ExtraTrees
+	(*Linear)(nil),                    // 26: fitserve.v1.Linear
+	(*Ridge)(nil),                     // 27: fitserve.v1.Ridge
+	(*ElasticNet)(nil),                // 28: fitserve.v1.ElasticNet
+	(*GaussianNb)(nil),                // 29: fitserve.v1.GaussianNb
+	(Task)(0),                         // 30: fitserve.v1.Task
+	(*durationpb.Duration)(nil),       // 31: google.protobuf.Duration
+	(*TrainingJob)(nil),               // 32: fitserve.v1.TrainingJob
+	(*Inputs)(nil),                    // 33: fitserve.v1.Inputs
+	(*Column)(nil),                    // 34: fitserve.v1.Column
+	(*structpb.ListValue)(nil),        // 35: google.protobuf.ListValue
+	(*DatasetDescription)(nil),        // 36: fitserve.v1.DatasetDescription
+	(*DatasetChunk)(nil),              // 37: fitserve.v1.DatasetChunk
+	(*Dataset)(nil),                   // 38: fitserve.v1.Dataset
+	(JobState)(0),                     // 39: fitserve.v1.JobState
+	(*TrainingStep)(nil),              // 40: fitserve.v1.TrainingStep
 }
 var file_fitserve_v1_training_service_proto_depIdxs = []int32{
 	3,  // 0: fitserve.v1.FitRequest.inline:type_name -> fitserve.v1.InlineDataset
@@ -1425,44 +1543,50 @@ var file_fitserve_v1_training_service_proto_depIdxs = []int32{
 	21, // 4: fitserve.v1.FitRequest.xgboost:type_name -> fitserve.v1.Xgboost
 	22, // 5: fitserve.v1.FitRequest.torch_mlp:type_name -> fitserve.v1.TorchMlp
 	23, // 6: fitserve.v1.FitRequest.torch_cnn:type_name -> fitserve.v1.TorchCnn
-	24, // 7: fitserve.v1.FitRequest.task:type_name -> fitserve.v1.Task
-	25, // 8: fitserve.v1.FitRequest.time_limit:type_name -> google.protobuf.Duration
-	0,  // 9: fitserve.v1.FitRequest.existing:type_name -> fitserve.v1.ExistingModel
-	26, // 10: fitserve.v1.FitResponse.job:type_name -> fitserve.v1.TrainingJob
-	27, // 11: fitserve.v1.InlineDataset.inputs:type_name -> fitserve.v1.Inputs
-	28, // 12: fitserve.v1.InlineDataset.targets:type_name -> fitserve.v1.Column
-	29, // 13: fitserve.v1.InlineDataset.labels:type_name -> google.protobuf.ListValue
-	30, // 14: fitserve.v1.UploadDatasetRequest.description:type_name -> fitserve.v1.DatasetDescription
-	31, // 15: fitserve.v1.UploadDatasetRequest.chunk:type_name -> fitserve.v1.DatasetChunk
-	32, // 16: fitserve.v1.UploadDatasetResponse.dataset:type_name -> fitserve.v1.Dataset
-	32, // 17: fitserve.v1.ListDatasetsResponse.datasets:type_name -> fitserve.v1.Dataset
-	26, // 18: fitserve.v1.GetTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
-	33, // 19: fitserve.v1.ListTrainingJobsRequest.states:type_name -> fitserve.v1.JobState
-	26, // 20: fitserve.v1.ListTrainingJobsResponse.jobs:type_name -> fitserve.v1.TrainingJob
-	26, // 21: fitserve.v1.CancelTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
-	26, // 22: fitserve.v1.WatchTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
-	34, // 23: fitserve.v1.WatchTrainingJobResponse.steps:type_name -> fitserve.v1.TrainingStep
-	1,  // 24: fitserve.v1.TrainingService.Fit:input_type -> fitserve.v1.FitRequest
-	4,  // 25: fitserve.v1.TrainingService.UploadDataset:input_type -> fitserve.v1.UploadDatasetRequest
-	6,  // 26: fitserve.v1.TrainingService.ListDatasets:input_type -> fitserve.v1.ListDatasetsRequest
-	8,  // 27: fitserve.v1.TrainingService.DeleteDataset:input_type -> fitserve.v1.DeleteDatasetRequest
-	10, // 28: fitserve.v1.TrainingService.GetTrainingJob:input_type -> fitserve.v1.GetTrainingJobRequest
-	12, // 29: fitserve.v1.TrainingService.ListTrainingJobs:input_type -> fitserve.v1.ListTrainingJobsRequest
-	14, // 30: fitserve.v1.TrainingService.CancelTrainingJob:input_type -> fitserve.v1.CancelTrainingJobRequest
-	16, // 31: fitserve.v1.TrainingService.WatchTrainingJob:input_type -> fitserve.v1.WatchTrainingJobRequest
-	2,  // 32: fitserve.v1.TrainingService.Fit:output_type -> fitserve.v1.FitResponse
-	5,  // 33: fitserve.v1.TrainingService.UploadDataset:output_type -> fitserve.v1.UploadDatasetResponse
-	7,  // 34: fitserve.v1.TrainingService.ListDatasets:output_type -> fitserve.v1.ListDatasetsResponse
-	9,  // 35: fitserve.v1.TrainingService.DeleteDataset:output_type -> fitserve.v1.DeleteDatasetResponse
-	11, // 36: fitserve.v1.TrainingService.GetTrainingJob:output_type -> fitserve.v1.GetTrainingJobResponse
-	13, // 37: fitserve.v1.TrainingService.ListTrainingJobs:output_type -> fitserve.v1.ListTrainingJobsResponse
-	15, // 38: fitserve.v1.TrainingService.CancelTrainingJob:output_type -> fitserve.v1.CancelTrainingJobResponse
-	17, // 39: fitserve.v1.TrainingService.WatchTrainingJob:output_type -> fitserve.v1.WatchTrainingJobResponse
-	32, // [32:40] is the sub-list for method output_type
-	24, // [24:32] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	24, // 7: fitserve.v1.FitRequest.lightgbm:type_name -> fitserve.v1.Lightgbm
+	25, // 8: fitserve.v1.FitRequest.extra_trees:type_name -> fitserve.v1.ExtraTrees
+	26, // 9: fitserve.v1.FitRequest.linear:type_name -> fitserve.v1.Linear
+	27, // 10: fitserve.v1.FitRequest.ridge:type_name -> fitserve.v1.Ridge
+	28, // 11: fitserve.v1.FitRequest.elastic_net:type_name -> fitserve.v1.ElasticNet
+	29, // 12: fitserve.v1.FitRequest.gaussian_nb:type_name -> fitserve.v1.GaussianNb
+	30, // 13: fitserve.v1.FitRequest.task:type_name -> fitserve.v1.Task
+	31, // 14: fitserve.v1.FitRequest.time_limit:type_name -> google.protobuf.Duration
+	0,  // 15: fitserve.v1.FitRequest.existing:type_name -> fitserve.v1.ExistingModel
+	32, // 16: fitserve.v1.FitResponse.job:type_name -> fitserve.v1.TrainingJob
+	33, // 17: fitserve.v1.InlineDataset.inputs:type_name -> fitserve.v1.Inputs
+	34, // 18: fitserve.v1.InlineDataset.targets:type_name -> fitserve.v1.Column
+	35, // 19: fitserve.v1.InlineDataset.labels:type_name -> google.protobuf.ListValue
+	36, // 20: fitserve.v1.UploadDatasetRequest.description:type_name -> fitserve.v1.DatasetDescription
+	37, // 21: fitserve.v1.UploadDatasetRequest.chunk:type_name -> fitserve.v1.DatasetChunk
+	38, // 22: fitserve.v1.UploadDatasetResponse.dataset:type_name -> fitserve.v1.Dataset
+	38, // 23: fitserve.v1.ListDatasetsResponse.datasets:type_name -> fitserve.v1.Dataset
+	32, // 24: fitserve.v1.GetTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
+	39, // 25: fitserve.v1.ListTrainingJobsRequest.states:type_name -> fitserve.v1.JobState
+	32, // 26: fitserve.v1.ListTrainingJobsResponse.jobs:type_name -> fitserve.v1.TrainingJob
+	32, // 27: fitserve.v1.CancelTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
+	32, // 28: fitserve.v1.WatchTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
+	40, // 29: fitserve.v1.WatchTrainingJobResponse.steps:type_name -> fitserve.v1.TrainingStep
+	1,  // 30: fitserve.v1.TrainingService.Fit:input_type -> fitserve.v1.FitRequest
+	4,  // 31: fitserve.v1.TrainingService.UploadDataset:input_type -> fitserve.v1.UploadDatasetRequest
+	6,  // 32: fitserve.v1.TrainingService.ListDatasets:input_type -> fitserve.v1.ListDatasetsRequest
+	8,  // 33: fitserve.v1.TrainingService.DeleteDataset:input_type -> fitserve.v1.DeleteDatasetRequest
+	10, // 34: fitserve.v1.TrainingService.GetTrainingJob:input_type -> fitserve.v1.GetTrainingJobRequest
+	12, // 35: fitserve.v1.TrainingService.ListTrainingJobs:input_type -> fitserve.v1.ListTrainingJobsRequest
+	14, // 36: fitserve.v1.TrainingService.CancelTrainingJob:input_type -> fitserve.v1.CancelTrainingJobRequest
+	16, // 37: fitserve.v1.TrainingService.WatchTrainingJob:input_type -> fitserve.v1.WatchTrainingJobRequest
+	2,  // 38: fitserve.v1.TrainingService.Fit:output_type -> fitserve.v1.FitResponse
+	5,  // 39: fitserve.v1.TrainingService.UploadDataset:output_type -> fitserve.v1.UploadDatasetResponse
+	7,  // 40: fitserve.v1.TrainingService.ListDatasets:output_type -> fitserve.v1.ListDatasetsResponse
+	9,  // 41: fitserve.v1.TrainingService.DeleteDataset:output_type -> fitserve.v1.DeleteDatasetResponse
+	11, // 42: fitserve.v1.TrainingService.GetTrainingJob:output_type -> fitserve.v1.GetTrainingJobResponse
+	13, // 43: fitserve.v1.TrainingService.ListTrainingJobs:output_type -> fitserve.v1.ListTrainingJobsResponse
+	15, // 44: fitserve.v1.TrainingService.CancelTrainingJob:output_type -> fitserve.v1.CancelTrainingJobResponse
+	17, // 45: fitserve.v1.TrainingService.WatchTrainingJob:output_type -> fitserve.v1.WatchTrainingJobResponse
+	38, // [38:46] is the sub-list for method output_type
+	30, // [30:38] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_fitserve_v1_training_service_proto_init() }
@@ -1484,6 +1608,12 @@ func file_fitserve_v1_training_service_proto_init() {
 		(*FitRequest_Xgboost)(nil),
 		(*FitRequest_TorchMlp)(nil),
 		(*FitRequest_TorchCnn)(nil),
+		(*FitRequest_Lightgbm)(nil),
+		(*FitRequest_ExtraTrees)(nil),
+		(*FitRequest_Linear)(nil),
+		(*FitRequest_Ridge)(nil),
+		(*FitRequest_ElasticNet)(nil),
+		(*FitRequest_GaussianNb)(nil),
 	}
 	file_fitserve_v1_training_service_proto_msgTypes[3].OneofWrappers = []any{
 		(*UploadDatasetRequest_Description)(nil),
