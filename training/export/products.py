@@ -42,6 +42,33 @@ def affine(
     ]
 
 
+def standardized(
+    mean: NDArray[np.float64], deviation: NDArray[np.float64], constants: dict[str, NDArray[np.generic]]
+) -> list[onnx.NodeProto]:
+    """Returns the operations from the features to `scaled`, (features - mean) / deviation in double precision."""
+    constants |= {"mean": mean, "deviation": deviation}
+    return [
+        *doubles(),
+        helper.make_node("Sub", ["doubles", "mean"], ["centred"]),
+        helper.make_node("Div", ["centred", "deviation"], ["scaled"]),
+    ]
+
+
+def squared_distances(points: NDArray[np.float64], constants: dict[str, NDArray[np.generic]]) -> list[onnx.NodeProto]:
+    """Returns the operations from `scaled` to `distances`, the squares of those to all points, [rows, points].
+
+    They also give `square`, the square of the distance from zero, [rows, 1].
+    """
+    constants |= {"columns": np.array([1]), "nothing": np.array(0.0)}
+    return [
+        helper.make_node("Mul", ["scaled", "scaled"], ["squares"]),
+        helper.make_node("ReduceSum", ["squares", "columns"], ["square"], keepdims=1),
+        *affine("scaled", -2.0 * points, (points**2).sum(axis=1), "partial", constants),
+        helper.make_node("Add", ["partial", "square"], ["rounded"]),
+        helper.make_node("Max", ["rounded", "nothing"], ["distances"]),
+    ]
+
+
 def to_scores(value: str) -> onnx.NodeProto:
     """Returns the operation from doubles to `scores`."""
     return helper.make_node("Cast", [value], [graph.SCORES], to=TensorProto.FLOAT)

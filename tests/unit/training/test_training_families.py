@@ -32,10 +32,13 @@ SMALL: dict[str, Mapping[str, object]] = {
     "ridge": {},
     "elastic_net": {"alpha": 0.1},
     "gaussian_nb": {},
+    "catboost": {"iterations": 8},
+    "svm": {},
+    "knn": {},
     "torch_mlp": {"epochs": 3, "hidden_sizes": [16, 8]},
     "torch_cnn": {"epochs": 2, "channels": [4, 8]},
 }
-MISSING = ["hist_gradient_boosting", "lightgbm", "xgboost"]
+MISSING = ["catboost", "hist_gradient_boosting", "lightgbm", "xgboost"]
 REGRESSORS = sorted(set(SMALL) - {"logistic_regression", "gaussian_nb"})
 CLASSIFIERS = sorted(set(SMALL) - {"linear", "ridge", "elastic_net"})
 

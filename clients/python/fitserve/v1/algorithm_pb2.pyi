@@ -949,3 +949,276 @@ class GaussianNb(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__var_smoothing) -> _WhichOneofReturnType__var_smoothing | None: ...
 
 Global___GaussianNb: _TypeAlias = GaussianNb  # noqa: Y015
+
+@_typing.final
+class Catboost(_message.Message):
+    """Catboost configures CatBoost's gradient boosted trees. Missing values (NaN, or null) are allowed. The loss for
+    classification is the log loss.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITERATIONS_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    L2_LEAF_REG_FIELD_NUMBER: _builtins.int
+    RANDOM_STRENGTH_FIELD_NUMBER: _builtins.int
+    RSM_FIELD_NUMBER: _builtins.int
+    BORDER_COUNT_FIELD_NUMBER: _builtins.int
+    GROW_POLICY_FIELD_NUMBER: _builtins.int
+    MIN_DATA_IN_LEAF_FIELD_NUMBER: _builtins.int
+    MAX_LEAVES_FIELD_NUMBER: _builtins.int
+    NAN_MODE_FIELD_NUMBER: _builtins.int
+    LOSS_FUNCTION_FIELD_NUMBER: _builtins.int
+    AUTO_CLASS_WEIGHTS_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_ROUNDS_FIELD_NUMBER: _builtins.int
+    iterations: _builtins.int
+    """The number of boosting rounds, each of which grows a tree. The default is 1000."""
+    learning_rate: _builtins.float
+    """The factor by which each tree is shrunk. When it is unset, CatBoost chooses it by the number of rows and rounds."""
+    depth: _builtins.int
+    """The largest depth of a tree. The default is 6."""
+    l2_leaf_reg: _builtins.float
+    """The strength of the L2 regularization of the leaves. The default is 3."""
+    random_strength: _builtins.float
+    """How much randomness is added to the scores of splits. The default is 1."""
+    rsm: _builtins.float
+    """The share of the columns that each split looks at. The default is 1, all of them."""
+    border_count: _builtins.int
+    """The number of borders between the values of a feature. The default is 254."""
+    grow_policy: _builtins.str
+    """How trees grow: SymmetricTree, with one condition a level; Depthwise, level by level; Lossguide, leaf by leaf. The
+    default is SymmetricTree.
+    """
+    min_data_in_leaf: _builtins.int
+    """The smallest number of rows in a leaf that is split, for Depthwise and Lossguide. The default is 1."""
+    max_leaves: _builtins.int
+    """The largest number of leaves of a tree, for Lossguide. The default is 31."""
+    nan_mode: _builtins.str
+    """Whether a missing value counts as less than all others, Min, or as more, Max. The default is Min."""
+    loss_function: _builtins.str
+    """The loss for regression: RMSE (squared error), MAE (absolute error) or Poisson (targets of 0 or more). The default is
+    RMSE. It must be unset for classification.
+    """
+    auto_class_weights: _builtins.str
+    """Weights of the labels, for classification: Balanced, in inverse proportion to their frequency, or SqrtBalanced, to its
+    square root. Unset for equal weights.
+    """
+    early_stopping_rounds: _builtins.int
+    """The number of rounds without improvement after which training stops: the loss on the held-out rows decides, and the
+    model keeps the trees up to its best round. Unset for all rounds.
+    """
+    def __init__(
+        self,
+        *,
+        iterations: _builtins.int | None = ...,
+        learning_rate: _builtins.float | None = ...,
+        depth: _builtins.int | None = ...,
+        l2_leaf_reg: _builtins.float | None = ...,
+        random_strength: _builtins.float | None = ...,
+        rsm: _builtins.float | None = ...,
+        border_count: _builtins.int | None = ...,
+        grow_policy: _builtins.str | None = ...,
+        min_data_in_leaf: _builtins.int | None = ...,
+        max_leaves: _builtins.int | None = ...,
+        nan_mode: _builtins.str | None = ...,
+        loss_function: _builtins.str | None = ...,
+        auto_class_weights: _builtins.str | None = ...,
+        early_stopping_rounds: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_auto_class_weights", b"_auto_class_weights", "_border_count", b"_border_count", "_depth", b"_depth", "_early_stopping_rounds", b"_early_stopping_rounds", "_grow_policy", b"_grow_policy", "_iterations", b"_iterations", "_l2_leaf_reg", b"_l2_leaf_reg", "_learning_rate", b"_learning_rate", "_loss_function", b"_loss_function", "_max_leaves", b"_max_leaves", "_min_data_in_leaf", b"_min_data_in_leaf", "_nan_mode", b"_nan_mode", "_random_strength", b"_random_strength", "_rsm", b"_rsm", "auto_class_weights", b"auto_class_weights", "border_count", b"border_count", "depth", b"depth", "early_stopping_rounds", b"early_stopping_rounds", "grow_policy", b"grow_policy", "iterations", b"iterations", "l2_leaf_reg", b"l2_leaf_reg", "learning_rate", b"learning_rate", "loss_function", b"loss_function", "max_leaves", b"max_leaves", "min_data_in_leaf", b"min_data_in_leaf", "nan_mode", b"nan_mode", "random_strength", b"random_strength", "rsm", b"rsm"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_auto_class_weights", b"_auto_class_weights", "_border_count", b"_border_count", "_depth", b"_depth", "_early_stopping_rounds", b"_early_stopping_rounds", "_grow_policy", b"_grow_policy", "_iterations", b"_iterations", "_l2_leaf_reg", b"_l2_leaf_reg", "_learning_rate", b"_learning_rate", "_loss_function", b"_loss_function", "_max_leaves", b"_max_leaves", "_min_data_in_leaf", b"_min_data_in_leaf", "_nan_mode", b"_nan_mode", "_random_strength", b"_random_strength", "_rsm", b"_rsm", "auto_class_weights", b"auto_class_weights", "border_count", b"border_count", "depth", b"depth", "early_stopping_rounds", b"early_stopping_rounds", "grow_policy", b"grow_policy", "iterations", b"iterations", "l2_leaf_reg", b"l2_leaf_reg", "learning_rate", b"learning_rate", "loss_function", b"loss_function", "max_leaves", b"max_leaves", "min_data_in_leaf", b"min_data_in_leaf", "nan_mode", b"nan_mode", "random_strength", b"random_strength", "rsm", b"rsm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__auto_class_weights: _TypeAlias = _typing.Literal["auto_class_weights"]  # noqa: Y015
+    _WhichOneofArgType__auto_class_weights: _TypeAlias = _typing.Literal["_auto_class_weights", b"_auto_class_weights"]  # noqa: Y015
+    _WhichOneofReturnType__border_count: _TypeAlias = _typing.Literal["border_count"]  # noqa: Y015
+    _WhichOneofArgType__border_count: _TypeAlias = _typing.Literal["_border_count", b"_border_count"]  # noqa: Y015
+    _WhichOneofReturnType__depth: _TypeAlias = _typing.Literal["depth"]  # noqa: Y015
+    _WhichOneofArgType__depth: _TypeAlias = _typing.Literal["_depth", b"_depth"]  # noqa: Y015
+    _WhichOneofReturnType__early_stopping_rounds: _TypeAlias = _typing.Literal["early_stopping_rounds"]  # noqa: Y015
+    _WhichOneofArgType__early_stopping_rounds: _TypeAlias = _typing.Literal["_early_stopping_rounds", b"_early_stopping_rounds"]  # noqa: Y015
+    _WhichOneofReturnType__grow_policy: _TypeAlias = _typing.Literal["grow_policy"]  # noqa: Y015
+    _WhichOneofArgType__grow_policy: _TypeAlias = _typing.Literal["_grow_policy", b"_grow_policy"]  # noqa: Y015
+    _WhichOneofReturnType__iterations: _TypeAlias = _typing.Literal["iterations"]  # noqa: Y015
+    _WhichOneofArgType__iterations: _TypeAlias = _typing.Literal["_iterations", b"_iterations"]  # noqa: Y015
+    _WhichOneofReturnType__l2_leaf_reg: _TypeAlias = _typing.Literal["l2_leaf_reg"]  # noqa: Y015
+    _WhichOneofArgType__l2_leaf_reg: _TypeAlias = _typing.Literal["_l2_leaf_reg", b"_l2_leaf_reg"]  # noqa: Y015
+    _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
+    _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__loss_function: _TypeAlias = _typing.Literal["loss_function"]  # noqa: Y015
+    _WhichOneofArgType__loss_function: _TypeAlias = _typing.Literal["_loss_function", b"_loss_function"]  # noqa: Y015
+    _WhichOneofReturnType__max_leaves: _TypeAlias = _typing.Literal["max_leaves"]  # noqa: Y015
+    _WhichOneofArgType__max_leaves: _TypeAlias = _typing.Literal["_max_leaves", b"_max_leaves"]  # noqa: Y015
+    _WhichOneofReturnType__min_data_in_leaf: _TypeAlias = _typing.Literal["min_data_in_leaf"]  # noqa: Y015
+    _WhichOneofArgType__min_data_in_leaf: _TypeAlias = _typing.Literal["_min_data_in_leaf", b"_min_data_in_leaf"]  # noqa: Y015
+    _WhichOneofReturnType__nan_mode: _TypeAlias = _typing.Literal["nan_mode"]  # noqa: Y015
+    _WhichOneofArgType__nan_mode: _TypeAlias = _typing.Literal["_nan_mode", b"_nan_mode"]  # noqa: Y015
+    _WhichOneofReturnType__random_strength: _TypeAlias = _typing.Literal["random_strength"]  # noqa: Y015
+    _WhichOneofArgType__random_strength: _TypeAlias = _typing.Literal["_random_strength", b"_random_strength"]  # noqa: Y015
+    _WhichOneofReturnType__rsm: _TypeAlias = _typing.Literal["rsm"]  # noqa: Y015
+    _WhichOneofArgType__rsm: _TypeAlias = _typing.Literal["_rsm", b"_rsm"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__auto_class_weights) -> _WhichOneofReturnType__auto_class_weights | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__border_count) -> _WhichOneofReturnType__border_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__depth) -> _WhichOneofReturnType__depth | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__early_stopping_rounds) -> _WhichOneofReturnType__early_stopping_rounds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__grow_policy) -> _WhichOneofReturnType__grow_policy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__iterations) -> _WhichOneofReturnType__iterations | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__l2_leaf_reg) -> _WhichOneofReturnType__l2_leaf_reg | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__loss_function) -> _WhichOneofReturnType__loss_function | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_leaves) -> _WhichOneofReturnType__max_leaves | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_data_in_leaf) -> _WhichOneofReturnType__min_data_in_leaf | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nan_mode) -> _WhichOneofReturnType__nan_mode | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__random_strength) -> _WhichOneofReturnType__random_strength | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rsm) -> _WhichOneofReturnType__rsm | None: ...
+
+Global___Catboost: _TypeAlias = Catboost  # noqa: Y015
+
+@_typing.final
+class Svm(_message.Message):
+    """Svm configures scikit-learn's support vector machines, SVC and SVR. Features, and the targets of regression, are
+    standardized first; the scaling belongs to the model. Training takes time in proportion to the square of the number of
+    rows, and more. Probabilities come from a logistic function of each label's decision value, fitted to those of a
+    cross-validation; at most 100 labels. Missing values are refused.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    C_FIELD_NUMBER: _builtins.int
+    KERNEL_FIELD_NUMBER: _builtins.int
+    DEGREE_FIELD_NUMBER: _builtins.int
+    GAMMA_FIELD_NUMBER: _builtins.int
+    COEF0_FIELD_NUMBER: _builtins.int
+    TOL_FIELD_NUMBER: _builtins.int
+    MAX_ITER_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    CLASS_WEIGHT_FIELD_NUMBER: _builtins.int
+    c: _builtins.float
+    """The inverse of the strength of the regularization: smaller is stronger. The default is 1."""
+    kernel: _builtins.str
+    """The kernel: linear, poly, rbf or sigmoid. The default is rbf."""
+    degree: _builtins.int
+    """The degree of the kernel poly. The default is 3."""
+    gamma: _builtins.float
+    """The factor in the kernels poly, rbf and sigmoid. The default is 1 divided by the number of columns."""
+    coef0: _builtins.float
+    """What is added in the kernels poly and sigmoid. The default is 0."""
+    tol: _builtins.float
+    """The tolerance at which the solver stops. The default is 0.001."""
+    max_iter: _builtins.int
+    """The largest number of solver iterations. Unlimited when unset."""
+    epsilon: _builtins.float
+    """How far a value may be from its target, in standard deviations of the targets, and count as equal; for regression. The
+    default is 0.1.
+    """
+    class_weight: _builtins.str
+    """Weights of the labels, for classification: balanced, in inverse proportion to their frequency, or unset for equal
+    weights.
+    """
+    def __init__(
+        self,
+        *,
+        c: _builtins.float | None = ...,
+        kernel: _builtins.str | None = ...,
+        degree: _builtins.int | None = ...,
+        gamma: _builtins.float | None = ...,
+        coef0: _builtins.float | None = ...,
+        tol: _builtins.float | None = ...,
+        max_iter: _builtins.int | None = ...,
+        epsilon: _builtins.float | None = ...,
+        class_weight: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_c", b"_c", "_class_weight", b"_class_weight", "_coef0", b"_coef0", "_degree", b"_degree", "_epsilon", b"_epsilon", "_gamma", b"_gamma", "_kernel", b"_kernel", "_max_iter", b"_max_iter", "_tol", b"_tol", "c", b"c", "class_weight", b"class_weight", "coef0", b"coef0", "degree", b"degree", "epsilon", b"epsilon", "gamma", b"gamma", "kernel", b"kernel", "max_iter", b"max_iter", "tol", b"tol"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_c", b"_c", "_class_weight", b"_class_weight", "_coef0", b"_coef0", "_degree", b"_degree", "_epsilon", b"_epsilon", "_gamma", b"_gamma", "_kernel", b"_kernel", "_max_iter", b"_max_iter", "_tol", b"_tol", "c", b"c", "class_weight", b"class_weight", "coef0", b"coef0", "degree", b"degree", "epsilon", b"epsilon", "gamma", b"gamma", "kernel", b"kernel", "max_iter", b"max_iter", "tol", b"tol"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__c: _TypeAlias = _typing.Literal["c"]  # noqa: Y015
+    _WhichOneofArgType__c: _TypeAlias = _typing.Literal["_c", b"_c"]  # noqa: Y015
+    _WhichOneofReturnType__class_weight: _TypeAlias = _typing.Literal["class_weight"]  # noqa: Y015
+    _WhichOneofArgType__class_weight: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight"]  # noqa: Y015
+    _WhichOneofReturnType__coef0: _TypeAlias = _typing.Literal["coef0"]  # noqa: Y015
+    _WhichOneofArgType__coef0: _TypeAlias = _typing.Literal["_coef0", b"_coef0"]  # noqa: Y015
+    _WhichOneofReturnType__degree: _TypeAlias = _typing.Literal["degree"]  # noqa: Y015
+    _WhichOneofArgType__degree: _TypeAlias = _typing.Literal["_degree", b"_degree"]  # noqa: Y015
+    _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
+    _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
+    _WhichOneofReturnType__gamma: _TypeAlias = _typing.Literal["gamma"]  # noqa: Y015
+    _WhichOneofArgType__gamma: _TypeAlias = _typing.Literal["_gamma", b"_gamma"]  # noqa: Y015
+    _WhichOneofReturnType__kernel: _TypeAlias = _typing.Literal["kernel"]  # noqa: Y015
+    _WhichOneofArgType__kernel: _TypeAlias = _typing.Literal["_kernel", b"_kernel"]  # noqa: Y015
+    _WhichOneofReturnType__max_iter: _TypeAlias = _typing.Literal["max_iter"]  # noqa: Y015
+    _WhichOneofArgType__max_iter: _TypeAlias = _typing.Literal["_max_iter", b"_max_iter"]  # noqa: Y015
+    _WhichOneofReturnType__tol: _TypeAlias = _typing.Literal["tol"]  # noqa: Y015
+    _WhichOneofArgType__tol: _TypeAlias = _typing.Literal["_tol", b"_tol"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__c) -> _WhichOneofReturnType__c | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__class_weight) -> _WhichOneofReturnType__class_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__coef0) -> _WhichOneofReturnType__coef0 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__degree) -> _WhichOneofReturnType__degree | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gamma) -> _WhichOneofReturnType__gamma | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kernel) -> _WhichOneofReturnType__kernel | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_iter) -> _WhichOneofReturnType__max_iter | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tol) -> _WhichOneofReturnType__tol | None: ...
+
+Global___Svm: _TypeAlias = Svm  # noqa: Y015
+
+@_typing.final
+class Knn(_message.Message):
+    """Knn configures scikit-learn's KNeighborsClassifier and KNeighborsRegressor: the rows trained on that are nearest decide.
+    Features are standardized first; the scaling belongs to the model. Of rows at the same distance the first ones in the
+    model's order count. The model holds all rows trained on, so there may be 10,000. Missing values are refused, and weights of
+    rows too.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    N_NEIGHBORS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    n_neighbors: _builtins.int
+    """The number of nearest rows that decide. The default is 5."""
+    weights: _builtins.str
+    """What they count: uniform, all the same, or distance, in inverse proportion to their distance. The default is uniform."""
+    def __init__(
+        self,
+        *,
+        n_neighbors: _builtins.int | None = ...,
+        weights: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_n_neighbors", b"_n_neighbors", "_weights", b"_weights", "n_neighbors", b"n_neighbors", "weights", b"weights"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_n_neighbors", b"_n_neighbors", "_weights", b"_weights", "n_neighbors", b"n_neighbors", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__n_neighbors: _TypeAlias = _typing.Literal["n_neighbors"]  # noqa: Y015
+    _WhichOneofArgType__n_neighbors: _TypeAlias = _typing.Literal["_n_neighbors", b"_n_neighbors"]  # noqa: Y015
+    _WhichOneofReturnType__weights: _TypeAlias = _typing.Literal["weights"]  # noqa: Y015
+    _WhichOneofArgType__weights: _TypeAlias = _typing.Literal["_weights", b"_weights"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__n_neighbors) -> _WhichOneofReturnType__n_neighbors | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weights) -> _WhichOneofReturnType__weights | None: ...
+
+Global___Knn: _TypeAlias = Knn  # noqa: Y015

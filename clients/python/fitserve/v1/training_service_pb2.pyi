@@ -71,6 +71,9 @@ class FitRequest(_message.Message):
     RIDGE_FIELD_NUMBER: _builtins.int
     ELASTIC_NET_FIELD_NUMBER: _builtins.int
     GAUSSIAN_NB_FIELD_NUMBER: _builtins.int
+    CATBOOST_FIELD_NUMBER: _builtins.int
+    SVM_FIELD_NUMBER: _builtins.int
+    KNN_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     VALIDATION_FRACTION_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
@@ -171,6 +174,18 @@ class FitRequest(_message.Message):
         """Naive Bayes with normal distributions, of scikit-learn."""
 
     @_builtins.property
+    def catboost(self) -> _algorithm_pb2.Catboost:
+        """Gradient boosting of CatBoost."""
+
+    @_builtins.property
+    def svm(self) -> _algorithm_pb2.Svm:
+        """Support vector machines of scikit-learn."""
+
+    @_builtins.property
+    def knn(self) -> _algorithm_pb2.Knn:
+        """Nearest neighbours of scikit-learn."""
+
+    @_builtins.property
     def time_limit(self) -> _duration_pb2.Duration:
         """The wall time that the training may take, from one millisecond to 10,000,000 seconds, such as "90s" in JSON.
         Waiting for cores does not count. The job fails with DEADLINE_EXCEEDED when it has passed. The default is no limit.
@@ -195,6 +210,9 @@ class FitRequest(_message.Message):
         ridge: _algorithm_pb2.Ridge | None = ...,
         elastic_net: _algorithm_pb2.ElasticNet | None = ...,
         gaussian_nb: _algorithm_pb2.GaussianNb | None = ...,
+        catboost: _algorithm_pb2.Catboost | None = ...,
+        svm: _algorithm_pb2.Svm | None = ...,
+        knn: _algorithm_pb2.Knn | None = ...,
         task: _training_job_pb2.Task.ValueType = ...,
         validation_fraction: _builtins.float | None = ...,
         seed: _builtins.int | None = ...,
@@ -206,9 +224,9 @@ class FitRequest(_message.Message):
         load: _builtins.bool = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cores", b"_cores", "_memory_limit_bytes", b"_memory_limit_bytes", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "algorithm", b"algorithm", "cores", b"cores", "data", b"data", "dataset", b"dataset", "elastic_net", b"elastic_net", "extra_trees", b"extra_trees", "gaussian_nb", b"gaussian_nb", "hist_gradient_boosting", b"hist_gradient_boosting", "inline", b"inline", "lightgbm", b"lightgbm", "linear", b"linear", "logistic_regression", b"logistic_regression", "memory_limit_bytes", b"memory_limit_bytes", "random_forest", b"random_forest", "ridge", b"ridge", "seed", b"seed", "time_limit", b"time_limit", "torch_cnn", b"torch_cnn", "torch_mlp", b"torch_mlp", "validation_fraction", b"validation_fraction", "xgboost", b"xgboost"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cores", b"_cores", "_memory_limit_bytes", b"_memory_limit_bytes", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "algorithm", b"algorithm", "catboost", b"catboost", "cores", b"cores", "data", b"data", "dataset", b"dataset", "elastic_net", b"elastic_net", "extra_trees", b"extra_trees", "gaussian_nb", b"gaussian_nb", "hist_gradient_boosting", b"hist_gradient_boosting", "inline", b"inline", "knn", b"knn", "lightgbm", b"lightgbm", "linear", b"linear", "logistic_regression", b"logistic_regression", "memory_limit_bytes", b"memory_limit_bytes", "random_forest", b"random_forest", "ridge", b"ridge", "seed", b"seed", "svm", b"svm", "time_limit", b"time_limit", "torch_cnn", b"torch_cnn", "torch_mlp", b"torch_mlp", "validation_fraction", b"validation_fraction", "xgboost", b"xgboost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cores", b"_cores", "_memory_limit_bytes", b"_memory_limit_bytes", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "algorithm", b"algorithm", "cores", b"cores", "data", b"data", "dataset", b"dataset", "elastic_net", b"elastic_net", "existing", b"existing", "extra_trees", b"extra_trees", "gaussian_nb", b"gaussian_nb", "hist_gradient_boosting", b"hist_gradient_boosting", "inline", b"inline", "lightgbm", b"lightgbm", "linear", b"linear", "load", b"load", "logistic_regression", b"logistic_regression", "memory_limit_bytes", b"memory_limit_bytes", "model", b"model", "queue", b"queue", "random_forest", b"random_forest", "request_id", b"request_id", "ridge", b"ridge", "seed", b"seed", "target", b"target", "task", b"task", "time_limit", b"time_limit", "torch_cnn", b"torch_cnn", "torch_mlp", b"torch_mlp", "validation_fraction", b"validation_fraction", "xgboost", b"xgboost"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cores", b"_cores", "_memory_limit_bytes", b"_memory_limit_bytes", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "algorithm", b"algorithm", "catboost", b"catboost", "cores", b"cores", "data", b"data", "dataset", b"dataset", "elastic_net", b"elastic_net", "existing", b"existing", "extra_trees", b"extra_trees", "gaussian_nb", b"gaussian_nb", "hist_gradient_boosting", b"hist_gradient_boosting", "inline", b"inline", "knn", b"knn", "lightgbm", b"lightgbm", "linear", b"linear", "load", b"load", "logistic_regression", b"logistic_regression", "memory_limit_bytes", b"memory_limit_bytes", "model", b"model", "queue", b"queue", "random_forest", b"random_forest", "request_id", b"request_id", "ridge", b"ridge", "seed", b"seed", "svm", b"svm", "target", b"target", "task", b"task", "time_limit", b"time_limit", "torch_cnn", b"torch_cnn", "torch_mlp", b"torch_mlp", "validation_fraction", b"validation_fraction", "xgboost", b"xgboost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cores: _TypeAlias = _typing.Literal["cores"]  # noqa: Y015
     _WhichOneofArgType__cores: _TypeAlias = _typing.Literal["_cores", b"_cores"]  # noqa: Y015
@@ -218,7 +236,7 @@ class FitRequest(_message.Message):
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__validation_fraction: _TypeAlias = _typing.Literal["validation_fraction"]  # noqa: Y015
     _WhichOneofArgType__validation_fraction: _TypeAlias = _typing.Literal["_validation_fraction", b"_validation_fraction"]  # noqa: Y015
-    _WhichOneofReturnType_algorithm: _TypeAlias = _typing.Literal["logistic_regression", "random_forest", "hist_gradient_boosting", "xgboost", "torch_mlp", "torch_cnn", "lightgbm", "extra_trees", "linear", "ridge", "elastic_net", "gaussian_nb"]  # noqa: Y015
+    _WhichOneofReturnType_algorithm: _TypeAlias = _typing.Literal["logistic_regression", "random_forest", "hist_gradient_boosting", "xgboost", "torch_mlp", "torch_cnn", "lightgbm", "extra_trees", "linear", "ridge", "elastic_net", "gaussian_nb", "catboost", "svm", "knn"]  # noqa: Y015
     _WhichOneofArgType_algorithm: _TypeAlias = _typing.Literal["algorithm", b"algorithm"]  # noqa: Y015
     _WhichOneofReturnType_data: _TypeAlias = _typing.Literal["inline", "dataset"]  # noqa: Y015
     _WhichOneofArgType_data: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015

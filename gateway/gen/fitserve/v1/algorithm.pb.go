@@ -1257,6 +1257,355 @@ func (x *GaussianNb) GetVarSmoothing() float64 {
 	return 0
 }
 
+// Catboost configures CatBoost's gradient boosted trees. Missing values (NaN, or null) are allowed. The loss for
+// classification is the log loss.
+type Catboost struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The number of boosting rounds, each of which grows a tree. The default is 1000.
+	Iterations *int32 `protobuf:"varint,1,opt,name=iterations,proto3,oneof" json:"iterations,omitempty"`
+	// The factor by which each tree is shrunk. When it is unset, CatBoost chooses it by the number of rows and rounds.
+	LearningRate *float64 `protobuf:"fixed64,2,opt,name=learning_rate,json=learningRate,proto3,oneof" json:"learning_rate,omitempty"`
+	// The largest depth of a tree. The default is 6.
+	Depth *int32 `protobuf:"varint,3,opt,name=depth,proto3,oneof" json:"depth,omitempty"`
+	// The strength of the L2 regularization of the leaves. The default is 3.
+	L2LeafReg *float64 `protobuf:"fixed64,4,opt,name=l2_leaf_reg,json=l2LeafReg,proto3,oneof" json:"l2_leaf_reg,omitempty"`
+	// How much randomness is added to the scores of splits. The default is 1.
+	RandomStrength *float64 `protobuf:"fixed64,5,opt,name=random_strength,json=randomStrength,proto3,oneof" json:"random_strength,omitempty"`
+	// The share of the columns that each split looks at. The default is 1, all of them.
+	Rsm *float64 `protobuf:"fixed64,6,opt,name=rsm,proto3,oneof" json:"rsm,omitempty"`
+	// The number of borders between the values of a feature. The default is 254.
+	BorderCount *int32 `protobuf:"varint,7,opt,name=border_count,json=borderCount,proto3,oneof" json:"border_count,omitempty"`
+	// How trees grow: SymmetricTree, with one condition a level; Depthwise, level by level; Lossguide, leaf by leaf. The
+	// default is SymmetricTree.
+	GrowPolicy *string `protobuf:"bytes,8,opt,name=grow_policy,json=growPolicy,proto3,oneof" json:"grow_policy,omitempty"`
+	// The smallest number of rows in a leaf that is split, for Depthwise and Lossguide. The default is 1.
+	MinDataInLeaf *int32 `protobuf:"varint,9,opt,name=min_data_in_leaf,json=minDataInLeaf,proto3,oneof" json:"min_data_in_leaf,omitempty"`
+	// The largest number of leaves of a tree, for Lossguide. The default is 31.
+	MaxLeaves *int32 `protobuf:"varint,10,opt,name=max_leaves,json=maxLeaves,proto3,oneof" json:"max_leaves,omitempty"`
+	// Whether a missing value counts as less than all others, Min, or as more, Max. The default is Min.
+	NanMode *string `protobuf:"bytes,11,opt,name=nan_mode,json=nanMode,proto3,oneof" json:"nan_mode,omitempty"`
+	// The loss for regression: RMSE (squared error), MAE (absolute error) or Poisson (targets of 0 or more). The default is
+	// RMSE. It must be unset for classification.
+	LossFunction *string `protobuf:"bytes,12,opt,name=loss_function,json=lossFunction,proto3,oneof" json:"loss_function,omitempty"`
+	// Weights of the labels, for classification: Balanced, in inverse proportion to their frequency, or SqrtBalanced, to its
+	// square root. Unset for equal weights.
+	AutoClassWeights *string `protobuf:"bytes,13,opt,name=auto_class_weights,json=autoClassWeights,proto3,oneof" json:"auto_class_weights,omitempty"`
+	// The number of rounds without improvement after which training stops: the loss on the held-out rows decides, and the
+	// model keeps the trees up to its best round. Unset for all rounds.
+	EarlyStoppingRounds *int32 `protobuf:"varint,14,opt,name=early_stopping_rounds,json=earlyStoppingRounds,proto3,oneof" json:"early_stopping_rounds,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *Catboost) Reset() {
+	*x = Catboost{}
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Catboost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Catboost) ProtoMessage() {}
+
+func (x *Catboost) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Catboost.ProtoReflect.Descriptor instead.
+func (*Catboost) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_algorithm_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Catboost) GetIterations() int32 {
+	if x != nil && x.Iterations != nil {
+		return *x.Iterations
+	}
+	return 0
+}
+
+func (x *Catboost) GetLearningRate() float64 {
+	if x != nil && x.LearningRate != nil {
+		return *x.LearningRate
+	}
+	return 0
+}
+
+func (x *Catboost) GetDepth() int32 {
+	if x != nil && x.Depth != nil {
+		return *x.Depth
+	}
+	return 0
+}
+
+func (x *Catboost) GetL2LeafReg() float64 {
+	if x != nil && x.L2LeafReg != nil {
+		return *x.L2LeafReg
+	}
+	return 0
+}
+
+func (x *Catboost) GetRandomStrength() float64 {
+	if x != nil && x.RandomStrength != nil {
+		return *x.RandomStrength
+	}
+	return 0
+}
+
+func (x *Catboost) GetRsm() float64 {
+	if x != nil && x.Rsm != nil {
+		return *x.Rsm
+	}
+	return 0
+}
+
+func (x *Catboost) GetBorderCount() int32 {
+	if x != nil && x.BorderCount != nil {
+		return *x.BorderCount
+	}
+	return 0
+}
+
+func (x *Catboost) GetGrowPolicy() string {
+	if x != nil && x.GrowPolicy != nil {
+		return *x.GrowPolicy
+	}
+	return ""
+}
+
+func (x *Catboost) GetMinDataInLeaf() int32 {
+	if x != nil && x.MinDataInLeaf != nil {
+		return *x.MinDataInLeaf
+	}
+	return 0
+}
+
+func (x *Catboost) GetMaxLeaves() int32 {
+	if x != nil && x.MaxLeaves != nil {
+		return *x.MaxLeaves
+	}
+	return 0
+}
+
+func (x *Catboost) GetNanMode() string {
+	if x != nil && x.NanMode != nil {
+		return *x.NanMode
+	}
+	return ""
+}
+
+func (x *Catboost) GetLossFunction() string {
+	if x != nil && x.LossFunction != nil {
+		return *x.LossFunction
+	}
+	return ""
+}
+
+func (x *Catboost) GetAutoClassWeights() string {
+	if x != nil && x.AutoClassWeights != nil {
+		return *x.AutoClassWeights
+	}
+	return ""
+}
+
+func (x *Catboost) GetEarlyStoppingRounds() int32 {
+	if x != nil && x.EarlyStoppingRounds != nil {
+		return *x.EarlyStoppingRounds
+	}
+	return 0
+}
+
+// Svm configures scikit-learn's support vector machines, SVC and SVR. Features, and the targets of regression, are
+// standardized first; the scaling belongs to the model. Training takes time in proportion to the square of the number of
+// rows, and more. Probabilities come from a logistic function of each label's decision value, fitted to those of a
+// cross-validation; at most 100 labels. Missing values are refused.
+type Svm struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The inverse of the strength of the regularization: smaller is stronger. The default is 1.
+	C *float64 `protobuf:"fixed64,1,opt,name=c,proto3,oneof" json:"c,omitempty"`
+	// The kernel: linear, poly, rbf or sigmoid. The default is rbf.
+	Kernel *string `protobuf:"bytes,2,opt,name=kernel,proto3,oneof" json:"kernel,omitempty"`
+	// The degree of the kernel poly. The default is 3.
+	Degree *int32 `protobuf:"varint,3,opt,name=degree,proto3,oneof" json:"degree,omitempty"`
+	// The factor in the kernels poly, rbf and sigmoid. The default is 1 divided by the number of columns.
+	Gamma *float64 `protobuf:"fixed64,4,opt,name=gamma,proto3,oneof" json:"gamma,omitempty"`
+	// What is added in the kernels poly and sigmoid. The default is 0.
+	Coef0 *float64 `protobuf:"fixed64,5,opt,name=coef0,proto3,oneof" json:"coef0,omitempty"`
+	// The tolerance at which the solver stops. The default is 0.001.
+	Tol *float64 `protobuf:"fixed64,6,opt,name=tol,proto3,oneof" json:"tol,omitempty"`
+	// The largest number of solver iterations. Unlimited when unset.
+	MaxIter *int32 `protobuf:"varint,7,opt,name=max_iter,json=maxIter,proto3,oneof" json:"max_iter,omitempty"`
+	// How far a value may be from its target, in standard deviations of the targets, and count as equal; for regression. The
+	// default is 0.1.
+	Epsilon *float64 `protobuf:"fixed64,8,opt,name=epsilon,proto3,oneof" json:"epsilon,omitempty"`
+	// Weights of the labels, for classification: balanced, in inverse proportion to their frequency, or unset for equal
+	// weights.
+	ClassWeight   *string `protobuf:"bytes,9,opt,name=class_weight,json=classWeight,proto3,oneof" json:"class_weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Svm) Reset() {
+	*x = Svm{}
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Svm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Svm) ProtoMessage() {}
+
+func (x *Svm) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Svm.ProtoReflect.Descriptor instead.
+func (*Svm) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_algorithm_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Svm) GetC() float64 {
+	if x != nil && x.C != nil {
+		return *x.C
+	}
+	return 0
+}
+
+func (x *Svm) GetKernel() string {
+	if x != nil && x.Kernel != nil {
+		return *x.Kernel
+	}
+	return ""
+}
+
+func (x *Svm) GetDegree() int32 {
+	if x != nil && x.Degree != nil {
+		return *x.Degree
+	}
+	return 0
+}
+
+func (x *Svm) GetGamma() float64 {
+	if x != nil && x.Gamma != nil {
+		return *x.Gamma
+	}
+	return 0
+}
+
+func (x *Svm) GetCoef0() float64 {
+	if x != nil && x.Coef0 != nil {
+		return *x.Coef0
+	}
+	return 0
+}
+
+func (x *Svm) GetTol() float64 {
+	if x != nil && x.Tol != nil {
+		return *x.Tol
+	}
+	return 0
+}
+
+func (x *Svm) GetMaxIter() int32 {
+	if x != nil && x.MaxIter != nil {
+		return *x.MaxIter
+	}
+	return 0
+}
+
+func (x *Svm) GetEpsilon() float64 {
+	if x != nil && x.Epsilon != nil {
+		return *x.Epsilon
+	}
+	return 0
+}
+
+func (x *Svm) GetClassWeight() string {
+	if x != nil && x.ClassWeight != nil {
+		return *x.ClassWeight
+	}
+	return ""
+}
+
+// Knn configures scikit-learn's KNeighborsClassifier and KNeighborsRegressor: the rows trained on that are nearest decide.
+// Features are standardized first; the scaling belongs to the model. Of rows at the same distance the first ones in the
+// model's order count. The model holds all rows trained on, so there may be 10,000. Missing values are refused, and weights of
+// rows too.
+type Knn struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The number of nearest rows that decide. The default is 5.
+	NNeighbors *int32 `protobuf:"varint,1,opt,name=n_neighbors,json=nNeighbors,proto3,oneof" json:"n_neighbors,omitempty"`
+	// What they count: uniform, all the same, or distance, in inverse proportion to their distance. The default is uniform.
+	Weights       *string `protobuf:"bytes,2,opt,name=weights,proto3,oneof" json:"weights,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Knn) Reset() {
+	*x = Knn{}
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Knn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Knn) ProtoMessage() {}
+
+func (x *Knn) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Knn.ProtoReflect.Descriptor instead.
+func (*Knn) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_algorithm_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Knn) GetNNeighbors() int32 {
+	if x != nil && x.NNeighbors != nil {
+		return *x.NNeighbors
+	}
+	return 0
+}
+
+func (x *Knn) GetWeights() string {
+	if x != nil && x.Weights != nil {
+		return *x.Weights
+	}
+	return ""
+}
+
 var File_fitserve_v1_algorithm_proto protoreflect.FileDescriptor
 
 const file_fitserve_v1_algorithm_proto_rawDesc = "" +
@@ -1481,7 +1830,72 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\n" +
 	"GaussianNb\x12@\n" +
 	"\rvar_smoothing\x18\x01 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x11\xea-\x81\x99\x97q=\x11\x00\x00\x00\x00\x80\x84.AH\x00R\fvarSmoothing\x88\x01\x01:\x06\xb2\x9f\x19\x02\b\x01B\x10\n" +
-	"\x0e_var_smoothingB\x9b\x01\n" +
+	"\x0e_var_smoothing\"\x8f\t\n" +
+	"\bCatboost\x12;\n" +
+	"\n" +
+	"iterations\x18\x01 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\x00R\n" +
+	"iterations\x88\x01\x01\x12@\n" +
+	"\rlearning_rate\x18\x02 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00\xf0?\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x01R\flearningRate\x88\x01\x01\x121\n" +
+	"\x05depth\x18\x03 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x000@H\x02R\x05depth\x88\x01\x01\x12;\n" +
+	"\vl2_leaf_reg\x18\x04 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\x03R\tl2LeafReg\x88\x01\x01\x12D\n" +
+	"\x0frandom_strength\x18\x05 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x80\x84.AH\x04R\x0erandomStrength\x88\x01\x01\x12-\n" +
+	"\x03rsm\x18\x06 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00\xf0?\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x05R\x03rsm\x88\x01\x01\x12>\n" +
+	"\fborder_count\x18\a \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\xe0\xff\xef@H\x06R\vborderCount\x88\x01\x01\x12O\n" +
+	"\vgrow_policy\x18\b \x01(\tB)\xaa\x9f\x19%*\rSymmetricTree*\tDepthwise*\tLossguideH\aR\n" +
+	"growPolicy\x88\x01\x01\x12D\n" +
+	"\x10min_data_in_leaf\x18\t \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00e\xcd\xcdAH\bR\rminDataInLeaf\x88\x01\x01\x12:\n" +
+	"\n" +
+	"max_leaves\x18\n" +
+	" \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00@\x11\x00\x00\x00\x00\x00\x00\xf0@H\tR\tmaxLeaves\x88\x01\x01\x12.\n" +
+	"\bnan_mode\x18\v \x01(\tB\x0e\xaa\x9f\x19\n" +
+	"*\x03Min*\x03MaxH\n" +
+	"R\ananMode\x88\x01\x01\x12B\n" +
+	"\rloss_function\x18\f \x01(\tB\x18\xaa\x9f\x19\x14*\x04RMSE*\x03MAE*\aPoissonH\vR\flossFunction\x88\x01\x01\x12O\n" +
+	"\x12auto_class_weights\x18\r \x01(\tB\x1c\xaa\x9f\x19\x18*\bBalanced*\fSqrtBalancedH\fR\x10autoClassWeights\x88\x01\x01\x12O\n" +
+	"\x15early_stopping_rounds\x18\x0e \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\rR\x13earlyStoppingRounds\x88\x01\x01:\n" +
+	"\xb2\x9f\x19\x06\b\x01\x10\x01\x18\x01B\r\n" +
+	"\v_iterationsB\x10\n" +
+	"\x0e_learning_rateB\b\n" +
+	"\x06_depthB\x0e\n" +
+	"\f_l2_leaf_regB\x12\n" +
+	"\x10_random_strengthB\x06\n" +
+	"\x04_rsmB\x0f\n" +
+	"\r_border_countB\x0e\n" +
+	"\f_grow_policyB\x13\n" +
+	"\x11_min_data_in_leafB\r\n" +
+	"\v_max_leavesB\v\n" +
+	"\t_nan_modeB\x10\n" +
+	"\x0e_loss_functionB\x15\n" +
+	"\x13_auto_class_weightsB\x18\n" +
+	"\x16_early_stopping_rounds\"\xcc\x04\n" +
+	"\x03Svm\x12)\n" +
+	"\x01c\x18\x01 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\xa2\x94\x1amB\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\x01c\x88\x01\x01\x12=\n" +
+	"\x06kernel\x18\x02 \x01(\tB \xaa\x9f\x19\x1c*\x06linear*\x04poly*\x03rbf*\asigmoidH\x01R\x06kernel\x88\x01\x01\x123\n" +
+	"\x06degree\x18\x03 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x004@H\x02R\x06degree\x88\x01\x01\x121\n" +
+	"\x05gamma\x18\x04 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x80\x84.A\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x03R\x05gamma\x88\x01\x01\x121\n" +
+	"\x05coef0\x18\x05 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x80\x84.\xc1\x11\x00\x00\x00\x00\x80\x84.AH\x04R\x05coef0\x88\x01\x01\x12-\n" +
+	"\x03tol\x18\x06 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00\xf0?\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x05R\x03tol\x88\x01\x01\x126\n" +
+	"\bmax_iter\x18\a \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00e\xcd\xcdAH\x06R\amaxIter\x88\x01\x01\x125\n" +
+	"\aepsilon\x18\b \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x80\x84.AH\aR\aepsilon\x88\x01\x01\x126\n" +
+	"\fclass_weight\x18\t \x01(\tB\x0e\xaa\x9f\x19\n" +
+	"*\bbalancedH\bR\vclassWeight\x88\x01\x01:\b\xb2\x9f\x19\x04\b\x01\x10\x01B\x04\n" +
+	"\x02_cB\t\n" +
+	"\a_kernelB\t\n" +
+	"\a_degreeB\b\n" +
+	"\x06_gammaB\b\n" +
+	"\x06_coef0B\x06\n" +
+	"\x04_tolB\v\n" +
+	"\t_max_iterB\n" +
+	"\n" +
+	"\b_epsilonB\x0f\n" +
+	"\r_class_weight\"\xa1\x01\n" +
+	"\x03Knn\x12<\n" +
+	"\vn_neighbors\x18\x01 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x8f@H\x00R\n" +
+	"nNeighbors\x88\x01\x01\x126\n" +
+	"\aweights\x18\x02 \x01(\tB\x17\xaa\x9f\x19\x13*\auniform*\bdistanceH\x01R\aweights\x88\x01\x01:\b\xb2\x9f\x19\x04\b\x01\x10\x01B\x0e\n" +
+	"\f_n_neighborsB\n" +
+	"\n" +
+	"\b_weightsB\x9b\x01\n" +
 	"\x0fcom.fitserve.v1B\x0eAlgorithmProtoP\x01Z+fitserve/gateway/gen/fitserve/v1;fitservev1\xa2\x02\x03FXX\xaa\x02\vFitserve.V1\xca\x02\vFitserve\\V1\xe2\x02\x17Fitserve\\V1\\GPBMetadata\xea\x02\fFitserve::V1b\x06proto3"
 
 var (
@@ -1496,7 +1910,7 @@ func file_fitserve_v1_algorithm_proto_rawDescGZIP() []byte {
 	return file_fitserve_v1_algorithm_proto_rawDescData
 }
 
-var file_fitserve_v1_algorithm_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_fitserve_v1_algorithm_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_fitserve_v1_algorithm_proto_goTypes = []any{
 	(*LogisticRegression)(nil),   // 0: fitserve.v1.LogisticRegression
 	(*RandomForest)(nil),         // 1: fitserve.v1.RandomForest
@@ -1510,6 +1924,9 @@ var file_fitserve_v1_algorithm_proto_goTypes = []any{
 	(*Ridge)(nil),                // 9: fitserve.v1.Ridge
 	(*ElasticNet)(nil),           // 10: fitserve.v1.ElasticNet
 	(*GaussianNb)(nil),           // 11: fitserve.v1.GaussianNb
+	(*Catboost)(nil),             // 12: fitserve.v1.Catboost
+	(*Svm)(nil),                  // 13: fitserve.v1.Svm
+	(*Knn)(nil),                  // 14: fitserve.v1.Knn
 }
 var file_fitserve_v1_algorithm_proto_depIdxs = []int32{
 	0, // [0:0] is the sub-list for method output_type
@@ -1537,13 +1954,16 @@ func file_fitserve_v1_algorithm_proto_init() {
 	file_fitserve_v1_algorithm_proto_msgTypes[9].OneofWrappers = []any{}
 	file_fitserve_v1_algorithm_proto_msgTypes[10].OneofWrappers = []any{}
 	file_fitserve_v1_algorithm_proto_msgTypes[11].OneofWrappers = []any{}
+	file_fitserve_v1_algorithm_proto_msgTypes[12].OneofWrappers = []any{}
+	file_fitserve_v1_algorithm_proto_msgTypes[13].OneofWrappers = []any{}
+	file_fitserve_v1_algorithm_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fitserve_v1_algorithm_proto_rawDesc), len(file_fitserve_v1_algorithm_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

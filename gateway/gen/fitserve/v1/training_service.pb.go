@@ -108,6 +108,9 @@ type FitRequest struct {
 	//	*FitRequest_Ridge
 	//	*FitRequest_ElasticNet
 	//	*FitRequest_GaussianNb
+	//	*FitRequest_Catboost
+	//	*FitRequest_Svm
+	//	*FitRequest_Knn
 	Algorithm isFitRequest_Algorithm `protobuf_oneof:"algorithm"`
 	// What to learn: labels or numbers. When it is not set, it follows from the targets and the algorithm, as Task says.
 	Task Task `protobuf:"varint,30,opt,name=task,proto3,enum=fitserve.v1.Task" json:"task,omitempty"`
@@ -324,6 +327,33 @@ func (x *FitRequest) GetGaussianNb() *GaussianNb {
 	return nil
 }
 
+func (x *FitRequest) GetCatboost() *Catboost {
+	if x != nil {
+		if x, ok := x.Algorithm.(*FitRequest_Catboost); ok {
+			return x.Catboost
+		}
+	}
+	return nil
+}
+
+func (x *FitRequest) GetSvm() *Svm {
+	if x != nil {
+		if x, ok := x.Algorithm.(*FitRequest_Svm); ok {
+			return x.Svm
+		}
+	}
+	return nil
+}
+
+func (x *FitRequest) GetKnn() *Knn {
+	if x != nil {
+		if x, ok := x.Algorithm.(*FitRequest_Knn); ok {
+			return x.Knn
+		}
+	}
+	return nil
+}
+
 func (x *FitRequest) GetTask() Task {
 	if x != nil {
 		return x.Task
@@ -476,6 +506,21 @@ type FitRequest_GaussianNb struct {
 	GaussianNb *GaussianNb `protobuf:"bytes,21,opt,name=gaussian_nb,json=gaussianNb,proto3,oneof"`
 }
 
+type FitRequest_Catboost struct {
+	// Gradient boosting of CatBoost.
+	Catboost *Catboost `protobuf:"bytes,22,opt,name=catboost,proto3,oneof"`
+}
+
+type FitRequest_Svm struct {
+	// Support vector machines of scikit-learn.
+	Svm *Svm `protobuf:"bytes,23,opt,name=svm,proto3,oneof"`
+}
+
+type FitRequest_Knn struct {
+	// Nearest neighbours of scikit-learn.
+	Knn *Knn `protobuf:"bytes,24,opt,name=knn,proto3,oneof"`
+}
+
 func (*FitRequest_LogisticRegression) isFitRequest_Algorithm() {}
 
 func (*FitRequest_RandomForest) isFitRequest_Algorithm() {}
@@ -499,6 +544,12 @@ func (*FitRequest_Ridge) isFitRequest_Algorithm() {}
 func (*FitRequest_ElasticNet) isFitRequest_Algorithm() {}
 
 func (*FitRequest_GaussianNb) isFitRequest_Algorithm() {}
+
+func (*FitRequest_Catboost) isFitRequest_Algorithm() {}
+
+func (*FitRequest_Svm) isFitRequest_Algorithm() {}
+
+func (*FitRequest_Knn) isFitRequest_Algorithm() {}
 
 // FitResponse holds the accepted job.
 type FitResponse struct {
@@ -1375,8 +1426,7 @@ var File_fitserve_v1_training_service_proto protoreflect.FileDescriptor
 
 const file_fitserve_v1_training_service_proto_rawDesc = "" +
 	"\n" +
-	"\"fitserve/v1/training_service.proto\x12\vfitserve.v1\x1a\x1bfitserve/v1/algorithm.proto\x1a\x16fitserve/v1/data.proto\x1a\x19fitserve/v1/dataset.proto\x1a\x19fitserve/v1/options.proto\x1a\x1efitserve/v1/training_job.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xfd\n" +
-	"\n" +
+	"\"fitserve/v1/training_service.proto\x12\vfitserve.v1\x1a\x1bfitserve/v1/algorithm.proto\x1a\x16fitserve/v1/data.proto\x1a\x19fitserve/v1/dataset.proto\x1a\x19fitserve/v1/options.proto\x1a\x1efitserve/v1/training_job.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xfe\v\n" +
 	"\n" +
 	"FitRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x124\n" +
@@ -1398,7 +1448,10 @@ const file_fitserve_v1_training_service_proto_rawDesc = "" +
 	"\velastic_net\x18\x14 \x01(\v2\x17.fitserve.v1.ElasticNetH\x01R\n" +
 	"elasticNet\x12:\n" +
 	"\vgaussian_nb\x18\x15 \x01(\v2\x17.fitserve.v1.GaussianNbH\x01R\n" +
-	"gaussianNb\x12%\n" +
+	"gaussianNb\x123\n" +
+	"\bcatboost\x18\x16 \x01(\v2\x15.fitserve.v1.CatboostH\x01R\bcatboost\x12$\n" +
+	"\x03svm\x18\x17 \x01(\v2\x10.fitserve.v1.SvmH\x01R\x03svm\x12$\n" +
+	"\x03knn\x18\x18 \x01(\v2\x10.fitserve.v1.KnnH\x01R\x03knn\x12%\n" +
 	"\x04task\x18\x1e \x01(\x0e2\x11.fitserve.v1.TaskR\x04task\x12L\n" +
 	"\x13validation_fraction\x18\x1f \x01(\x01B\x16\xaa\x9f\x19\x12\x11\xcd\xcc\xcc\xcc\xcc\xcc\xec?\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x02R\x12validationFraction\x88\x01\x01\x12\x17\n" +
 	"\x04seed\x18  \x01(\rH\x03R\x04seed\x88\x01\x01\x121\n" +
@@ -1523,17 +1576,20 @@ var file_fitserve_v1_training_service_proto_goTypes = []any{
 	(*Ridge)(nil),                     // 27: fitserve.v1.Ridge
 	(*ElasticNet)(nil),                // 28: fitserve.v1.ElasticNet
 	(*GaussianNb)(nil),                // 29: fitserve.v1.GaussianNb
-	(Task)(0),                         // 30: fitserve.v1.Task
-	(*durationpb.Duration)(nil),       // 31: google.protobuf.Duration
-	(*TrainingJob)(nil),               // 32: fitserve.v1.TrainingJob
-	(*Inputs)(nil),                    // 33: fitserve.v1.Inputs
-	(*Column)(nil),                    // 34: fitserve.v1.Column
-	(*structpb.ListValue)(nil),        // 35: google.protobuf.ListValue
-	(*DatasetDescription)(nil),        // 36: fitserve.v1.DatasetDescription
-	(*DatasetChunk)(nil),              // 37: fitserve.v1.DatasetChunk
-	(*Dataset)(nil),                   // 38: fitserve.v1.Dataset
-	(JobState)(0),                     // 39: fitserve.v1.JobState
-	(*TrainingStep)(nil),              // 40: fitserve.v1.TrainingStep
+	(*Catboost)(nil),                  // 30: fitserve.v1.Catboost
+	(*Svm)(nil),                       // 31: fitserve.v1.Svm
+	(*Knn)(nil),                       // 32: fitserve.v1.Knn
+	(Task)(0),                         // 33: fitserve.v1.Task
+	(*durationpb.Duration)(nil),       // 34: google.protobuf.Duration
+	(*TrainingJob)(nil),               // 35: fitserve.v1.TrainingJob
+	(*Inputs)(nil),                    // 36: fitserve.v1.Inputs
+	(*Column)(nil),                    // 37: fitserve.v1.Column
+	(*structpb.ListValue)(nil),        // 38: google.protobuf.ListValue
+	(*DatasetDescription)(nil),        // 39: fitserve.v1.DatasetDescription
+	(*DatasetChunk)(nil),              // 40: fitserve.v1.DatasetChunk
+	(*Dataset)(nil),                   // 41: fitserve.v1.Dataset
+	(JobState)(0),                     // 42: fitserve.v1.JobState
+	(*TrainingStep)(nil),              // 43: fitserve.v1.TrainingStep
 }
 var file_fitserve_v1_training_service_proto_depIdxs = []int32{
 	3,  // 0: fitserve.v1.FitRequest.inline:type_name -> fitserve.v1.InlineDataset
@@ -1549,44 +1605,47 @@ var file_fitserve_v1_training_service_proto_depIdxs = []int32{
 	27, // 10: fitserve.v1.FitRequest.ridge:type_name -> fitserve.v1.Ridge
 	28, // 11: fitserve.v1.FitRequest.elastic_net:type_name -> fitserve.v1.ElasticNet
 	29, // 12: fitserve.v1.FitRequest.gaussian_nb:type_name -> fitserve.v1.GaussianNb
-	30, // 13: fitserve.v1.FitRequest.task:type_name -> fitserve.v1.Task
-	31, // 14: fitserve.v1.FitRequest.time_limit:type_name -> google.protobuf.Duration
-	0,  // 15: fitserve.v1.FitRequest.existing:type_name -> fitserve.v1.ExistingModel
-	32, // 16: fitserve.v1.FitResponse.job:type_name -> fitserve.v1.TrainingJob
-	33, // 17: fitserve.v1.InlineDataset.inputs:type_name -> fitserve.v1.Inputs
-	34, // 18: fitserve.v1.InlineDataset.targets:type_name -> fitserve.v1.Column
-	35, // 19: fitserve.v1.InlineDataset.labels:type_name -> google.protobuf.ListValue
-	36, // 20: fitserve.v1.UploadDatasetRequest.description:type_name -> fitserve.v1.DatasetDescription
-	37, // 21: fitserve.v1.UploadDatasetRequest.chunk:type_name -> fitserve.v1.DatasetChunk
-	38, // 22: fitserve.v1.UploadDatasetResponse.dataset:type_name -> fitserve.v1.Dataset
-	38, // 23: fitserve.v1.ListDatasetsResponse.datasets:type_name -> fitserve.v1.Dataset
-	32, // 24: fitserve.v1.GetTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
-	39, // 25: fitserve.v1.ListTrainingJobsRequest.states:type_name -> fitserve.v1.JobState
-	32, // 26: fitserve.v1.ListTrainingJobsResponse.jobs:type_name -> fitserve.v1.TrainingJob
-	32, // 27: fitserve.v1.CancelTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
-	32, // 28: fitserve.v1.WatchTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
-	40, // 29: fitserve.v1.WatchTrainingJobResponse.steps:type_name -> fitserve.v1.TrainingStep
-	1,  // 30: fitserve.v1.TrainingService.Fit:input_type -> fitserve.v1.FitRequest
-	4,  // 31: fitserve.v1.TrainingService.UploadDataset:input_type -> fitserve.v1.UploadDatasetRequest
-	6,  // 32: fitserve.v1.TrainingService.ListDatasets:input_type -> fitserve.v1.ListDatasetsRequest
-	8,  // 33: fitserve.v1.TrainingService.DeleteDataset:input_type -> fitserve.v1.DeleteDatasetRequest
-	10, // 34: fitserve.v1.TrainingService.GetTrainingJob:input_type -> fitserve.v1.GetTrainingJobRequest
-	12, // 35: fitserve.v1.TrainingService.ListTrainingJobs:input_type -> fitserve.v1.ListTrainingJobsRequest
-	14, // 36: fitserve.v1.TrainingService.CancelTrainingJob:input_type -> fitserve.v1.CancelTrainingJobRequest
-	16, // 37: fitserve.v1.TrainingService.WatchTrainingJob:input_type -> fitserve.v1.WatchTrainingJobRequest
-	2,  // 38: fitserve.v1.TrainingService.Fit:output_type -> fitserve.v1.FitResponse
-	5,  // 39: fitserve.v1.TrainingService.UploadDataset:output_type -> fitserve.v1.UploadDatasetResponse
-	7,  // 40: fitserve.v1.TrainingService.ListDatasets:output_type -> fitserve.v1.ListDatasetsResponse
-	9,  // 41: fitserve.v1.TrainingService.DeleteDataset:output_type -> fitserve.v1.DeleteDatasetResponse
-	11, // 42: fitserve.v1.TrainingService.GetTrainingJob:output_type -> fitserve.v1.GetTrainingJobResponse
-	13, // 43: fitserve.v1.TrainingService.ListTrainingJobs:output_type -> fitserve.v1.ListTrainingJobsResponse
-	15, // 44: fitserve.v1.TrainingService.CancelTrainingJob:output_type -> fitserve.v1.CancelTrainingJobResponse
-	17, // 45: fitserve.v1.TrainingService.WatchTrainingJob:output_type -> fitserve.v1.WatchTrainingJobResponse
-	38, // [38:46] is the sub-list for method output_type
-	30, // [30:38] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	30, // 13: fitserve.v1.FitRequest.catboost:type_name -> fitserve.v1.Catboost
+	31, // 14: fitserve.v1.FitRequest.svm:type_name -> fitserve.v1.Svm
+	32, // 15: fitserve.v1.FitRequest.knn:type_name -> fitserve.v1.Knn
+	33, // 16: fitserve.v1.FitRequest.task:type_name -> fitserve.v1.Task
+	34, // 17: fitserve.v1.FitRequest.time_limit:type_name -> google.protobuf.Duration
+	0,  // 18: fitserve.v1.FitRequest.existing:type_name -> fitserve.v1.ExistingModel
+	35, // 19: fitserve.v1.FitResponse.job:type_name -> fitserve.v1.TrainingJob
+	36, // 20: fitserve.v1.InlineDataset.inputs:type_name -> fitserve.v1.Inputs
+	37, // 21: fitserve.v1.InlineDataset.targets:type_name -> fitserve.v1.Column
+	38, // 22: fitserve.v1.InlineDataset.labels:type_name -> google.protobuf.ListValue
+	39, // 23: fitserve.v1.UploadDatasetRequest.description:type_name -> fitserve.v1.DatasetDescription
+	40, // 24: fitserve.v1.UploadDatasetRequest.chunk:type_name -> fitserve.v1.DatasetChunk
+	41, // 25: fitserve.v1.UploadDatasetResponse.dataset:type_name -> fitserve.v1.Dataset
+	41, // 26: fitserve.v1.ListDatasetsResponse.datasets:type_name -> fitserve.v1.Dataset
+	35, // 27: fitserve.v1.GetTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
+	42, // 28: fitserve.v1.ListTrainingJobsRequest.states:type_name -> fitserve.v1.JobState
+	35, // 29: fitserve.v1.ListTrainingJobsResponse.jobs:type_name -> fitserve.v1.TrainingJob
+	35, // 30: fitserve.v1.CancelTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
+	35, // 31: fitserve.v1.WatchTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
+	43, // 32: fitserve.v1.WatchTrainingJobResponse.steps:type_name -> fitserve.v1.TrainingStep
+	1,  // 33: fitserve.v1.TrainingService.Fit:input_type -> fitserve.v1.FitRequest
+	4,  // 34: fitserve.v1.TrainingService.UploadDataset:input_type -> fitserve.v1.UploadDatasetRequest
+	6,  // 35: fitserve.v1.TrainingService.ListDatasets:input_type -> fitserve.v1.ListDatasetsRequest
+	8,  // 36: fitserve.v1.TrainingService.DeleteDataset:input_type -> fitserve.v1.DeleteDatasetRequest
+	10, // 37: fitserve.v1.TrainingService.GetTrainingJob:input_type -> fitserve.v1.GetTrainingJobRequest
+	12, // 38: fitserve.v1.TrainingService.ListTrainingJobs:input_type -> fitserve.v1.ListTrainingJobsRequest
+	14, // 39: fitserve.v1.TrainingService.CancelTrainingJob:input_type -> fitserve.v1.CancelTrainingJobRequest
+	16, // 40: fitserve.v1.TrainingService.WatchTrainingJob:input_type -> fitserve.v1.WatchTrainingJobRequest
+	2,  // 41: fitserve.v1.TrainingService.Fit:output_type -> fitserve.v1.FitResponse
+	5,  // 42: fitserve.v1.TrainingService.UploadDataset:output_type -> fitserve.v1.UploadDatasetResponse
+	7,  // 43: fitserve.v1.TrainingService.ListDatasets:output_type -> fitserve.v1.ListDatasetsResponse
+	9,  // 44: fitserve.v1.TrainingService.DeleteDataset:output_type -> fitserve.v1.DeleteDatasetResponse
+	11, // 45: fitserve.v1.TrainingService.GetTrainingJob:output_type -> fitserve.v1.GetTrainingJobResponse
+	13, // 46: fitserve.v1.TrainingService.ListTrainingJobs:output_type -> fitserve.v1.ListTrainingJobsResponse
+	15, // 47: fitserve.v1.TrainingService.CancelTrainingJob:output_type -> fitserve.v1.CancelTrainingJobResponse
+	17, // 48: fitserve.v1.TrainingService.WatchTrainingJob:output_type -> fitserve.v1.WatchTrainingJobResponse
+	41, // [41:49] is the sub-list for method output_type
+	33, // [33:41] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_fitserve_v1_training_service_proto_init() }
@@ -1614,6 +1673,9 @@ func file_fitserve_v1_training_service_proto_init() {
 		(*FitRequest_Ridge)(nil),
 		(*FitRequest_ElasticNet)(nil),
 		(*FitRequest_GaussianNb)(nil),
+		(*FitRequest_Catboost)(nil),
+		(*FitRequest_Svm)(nil),
+		(*FitRequest_Knn)(nil),
 	}
 	file_fitserve_v1_training_service_proto_msgTypes[3].OneofWrappers = []any{
 		(*UploadDatasetRequest_Description)(nil),
