@@ -17,7 +17,6 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from training.algorithms import losses
 from training.algorithms.base import Problem
 from training.data import Floats, Rows
-from training.errors import invalid_field
 from training.export import boosted, trees
 from training.progress import Progress
 from training.spec import Json, effective_parameters
@@ -38,6 +37,8 @@ class Family:
         "l2_regularization": 0.0,
         "max_bins": 255,
         "early_stopping": False,
+        "n_iter_no_change": 10,
+        "tol": 1e-7,
         "loss": None,
         "class_weight": None,
     }
@@ -49,6 +50,10 @@ class Family:
         losses.check_loss_of_regression(parameters["loss"], problem, "hist_gradient_boosting.loss")
         losses.check_class_weight(parameters["class_weight"], problem, "hist_gradient_boosting.class_weight")
         arguments: dict[str, object] = {**parameters, "random_state": problem.seed, "verbose": _VERBOSE}
+        # It measures the losses only with early stopping, which never happens within so many rounds.
+        arguments["early_stopping"] = True
+        if not parameters["early_stopping"]:
+            arguments["n_iter_no_change"] = parameters["max_iter"]
         if problem.task == "classification":
             del arguments["loss"]
             self._booster = HistGradientBoostingClassifier(**arguments)
@@ -60,10 +65,16 @@ class Family:
         self._problem = problem
 
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
-        """Trains the model; the progress is read from the lines that scikit-learn prints after each round."""
-        self._check_targets(train.targets)
+        """Trains the model; the losses on both sets of rows are read from what scikit-learn prints after each round."""
+        losses.check_targets(self.parameters["loss"], train.targets, "hist_gradient_boosting.loss", "squared_error")
         with contextlib.redirect_stdout(_RoundLines(progress)):
-            self._booster.fit(_matrix(train.features), train.targets)
+            self._booster.fit(
+                _matrix(train.features),
+                train.targets,
+                sample_weight=train.weights,
+                X_val=_matrix(validation.features),
+                y_val=validation.targets,
+            )
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         """Returns the class probabilities or the values."""
@@ -83,20 +94,6 @@ class Family:
         ]
         link: boosted.Link = "log" if self.parameters["loss"] in _LOG_LINK_LOSSES else "identity"
         return boosted.model(grown, "BRANCH_LEQ", base, self._problem, link)
-
-    def _check_targets(self, targets: NDArray[np.int64] | NDArray[np.float64]) -> None:
-        """Raises INVALID_FIELD if the loss or early stopping cannot work with these targets."""
-        losses.check_targets(self.parameters["loss"], targets, "hist_gradient_boosting.loss", "squared_error")
-        if not self.parameters["early_stopping"]:
-            return
-        # A tenth is set aside, by class for classification.
-        aside = -(-len(targets) // 10)
-        classes = self._problem.class_count
-        rarest = np.bincount(targets.astype(np.int64)).min() if classes else 2
-        if rarest < 2 or min(aside, len(targets) - aside) < max(classes, 1):
-            raise _invalid(
-                "early_stopping", "there are too few rows to set a tenth of each label aside; leave it unset"
-            )
 
 
 class _RoundLines(io.TextIOBase):
@@ -119,7 +116,7 @@ class _RoundLines(io.TextIOBase):
         return len(text)
 
 
-_LOSS_NAMES = {"train": "loss", "val": "early_stopping_loss"}
+_LOSS_NAMES = {"train": "loss", "val": "validation_loss"}
 
 
 # Any: the nodes are a structured array, whose fields numpy cannot type.
@@ -134,10 +131,6 @@ def _tree(nodes, target: int) -> trees.Tree:  # type: ignore[no-untyped-def]
         values=nodes["value"].reshape(-1, 1),
         target=target,
     )
-
-
-def _invalid(field: str, message: str) -> Exception:
-    return invalid_field(f"hist_gradient_boosting.{field}", message)
 
 
 def _matrix(features: Floats) -> NDArray[np.float64]:

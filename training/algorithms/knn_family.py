@@ -174,7 +174,7 @@ def _classes(
 
 def _values(targets: NDArray[np.generic], constants: dict[str, NDArray[np.generic]]) -> list[onnx.NodeProto]:
     """Returns the operations from `nearest` and `weights` to the weighted mean of the targets."""
-    constants["targets"] = targets
+    constants["targets"] = targets.astype(np.float64)
     return [
         helper.make_node("Gather", ["targets", "nearest"], ["chosen"]),
         helper.make_node("Mul", ["chosen", "weights"], ["weighted"]),

@@ -13,6 +13,7 @@ import xgboost
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
+from training.algorithms import losses, weights
 from training.algorithms.base import Problem
 from training.data import Floats, Rows
 from training.export import boosted, trees
@@ -34,12 +35,15 @@ class Family:
         "reg_alpha": 0.0,
         "reg_lambda": 1.0,
         "max_bin": 256,
+        "early_stopping_rounds": None,
+        "class_weight": None,
     }
     LIBRARIES: ClassVar[tuple[str, ...]] = ("xgboost",)
 
     def __init__(self, hyper_parameters: Message, problem: Problem) -> None:
         """Builds the untrained model."""
         self.parameters = effective_parameters(hyper_parameters, self.DEFAULTS)
+        losses.check_class_weight(self.parameters["class_weight"], problem, "xgboost.class_weight")
         self._problem = problem
         self._booster = xgboost.Booster()
 
@@ -48,11 +52,20 @@ class Family:
         arguments = dict(self.parameters)
         rounds = arguments.pop("n_estimators")
         assert isinstance(rounds, int)
+        class_weight = arguments.pop("class_weight")
+        callbacks: list[xgboost.callback.TrainingCallback] = [_Rounds(progress, rounds)]
+        patience = arguments.pop("early_stopping_rounds")
+        if patience is not None:
+            callbacks.append(xgboost.callback.EarlyStopping(rounds=patience, data_name="validation", save_best=True))
         arguments |= {"tree_method": "hist", "seed": self._problem.seed, "nthread": self._problem.cores}
         arguments |= self._objective()
         max_bin = arguments["max_bin"]
         train_matrix = xgboost.QuantileDMatrix(
-            _matrix(train.features), train.targets, nthread=self._problem.cores, max_bin=max_bin
+            _matrix(train.features),
+            train.targets,
+            weight=weights.of_rows(train, class_weight),
+            nthread=self._problem.cores,
+            max_bin=max_bin,
         )
         validation_matrix = xgboost.QuantileDMatrix(
             _matrix(validation.features),
@@ -67,7 +80,7 @@ class Family:
             rounds,
             evals=[(train_matrix, "train"), (validation_matrix, "validation")],
             verbose_eval=False,
-            callbacks=[_Rounds(progress, rounds)],
+            callbacks=callbacks,
         )
 
     def predict(self, features: Floats) -> NDArray[np.float64]:

@@ -200,6 +200,8 @@ class HistGradientBoosting(_message.Message):
     EARLY_STOPPING_FIELD_NUMBER: _builtins.int
     LOSS_FIELD_NUMBER: _builtins.int
     CLASS_WEIGHT_FIELD_NUMBER: _builtins.int
+    N_ITER_NO_CHANGE_FIELD_NUMBER: _builtins.int
+    TOL_FIELD_NUMBER: _builtins.int
     max_iter: _builtins.int
     """The number of boosting rounds. The default is 100."""
     learning_rate: _builtins.float
@@ -215,8 +217,8 @@ class HistGradientBoosting(_message.Message):
     max_bins: _builtins.int
     """The number of bins into which the values of a feature are put. The default is 255."""
     early_stopping: _builtins.bool
-    """Whether training stops when the loss on a tenth of the training rows, set aside, has not improved for ten rounds. The
-    default is false.
+    """Whether training stops when the loss on the held-out rows has not improved for `n_iter_no_change` rounds. The model
+    keeps all its trees. The default is false.
     """
     loss: _builtins.str
     """The loss for regression: squared_error, absolute_error, gamma (targets above 0) or poisson (targets of 0 or more).
@@ -226,6 +228,10 @@ class HistGradientBoosting(_message.Message):
     """Weights of the labels, for classification: balanced, in inverse proportion to their frequency, or unset for equal
     weights.
     """
+    n_iter_no_change: _builtins.int
+    """The number of rounds without improvement after which early stopping stops. The default is 10."""
+    tol: _builtins.float
+    """How much smaller a loss must be to count as an improvement. The default is 1e-7."""
     def __init__(
         self,
         *,
@@ -239,10 +245,12 @@ class HistGradientBoosting(_message.Message):
         early_stopping: _builtins.bool | None = ...,
         loss: _builtins.str | None = ...,
         class_weight: _builtins.str | None = ...,
+        n_iter_no_change: _builtins.int | None = ...,
+        tol: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight", "_early_stopping", b"_early_stopping", "_l2_regularization", b"_l2_regularization", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_bins", b"_max_bins", "_max_depth", b"_max_depth", "_max_iter", b"_max_iter", "_max_leaf_nodes", b"_max_leaf_nodes", "_min_samples_leaf", b"_min_samples_leaf", "class_weight", b"class_weight", "early_stopping", b"early_stopping", "l2_regularization", b"l2_regularization", "learning_rate", b"learning_rate", "loss", b"loss", "max_bins", b"max_bins", "max_depth", b"max_depth", "max_iter", b"max_iter", "max_leaf_nodes", b"max_leaf_nodes", "min_samples_leaf", b"min_samples_leaf"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight", "_early_stopping", b"_early_stopping", "_l2_regularization", b"_l2_regularization", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_bins", b"_max_bins", "_max_depth", b"_max_depth", "_max_iter", b"_max_iter", "_max_leaf_nodes", b"_max_leaf_nodes", "_min_samples_leaf", b"_min_samples_leaf", "_n_iter_no_change", b"_n_iter_no_change", "_tol", b"_tol", "class_weight", b"class_weight", "early_stopping", b"early_stopping", "l2_regularization", b"l2_regularization", "learning_rate", b"learning_rate", "loss", b"loss", "max_bins", b"max_bins", "max_depth", b"max_depth", "max_iter", b"max_iter", "max_leaf_nodes", b"max_leaf_nodes", "min_samples_leaf", b"min_samples_leaf", "n_iter_no_change", b"n_iter_no_change", "tol", b"tol"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight", "_early_stopping", b"_early_stopping", "_l2_regularization", b"_l2_regularization", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_bins", b"_max_bins", "_max_depth", b"_max_depth", "_max_iter", b"_max_iter", "_max_leaf_nodes", b"_max_leaf_nodes", "_min_samples_leaf", b"_min_samples_leaf", "class_weight", b"class_weight", "early_stopping", b"early_stopping", "l2_regularization", b"l2_regularization", "learning_rate", b"learning_rate", "loss", b"loss", "max_bins", b"max_bins", "max_depth", b"max_depth", "max_iter", b"max_iter", "max_leaf_nodes", b"max_leaf_nodes", "min_samples_leaf", b"min_samples_leaf"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight", "_early_stopping", b"_early_stopping", "_l2_regularization", b"_l2_regularization", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_bins", b"_max_bins", "_max_depth", b"_max_depth", "_max_iter", b"_max_iter", "_max_leaf_nodes", b"_max_leaf_nodes", "_min_samples_leaf", b"_min_samples_leaf", "_n_iter_no_change", b"_n_iter_no_change", "_tol", b"_tol", "class_weight", b"class_weight", "early_stopping", b"early_stopping", "l2_regularization", b"l2_regularization", "learning_rate", b"learning_rate", "loss", b"loss", "max_bins", b"max_bins", "max_depth", b"max_depth", "max_iter", b"max_iter", "max_leaf_nodes", b"max_leaf_nodes", "min_samples_leaf", b"min_samples_leaf", "n_iter_no_change", b"n_iter_no_change", "tol", b"tol"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__class_weight: _TypeAlias = _typing.Literal["class_weight"]  # noqa: Y015
     _WhichOneofArgType__class_weight: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight"]  # noqa: Y015
@@ -264,6 +272,10 @@ class HistGradientBoosting(_message.Message):
     _WhichOneofArgType__max_leaf_nodes: _TypeAlias = _typing.Literal["_max_leaf_nodes", b"_max_leaf_nodes"]  # noqa: Y015
     _WhichOneofReturnType__min_samples_leaf: _TypeAlias = _typing.Literal["min_samples_leaf"]  # noqa: Y015
     _WhichOneofArgType__min_samples_leaf: _TypeAlias = _typing.Literal["_min_samples_leaf", b"_min_samples_leaf"]  # noqa: Y015
+    _WhichOneofReturnType__n_iter_no_change: _TypeAlias = _typing.Literal["n_iter_no_change"]  # noqa: Y015
+    _WhichOneofArgType__n_iter_no_change: _TypeAlias = _typing.Literal["_n_iter_no_change", b"_n_iter_no_change"]  # noqa: Y015
+    _WhichOneofReturnType__tol: _TypeAlias = _typing.Literal["tol"]  # noqa: Y015
+    _WhichOneofArgType__tol: _TypeAlias = _typing.Literal["_tol", b"_tol"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__class_weight) -> _WhichOneofReturnType__class_weight | None: ...
     @_typing.overload
@@ -284,6 +296,10 @@ class HistGradientBoosting(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_leaf_nodes) -> _WhichOneofReturnType__max_leaf_nodes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_samples_leaf) -> _WhichOneofReturnType__min_samples_leaf | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__n_iter_no_change) -> _WhichOneofReturnType__n_iter_no_change | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tol) -> _WhichOneofReturnType__tol | None: ...
 
 Global___HistGradientBoosting: _TypeAlias = HistGradientBoosting  # noqa: Y015
 
@@ -305,6 +321,8 @@ class Xgboost(_message.Message):
     REG_ALPHA_FIELD_NUMBER: _builtins.int
     REG_LAMBDA_FIELD_NUMBER: _builtins.int
     MAX_BIN_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_ROUNDS_FIELD_NUMBER: _builtins.int
+    CLASS_WEIGHT_FIELD_NUMBER: _builtins.int
     n_estimators: _builtins.int
     """The number of boosting rounds. The default is 100. With more than two labels each round grows a tree a label."""
     max_depth: _builtins.int
@@ -325,6 +343,14 @@ class Xgboost(_message.Message):
     """The strength of the L2 regularization of the leaves. The default is 1."""
     max_bin: _builtins.int
     """The number of bins into which the values of a feature are put. The default is 256."""
+    early_stopping_rounds: _builtins.int
+    """The number of rounds without improvement after which training stops: the loss on the held-out rows decides, and the
+    model keeps the trees up to its best round. Unset for all rounds.
+    """
+    class_weight: _builtins.str
+    """Weights of the labels, for classification: balanced, in inverse proportion to their frequency, or unset for equal
+    weights.
+    """
     def __init__(
         self,
         *,
@@ -338,13 +364,19 @@ class Xgboost(_message.Message):
         reg_alpha: _builtins.float | None = ...,
         reg_lambda: _builtins.float | None = ...,
         max_bin: _builtins.int | None = ...,
+        early_stopping_rounds: _builtins.int | None = ...,
+        class_weight: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_colsample_bytree", b"_colsample_bytree", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_max_bin", b"_max_bin", "_max_depth", b"_max_depth", "_min_child_weight", b"_min_child_weight", "_n_estimators", b"_n_estimators", "_reg_alpha", b"_reg_alpha", "_reg_lambda", b"_reg_lambda", "_subsample", b"_subsample", "colsample_bytree", b"colsample_bytree", "gamma", b"gamma", "learning_rate", b"learning_rate", "max_bin", b"max_bin", "max_depth", b"max_depth", "min_child_weight", b"min_child_weight", "n_estimators", b"n_estimators", "reg_alpha", b"reg_alpha", "reg_lambda", b"reg_lambda", "subsample", b"subsample"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight", "_colsample_bytree", b"_colsample_bytree", "_early_stopping_rounds", b"_early_stopping_rounds", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_max_bin", b"_max_bin", "_max_depth", b"_max_depth", "_min_child_weight", b"_min_child_weight", "_n_estimators", b"_n_estimators", "_reg_alpha", b"_reg_alpha", "_reg_lambda", b"_reg_lambda", "_subsample", b"_subsample", "class_weight", b"class_weight", "colsample_bytree", b"colsample_bytree", "early_stopping_rounds", b"early_stopping_rounds", "gamma", b"gamma", "learning_rate", b"learning_rate", "max_bin", b"max_bin", "max_depth", b"max_depth", "min_child_weight", b"min_child_weight", "n_estimators", b"n_estimators", "reg_alpha", b"reg_alpha", "reg_lambda", b"reg_lambda", "subsample", b"subsample"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_colsample_bytree", b"_colsample_bytree", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_max_bin", b"_max_bin", "_max_depth", b"_max_depth", "_min_child_weight", b"_min_child_weight", "_n_estimators", b"_n_estimators", "_reg_alpha", b"_reg_alpha", "_reg_lambda", b"_reg_lambda", "_subsample", b"_subsample", "colsample_bytree", b"colsample_bytree", "gamma", b"gamma", "learning_rate", b"learning_rate", "max_bin", b"max_bin", "max_depth", b"max_depth", "min_child_weight", b"min_child_weight", "n_estimators", b"n_estimators", "reg_alpha", b"reg_alpha", "reg_lambda", b"reg_lambda", "subsample", b"subsample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight", "_colsample_bytree", b"_colsample_bytree", "_early_stopping_rounds", b"_early_stopping_rounds", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_max_bin", b"_max_bin", "_max_depth", b"_max_depth", "_min_child_weight", b"_min_child_weight", "_n_estimators", b"_n_estimators", "_reg_alpha", b"_reg_alpha", "_reg_lambda", b"_reg_lambda", "_subsample", b"_subsample", "class_weight", b"class_weight", "colsample_bytree", b"colsample_bytree", "early_stopping_rounds", b"early_stopping_rounds", "gamma", b"gamma", "learning_rate", b"learning_rate", "max_bin", b"max_bin", "max_depth", b"max_depth", "min_child_weight", b"min_child_weight", "n_estimators", b"n_estimators", "reg_alpha", b"reg_alpha", "reg_lambda", b"reg_lambda", "subsample", b"subsample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__class_weight: _TypeAlias = _typing.Literal["class_weight"]  # noqa: Y015
+    _WhichOneofArgType__class_weight: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight"]  # noqa: Y015
     _WhichOneofReturnType__colsample_bytree: _TypeAlias = _typing.Literal["colsample_bytree"]  # noqa: Y015
     _WhichOneofArgType__colsample_bytree: _TypeAlias = _typing.Literal["_colsample_bytree", b"_colsample_bytree"]  # noqa: Y015
+    _WhichOneofReturnType__early_stopping_rounds: _TypeAlias = _typing.Literal["early_stopping_rounds"]  # noqa: Y015
+    _WhichOneofArgType__early_stopping_rounds: _TypeAlias = _typing.Literal["_early_stopping_rounds", b"_early_stopping_rounds"]  # noqa: Y015
     _WhichOneofReturnType__gamma: _TypeAlias = _typing.Literal["gamma"]  # noqa: Y015
     _WhichOneofArgType__gamma: _TypeAlias = _typing.Literal["_gamma", b"_gamma"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
@@ -364,7 +396,11 @@ class Xgboost(_message.Message):
     _WhichOneofReturnType__subsample: _TypeAlias = _typing.Literal["subsample"]  # noqa: Y015
     _WhichOneofArgType__subsample: _TypeAlias = _typing.Literal["_subsample", b"_subsample"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__class_weight) -> _WhichOneofReturnType__class_weight | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__colsample_bytree) -> _WhichOneofReturnType__colsample_bytree | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__early_stopping_rounds) -> _WhichOneofReturnType__early_stopping_rounds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gamma) -> _WhichOneofReturnType__gamma | None: ...
     @_typing.overload

@@ -253,15 +253,19 @@ type HistGradientBoosting struct {
 	L2Regularization *float64 `protobuf:"fixed64,6,opt,name=l2_regularization,json=l2Regularization,proto3,oneof" json:"l2_regularization,omitempty"`
 	// The number of bins into which the values of a feature are put. The default is 255.
 	MaxBins *int32 `protobuf:"varint,7,opt,name=max_bins,json=maxBins,proto3,oneof" json:"max_bins,omitempty"`
-	// Whether training stops when the loss on a tenth of the training rows, set aside, has not improved for ten rounds. The
-	// default is false.
+	// Whether training stops when the loss on the held-out rows has not improved for `n_iter_no_change` rounds. The model
+	// keeps all its trees. The default is false.
 	EarlyStopping *bool `protobuf:"varint,8,opt,name=early_stopping,json=earlyStopping,proto3,oneof" json:"early_stopping,omitempty"`
 	// The loss for regression: squared_error, absolute_error, gamma (targets above 0) or poisson (targets of 0 or more).
 	// The default is squared_error. It must be unset for classification.
 	Loss *string `protobuf:"bytes,9,opt,name=loss,proto3,oneof" json:"loss,omitempty"`
 	// Weights of the labels, for classification: balanced, in inverse proportion to their frequency, or unset for equal
 	// weights.
-	ClassWeight   *string `protobuf:"bytes,10,opt,name=class_weight,json=classWeight,proto3,oneof" json:"class_weight,omitempty"`
+	ClassWeight *string `protobuf:"bytes,10,opt,name=class_weight,json=classWeight,proto3,oneof" json:"class_weight,omitempty"`
+	// The number of rounds without improvement after which early stopping stops. The default is 10.
+	NIterNoChange *int32 `protobuf:"varint,11,opt,name=n_iter_no_change,json=nIterNoChange,proto3,oneof" json:"n_iter_no_change,omitempty"`
+	// How much smaller a loss must be to count as an improvement. The default is 1e-7.
+	Tol           *float64 `protobuf:"fixed64,12,opt,name=tol,proto3,oneof" json:"tol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -366,6 +370,20 @@ func (x *HistGradientBoosting) GetClassWeight() string {
 	return ""
 }
 
+func (x *HistGradientBoosting) GetNIterNoChange() int32 {
+	if x != nil && x.NIterNoChange != nil {
+		return *x.NIterNoChange
+	}
+	return 0
+}
+
+func (x *HistGradientBoosting) GetTol() float64 {
+	if x != nil && x.Tol != nil {
+		return *x.Tol
+	}
+	return 0
+}
+
 // Xgboost configures XGBoost's gradient boosted trees (tree_method hist). Missing values (NaN, or null) are allowed.
 // The loss is the log loss for classification and the squared error for regression.
 type Xgboost struct {
@@ -389,7 +407,13 @@ type Xgboost struct {
 	// The strength of the L2 regularization of the leaves. The default is 1.
 	RegLambda *float64 `protobuf:"fixed64,9,opt,name=reg_lambda,json=regLambda,proto3,oneof" json:"reg_lambda,omitempty"`
 	// The number of bins into which the values of a feature are put. The default is 256.
-	MaxBin        *int32 `protobuf:"varint,10,opt,name=max_bin,json=maxBin,proto3,oneof" json:"max_bin,omitempty"`
+	MaxBin *int32 `protobuf:"varint,10,opt,name=max_bin,json=maxBin,proto3,oneof" json:"max_bin,omitempty"`
+	// The number of rounds without improvement after which training stops: the loss on the held-out rows decides, and the
+	// model keeps the trees up to its best round. Unset for all rounds.
+	EarlyStoppingRounds *int32 `protobuf:"varint,11,opt,name=early_stopping_rounds,json=earlyStoppingRounds,proto3,oneof" json:"early_stopping_rounds,omitempty"`
+	// Weights of the labels, for classification: balanced, in inverse proportion to their frequency, or unset for equal
+	// weights.
+	ClassWeight   *string `protobuf:"bytes,12,opt,name=class_weight,json=classWeight,proto3,oneof" json:"class_weight,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -492,6 +516,20 @@ func (x *Xgboost) GetMaxBin() int32 {
 		return *x.MaxBin
 	}
 	return 0
+}
+
+func (x *Xgboost) GetEarlyStoppingRounds() int32 {
+	if x != nil && x.EarlyStoppingRounds != nil {
+		return *x.EarlyStoppingRounds
+	}
+	return 0
+}
+
+func (x *Xgboost) GetClassWeight() string {
+	if x != nil && x.ClassWeight != nil {
+		return *x.ClassWeight
+	}
+	return ""
 }
 
 // TorchMlp configures a multi-layer perceptron trained with PyTorch (ReLU, Adam). Features are standardized first;
@@ -1646,7 +1684,7 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\x0f_max_leaf_nodesB\f\n" +
 	"\n" +
 	"_bootstrapB\x0f\n" +
-	"\r_class_weight\"\xb9\x06\n" +
+	"\r_class_weight\"\xcb\a\n" +
 	"\x14HistGradientBoosting\x126\n" +
 	"\bmax_iter\x18\x01 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\x00R\amaxIter\x88\x01\x01\x12@\n" +
 	"\rlearning_rate\x18\x02 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00$@\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x01R\flearningRate\x88\x01\x01\x12A\n" +
@@ -1659,7 +1697,10 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\x04loss\x18\t \x01(\tB3\xaa\x9f\x19/*\rsquared_error*\x0eabsolute_error*\x05gamma*\apoissonH\bR\x04loss\x88\x01\x01\x126\n" +
 	"\fclass_weight\x18\n" +
 	" \x01(\tB\x0e\xaa\x9f\x19\n" +
-	"*\bbalancedH\tR\vclassWeight\x88\x01\x01:\n" +
+	"*\bbalancedH\tR\vclassWeight\x88\x01\x01\x12D\n" +
+	"\x10n_iter_no_change\x18\v \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\n" +
+	"R\rnIterNoChange\x88\x01\x01\x12-\n" +
+	"\x03tol\x18\f \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\vR\x03tol\x88\x01\x01:\n" +
 	"\xb2\x9f\x19\x06\b\x01\x10\x01\x18\x01B\v\n" +
 	"\t_max_iterB\x10\n" +
 	"\x0e_learning_rateB\x11\n" +
@@ -1671,7 +1712,9 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\t_max_binsB\x11\n" +
 	"\x0f_early_stoppingB\a\n" +
 	"\x05_lossB\x0f\n" +
-	"\r_class_weight\"\x96\x06\n" +
+	"\r_class_weightB\x13\n" +
+	"\x11_n_iter_no_changeB\x06\n" +
+	"\x04_tol\"\xca\a\n" +
 	"\aXgboost\x12>\n" +
 	"\fn_estimators\x18\x01 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\x00R\vnEstimators\x88\x01\x01\x128\n" +
 	"\tmax_depth\x18\x02 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@H\x01R\bmaxDepth\x88\x01\x01\x12@\n" +
@@ -1684,7 +1727,11 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\n" +
 	"reg_lambda\x18\t \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\bR\tregLambda\x88\x01\x01\x124\n" +
 	"\amax_bin\x18\n" +
-	" \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00@\x11\x00\x00\x00\x00\x00\x00\xf0@H\tR\x06maxBin\x88\x01\x01:\n" +
+	" \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00@\x11\x00\x00\x00\x00\x00\x00\xf0@H\tR\x06maxBin\x88\x01\x01\x12O\n" +
+	"\x15early_stopping_rounds\x18\v \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\n" +
+	"R\x13earlyStoppingRounds\x88\x01\x01\x126\n" +
+	"\fclass_weight\x18\f \x01(\tB\x0e\xaa\x9f\x19\n" +
+	"*\bbalancedH\vR\vclassWeight\x88\x01\x01:\n" +
 	"\xb2\x9f\x19\x06\b\x01\x10\x01\x18\x01B\x0f\n" +
 	"\r_n_estimatorsB\f\n" +
 	"\n" +
@@ -1699,7 +1746,9 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"_reg_alphaB\r\n" +
 	"\v_reg_lambdaB\n" +
 	"\n" +
-	"\b_max_bin\"\xc4\x03\n" +
+	"\b_max_binB\x18\n" +
+	"\x16_early_stopping_roundsB\x0f\n" +
+	"\r_class_weight\"\xc4\x03\n" +
 	"\bTorchMlp\x12;\n" +
 	"\fhidden_sizes\x18\x01 \x03(\x05B\x18\xaa\x9f\x19\x14\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00\xc0@0\x10R\vhiddenSizes\x123\n" +
 	"\x06epochs\x18\x02 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\x00R\x06epochs\x88\x01\x01\x12:\n" +
