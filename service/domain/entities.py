@@ -94,6 +94,7 @@ class DataBlock:
 
     Attributes:
         targets_field: The name of the field that the targets came in, for messages.
+        weights: What each row counts in training, finite and not below zero; None if all count the same.
     """
 
     rows: int
@@ -101,6 +102,7 @@ class DataBlock:
     columns: tuple[ColumnData, ...]
     targets: ColumnData | None
     targets_field: str = "targets"
+    weights: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class Dataset:
     size_bytes: int
     create_time: datetime
     display_name: str = ""
+    has_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -298,6 +301,7 @@ class AlgorithmTraits:
     regression: bool
     missing_values: bool
     images: bool
+    sample_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -309,6 +313,7 @@ class FitOrder:
         request_hash: A digest of the whole request, data included.
         data: The rows themselves, or the digest of an uploaded dataset.
         target: The name of the column to predict, or "".
+        class_weights: Whether labels are weighed.
         time_limit: Seconds of wall time, or None.
     """
 
@@ -326,6 +331,7 @@ class FitOrder:
     queue: bool
     new_version: bool
     load: bool
+    class_weights: bool = False
 
 
 @dataclass(frozen=True)

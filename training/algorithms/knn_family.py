@@ -51,7 +51,7 @@ class Family:
         self._neighbors = NearestNeighbors(n_jobs=problem.cores)
 
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
-        """Keeps the rows, in one step."""
+        """Keeps the rows, in one step. The service lets none with weights come here, which the library cannot take."""
         _check(train, self._count)
         self._points = self._scaler.fit_transform(_matrix(train.features))
         self._largest = max(float((self._points**2).sum(axis=1).max()), _SMALLEST)

@@ -17,7 +17,7 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR
 
-from training.algorithms import losses
+from training.algorithms import losses, weights
 from training.algorithms.base import Problem
 from training.data import Floats, Rows
 from training.errors import invalid_field
@@ -27,7 +27,6 @@ from training.spec import Json, effective_parameters
 
 _MOST_CLASSES = 100
 _FOLDS = 5
-_OF_CLASSES, _OF_VALUES = ("class_weight",), ("epsilon",)
 
 
 class Family:
@@ -55,8 +54,9 @@ class Family:
         self.parameters = parameters
         self._problem = problem
         self._scaler = StandardScaler()
-        others = _OF_VALUES if problem.task == "classification" else _OF_CLASSES
-        arguments = {name: value for name, value in parameters.items() if name not in others}
+        arguments = {name: value for name, value in parameters.items() if name != "class_weight"}
+        if problem.task == "classification":
+            del arguments["epsilon"]
         arguments["C"] = arguments.pop("c")
         parameters["gamma"] = arguments["gamma"] = parameters["gamma"] or 1.0 / math.prod(problem.feature_shape)
         arguments["max_iter"] = parameters["max_iter"] or -1
@@ -75,7 +75,9 @@ class Family:
             self._model = CalibratedClassifierCV(self._machine, cv=folds, ensemble=False)
         else:
             self._model = TransformedTargetRegressor(self._machine, transformer=StandardScaler())
-        self._model.fit(features, train.targets, sample_weight=train.weights)
+        # As weights of rows, those of labels count for the probabilities too.
+        counts = weights.of_rows(train, self.parameters["class_weight"])
+        self._model.fit(features, train.targets, sample_weight=counts)
         iterations = int(np.max(self._trained().n_iter_))
         progress.step(max(iterations, 1), max(iterations, 1), "iteration")
 
