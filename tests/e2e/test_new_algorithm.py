@@ -81,7 +81,7 @@ with fitserve.Client(sys.argv[1]) as client:
     assert client.model("means").versions[0].parameters == {"shrink_threshold": 0.5}
     try:
         client.fit("wrong", iris.data, species, algorithm="nearest_mean", shrink_threshold=101)
-    except fitserve.InvalidArgument as error:
+    except fitserve.FitServeError as error:
         print(error.message)
 """
 
