@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,6 +27,7 @@ class Tree:
         missing_left: Whether a missing value goes to the left.
         values: What a leaf adds to the targets, [nodes, k].
         target: The first of these k targets.
+        sets: For nodes that ask whether the feature is one of some codes, instead of comparing it: these codes.
     """
 
     leaf: NDArray[np.bool_]
@@ -36,6 +38,7 @@ class Tree:
     missing_left: NDArray[np.bool_]
     values: NDArray[np.float64]
     target: int = 0
+    sets: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
 
 
 def sum_nodes(
@@ -52,6 +55,7 @@ def sum_nodes(
         base_values: The value that each target starts from.
         output: The name of the result, [rows, targets].
     """
+    trees = [_with_chains(tree) for tree in trees]
     node = helper.make_node("TreeEnsembleRegressor", ["doubles"], [output], domain=graph.TREE_DOMAIN)
     node.attribute.append(helper.make_attribute("n_targets", len(base_values)))
     _add_doubles(node, "base_values_as_tensor", base_values)
@@ -79,8 +83,49 @@ def _add_tree_nodes(node: onnx.NodeProto, trees: Sequence[Tree], comparison: str
     _add_integers(node, "nodes_truenodeids", inner([tree.left for tree in trees]))
     _add_integers(node, "nodes_falsenodeids", inner([tree.right for tree in trees]))
     _add_integers(node, "nodes_missing_value_tracks_true", inner([tree.missing_left for tree in trees]))
-    modes = np.where(leaf, b"LEAF", comparison.encode()).tolist()
-    node.attribute.add(name="nodes_modes", type=onnx.AttributeProto.STRINGS, strings=modes)
+    modes = np.where(leaf, b"LEAF", comparison.encode()).astype("S16")
+    start = 0
+    for tree, size in zip(trees, sizes, strict=True):
+        modes[[start + place for place in tree.sets]] = b"BRANCH_EQ"
+        start += size
+    node.attribute.add(name="nodes_modes", type=onnx.AttributeProto.STRINGS, strings=modes.tolist())
+
+
+def _with_chains(tree: Tree) -> Tree:
+    """Returns a tree in which each node with a set is a chain of nodes that look for one code each.
+
+    If one of them finds its code the same node follows, so it has several parents: onnxruntime allows that.
+    """
+    if not tree.sets:
+        return tree
+    nodes = [place for place, codes in tree.sets.items() for _ in codes[1:]]
+    added = np.array(nodes, np.int64)
+    count = len(tree.leaf)
+    feature, left, right = (np.concatenate([part, part[added]]) for part in (tree.feature, tree.left, tree.right))
+    threshold = np.concatenate([tree.threshold, np.zeros(len(added))])
+    sets: dict[int, NDArray[np.int64]] = {}
+    for place, codes in tree.sets.items():
+        chain = [place, *range(count, count + len(codes) - 1)]
+        count += len(codes) - 1
+        threshold[chain] = codes
+        right[chain] = [*chain[1:], tree.right[place]]
+        sets |= {link: codes[index : index + 1] for index, link in enumerate(chain)}
+    return Tree(
+        leaf=_extended(tree.leaf, len(added)),
+        feature=feature,
+        threshold=threshold,
+        left=left,
+        right=right,
+        missing_left=_extended(tree.missing_left, len(added)),
+        values=_extended(tree.values, len(added)),
+        target=tree.target,
+        sets=sets,
+    )
+
+
+def _extended(part: NDArray[np.generic], count: int) -> NDArray[Any]:
+    """Returns an array with zeros at its end. Any: of whatever type it is."""
+    return np.concatenate([part, np.zeros((count, *part.shape[1:]), part.dtype)])
 
 
 def _add_leaves(node: onnx.NodeProto, trees: Sequence[Tree]) -> None:
