@@ -146,7 +146,8 @@ class Encoder:
                 entry["categories"] = list(column.categories)
                 entry["unknown_category"] = "missing" if self.native else "none"
             elif not np.isnan(self.fill[place]):
-                entry["fill"] = float(self.fill[place])
+                # The shortest digits of the 32-bit float.
+                entry["fill"] = float(str(self.fill[place]))
             described.append(entry)
         return described
 

@@ -16,7 +16,7 @@ from google.protobuf import struct_pb2
 from numpy.typing import NDArray
 
 from service.domain.entities import MISSING_INTEGER, UNKNOWN_CODE, ColumnSpec, Floats, Signature
-from service.domain.errors import ServiceError, invalid
+from service.domain.errors import invalid
 from service.domain.nearest import hint
 from service.rpc import tensors, validate
 
@@ -102,18 +102,22 @@ def matrix_of_table(table: data_pb2.Table, signature: Signature, path: str) -> F
         ServiceError: INVALID_FIELD naming the column, and the row, that does not fit.
     """
     validate.bounds(table, path)
-    names = [column.name for column in table.columns]
+    if not table.columns:
+        raise invalid(f"{path}.columns", "there are no columns")
+    _check_column_names([column.name for column in table.columns], signature, path)
+    rows = _row_count(table.columns[0])
+    matrix = np.empty((rows, len(signature.columns)), np.float32)
+    for index, column in enumerate(table.columns):
+        place = signature.places[column.name]
+        matrix[:, place] = _column(column, signature.columns[place], rows, f"{path}.columns[{index}]")
+    return matrix
+
+
+def _check_column_names(names: Sequence[str], signature: Signature, path: str) -> None:
     check_names(names, signature.places, path)
     if len(names) > len(signature.places):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise invalid(path, f"there are two columns {twice!r}")
-    rows = _row_count(table.columns[0])
-    matrix = np.empty((rows, len(names)), np.float32)
-    for column in table.columns:
-        place = signature.places[column.name]
-        where = f"{path} (column {column.name!r})"
-        matrix[:, place] = _column(column, signature.columns[place], rows, where)
-    return matrix
+        index = next(index for index, name in enumerate(names) if name in names[:index])
+        raise invalid(f"{path}.columns[{index}].name", f"there are two columns {names[index]!r}")
 
 
 def _row_count(column: data_pb2.Column) -> int:
@@ -126,7 +130,7 @@ def _column(column: data_pb2.Column, spec: ColumnSpec, rows: int, path: str) -> 
     form = tensors.form_of_column(column, path)
     count = len(getattr(column, form).values)
     if count != rows:
-        raise invalid(path, f"it has {count} values, the first column has {rows}")
+        raise invalid(path, f"column {column.name!r} has {count} values, the first column has {rows}")
     missing = tensors.missing_rows(column, rows, path)
     if (form == "strings") is not (spec.codes is not None):
         _check_all_missing(column, form, missing, path)
@@ -154,15 +158,13 @@ def _check_all_missing(column: data_pb2.Column, form: str, missing: NDArray[np.i
     gone = set(missing.tolist())
     for row, value in enumerate(getattr(column, form).values):
         if row not in gone and value == value and value != MISSING_INTEGER:
-            raise _wrong_kind(form, row, value, path)
+            given = f"row {row} of column {column.name!r} is {_said(form, value)}"
+            wanted = "numbers; send doubles or integers" if form == "strings" else "texts; send strings"
+            raise invalid(path, f"{given}, but the column holds {wanted}")
 
 
-def _wrong_kind(form: str, row: int, value: object, path: str) -> ServiceError:
-    if form == "strings":
-        return invalid(
-            path, f"row {row} is the text {_shown(str(value))}, but the column holds numbers; send doubles or integers"
-        )
-    return invalid(path, f"row {row} is the number {value}, but the column holds texts; send strings")
+def _said(form: str, value: object) -> str:
+    return f"the text {_shown(str(value))}" if form == "strings" else f"the number {value}"
 
 
 def _shown(text: str) -> str:

@@ -127,13 +127,13 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "a column of texts for numbers": (
         {"table": {"columns": [ISLAND, RINGED, column("length", "strings", ["a", "b"], (0,))]}},
-        "inputs.table (column 'length')",
-        "row 1 is the text 'b', but the column holds numbers",
+        "inputs.table.columns[2]",
+        "row 1 of column 'length' is the text 'b', but the column holds numbers",
     ),
     "a column of numbers for texts": (
         {"table": {"columns": [column("island", "doubles", ["NaN", 2]), LENGTH, RINGED]}},
-        "inputs.table (column 'island')",
-        "row 1 is the number 2.0, but the column holds texts",
+        "inputs.table.columns[0]",
+        "row 1 of column 'island' is the number 2.0, but the column holds texts",
     ),
     "another column": (
         {"table": {"columns": [column("iland", "strings", ["a", "b"]), LENGTH, RINGED]}},
@@ -143,22 +143,22 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
     "a missing column": ({"table": {"columns": [LENGTH, RINGED]}}, "inputs.table", "column 'island' is missing"),
     "a column twice": (
         {"table": {"columns": [ISLAND, LENGTH, LENGTH, RINGED]}},
-        "inputs.table",
+        "inputs.table.columns[2].name",
         "two columns 'length'",
     ),
     "a short column": (
         {"table": {"columns": [ISLAND, column("length", "doubles", [1]), RINGED]}},
-        "inputs.table (column 'length')",
-        "it has 1 values, the first column has 2",
+        "inputs.table.columns[1]",
+        "column 'length' has 1 values, the first column has 2",
     ),
     "a column without values": (
         {"table": {"columns": [{"name": "island"}, LENGTH, RINGED]}},
-        "inputs.table (column 'island')",
+        "inputs.table.columns[0]",
         "no values",
     ),
     "a gap that is no row": (
         {"table": {"columns": [column("island", "strings", ["a", "b"], (2,)), LENGTH, RINGED]}},
-        "inputs.table (column 'island').missing",
+        "inputs.table.columns[0].missing",
         "between 0 and 1",
     ),
 }
