@@ -197,6 +197,11 @@ class Signature:
         """The position of each column in a row, by name. Made once."""
         return {column.name: place for place, column in enumerate(self.columns)}
 
+    @cached_property
+    def named_codes(self) -> Sequence[tuple[str, Mapping[str, float] | None]]:
+        """The columns in order: the name, and the codes of the categories or None. Made once."""
+        return [(column.name, column.codes) for column in self.columns]
+
     @property
     def row_bytes(self) -> int:
         """The size of one row of features in bytes."""

@@ -53,6 +53,7 @@ RINGED = column("ringed", "booleans", [True, False])
         ({"ringed": 1, "length": True, "island": "Biscoe"}, [0, 1, 1]),
         ({"island": "", "length": 0, "ringed": False}, [2, 0, 0]),
         ({"island": "Torgersen", "length": -0.25, "ringed": 0}, [-1, -0.25, 0]),
+        ({"island": "Dream", "length": -1e300, "ringed": 1e300}, [1, -np.inf, np.inf]),
         ({"island": None, "length": None, "ringed": None}, [NAN, NAN, NAN]),
     ],
 )
