@@ -251,7 +251,7 @@ class Encoded:
         return model
 
     def _encoded(self, rows: Rows) -> Rows:
-        return Rows(self._encoder.apply(rows.features), rows.targets)
+        return replace(rows, features=self._encoder.apply(rows.features))
 
 
 def _median(values: Floats) -> np.float32:

@@ -33,6 +33,10 @@ def message(**forms: Any) -> data_pb2.Inputs:
     return json_format.ParseDict(forms, data_pb2.Inputs())
 
 
+def rows_of(given: data_pb2.Inputs, signature: Signature = SIGNATURE) -> np.ndarray:
+    return inputs.matrix_for(given, inputs.form_of(given, "inputs"), signature)
+
+
 def column(name: str, kind: str, values: list[Any], missing: tuple[int, ...] = ()) -> dict[str, Any]:
     return {"name": name, kind: {"values": values}, "missing": list(missing)}
 
@@ -58,7 +62,7 @@ RINGED = column("ringed", "booleans", [True, False])
     ],
 )
 def test_a_record_becomes_a_row_whatever_the_order_of_its_names(record: dict[str, object], row: list[float]) -> None:
-    matrix = inputs.matrix_for(message(records=[record, record]), SIGNATURE)
+    matrix = rows_of(message(records=[record, record]))
     assert matrix.dtype == np.float32
     np.testing.assert_array_equal(matrix, [row, row])
 
@@ -86,7 +90,7 @@ def test_a_record_becomes_a_row_whatever_the_order_of_its_names(record: dict[str
 def test_a_table_becomes_rows_whatever_the_order_of_its_columns(
     columns: tuple[dict[str, Any], ...], rows: list[list[float]]
 ) -> None:
-    np.testing.assert_array_equal(inputs.matrix_for(table(*columns), SIGNATURE), rows)
+    np.testing.assert_array_equal(rows_of(table(*columns)), rows)
 
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 2047, 2048, 300_000])
@@ -169,7 +173,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_what_does_not_fit_is_refused_by_column_and_row(case: tuple[dict[str, Any], str, str]) -> None:
     given, field, why = case
     with pytest.raises(ServiceError) as refused:
-        inputs.matrix_for(message(**given), SIGNATURE)
+        rows_of(message(**given))
     assert refused.value.reason is Reason.INVALID_FIELD
     assert refused.value.metadata["field"] == field
     assert why in refused.value.message
@@ -179,7 +183,7 @@ def test_a_message_does_not_list_ten_thousand_columns() -> None:
     columns = tuple(ColumnSpec(f"column {number}", ValueKind.NUMBER) for number in range(10_000))
     wide = Signature(Task.REGRESSION, (10_000,), columns, False, (), None)
     with pytest.raises(ServiceError, match=r"column 99, \.\.\.$"):
-        inputs.matrix_for(message(records=[{"a": 1}]), wide)
+        rows_of(message(records=[{"a": 1}]), wide)
 
 
 @pytest.mark.parametrize(
