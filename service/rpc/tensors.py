@@ -144,7 +144,9 @@ def _number(value: struct_pb2.Value, kind: str | None, path: str) -> float:
         return float(value.bool_value)
     if kind == "null_value" or kind is None:
         return math.nan
-    raise invalid(path, "it is not a number; features are numbers, true, false or null")
+    raise invalid(
+        path, "it is not a number; features are numbers, true, false or null, and texts go into records or table"
+    )
 
 
 def column_of_values(values: Sequence[struct_pb2.Value], name: str, path: str) -> ColumnData:

@@ -20,6 +20,7 @@ from training.algorithms.base import Problem
 from training.data import Floats, Integers, Rows
 from training.errors import invalid_field
 from training.export import graph, trees
+from training.export.code_sets import CodeSet
 from training.progress import Progress
 from training.spec import Json, effective_parameters
 
@@ -66,8 +67,11 @@ class Family:
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
         """Trains the model; the progress is read from the lines that scikit-learn prints after each round."""
         self._check_targets(train.targets)
+        features = _matrix(train.features)
+        # A column without any value has no bins, which scikit-learn does not expect; nothing is learned from it.
+        features[:, np.isnan(features).all(axis=0)] = 0.0
         with contextlib.redirect_stdout(_RoundLines(progress)):
-            self._booster.fit(_matrix(train.features), train.targets)
+            self._booster.fit(features, train.targets)
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         """Returns the class probabilities or the values."""
@@ -158,27 +162,20 @@ _LOSS_NAMES = {"train": "loss", "val": "early_stopping_loss"}
 def _tree(predictor, target: int, order: Integers, counts: Mapping[int, int]) -> trees.Tree:  # type: ignore[no-untyped-def]
     nodes = predictor.nodes
     feature = order[nodes["feature_idx"]]
-    left, right = nodes["left"].astype(np.int64), nodes["right"].astype(np.int64)
-    missing_left = nodes["missing_go_to_left"] != 0
-    sets = {}
-    for place in np.flatnonzero((nodes["is_categorical"] != 0) & (nodes["is_leaf"] == 0)).tolist():
-        codes = _members(predictor.raw_left_cat_bitsets[nodes["bitset_idx"][place]])
-        if missing_left[place]:
-            # What is in no set goes to the right there, and a missing or unknown category is in none.
-            codes = np.setdiff1d(np.arange(counts[int(feature[place])]), codes)
-            left[place], right[place] = right[place], left[place]
-            missing_left[place] = False
-        sets[place] = codes
+    by_codes = np.flatnonzero((nodes["is_categorical"] != 0) & (nodes["is_leaf"] == 0)).tolist()
     return trees.Tree(
         leaf=nodes["is_leaf"] != 0,
         feature=feature,
         threshold=nodes["num_threshold"],
-        left=left,
-        right=right,
-        missing_left=missing_left,
+        left=nodes["left"].astype(np.int64),
+        right=nodes["right"].astype(np.int64),
+        missing_left=nodes["missing_go_to_left"] != 0,
         values=nodes["value"].reshape(-1, 1),
         target=target,
-        sets=sets,
+        sets={
+            place: CodeSet(_members(predictor.raw_left_cat_bitsets[bitset]), counts[int(feature[place])])
+            for place, bitset in zip(by_codes, nodes["bitset_idx"][by_codes].tolist(), strict=True)
+        },
     )
 
 

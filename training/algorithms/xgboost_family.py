@@ -17,6 +17,7 @@ from onnx import helper
 from training.algorithms.base import Problem
 from training.data import Floats, Rows
 from training.export import graph, trees
+from training.export.code_sets import CodeSet
 from training.progress import Progress
 from training.spec import Json, effective_parameters
 
@@ -77,7 +78,10 @@ class Family:
         classes = self._problem.class_count
         if classes == 2:
             base = np.array([math.log(base[0] / (1.0 - base[0]))])
-        grown = [_tree(tree, target) for tree, target in zip(booster["trees"], booster["tree_info"], strict=True)]
+        counts = {column.place: column.count for column in self._problem.categories}
+        grown = [
+            _tree(tree, target, counts) for tree, target in zip(booster["trees"], booster["tree_info"], strict=True)
+        ]
         link = self._link()
         nodes = trees.sum_nodes(grown, "BRANCH_LT", base, "raw" if link else graph.SCORES)
         return graph.model(
@@ -143,14 +147,14 @@ class _Rounds(xgboost.callback.TrainingCallback):
         return False
 
 
-def _tree(tree: Mapping[str, list[float]], target: int) -> trees.Tree:
+def _tree(tree: Mapping[str, list[float]], target: int, counts: Mapping[int, int]) -> trees.Tree:
     """Returns a tree of the booster's JSON, without the nodes that pruning cut off."""
     left = np.array(tree["left_children"], np.int64)
     right = np.array(tree["right_children"], np.int64)
     kept = _reachable(left, right)
     number = np.cumsum(kept) - 1
     missing_left = np.array(tree["default_left"], np.int64) != 0
-    sets = {place: codes for place, codes in _sets(tree) if kept[place]}
+    sets = {place: codes for place, codes in _sets(tree, counts) if kept[place]}
     # A category of the set goes to the right, all others to the left.
     turned = np.array(list(sets), np.int64)
     left[turned], right[turned] = right[turned], left[turned]
@@ -170,12 +174,13 @@ def _tree(tree: Mapping[str, list[float]], target: int) -> trees.Tree:
     )
 
 
-def _sets(tree: Mapping[str, list[float]]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def _sets(tree: Mapping[str, list[float]], counts: Mapping[int, int]) -> Iterator[tuple[int, CodeSet]]:
     """Yields each node that splits by categories, with the codes that it looks for."""
     codes = np.array(tree["categories"], np.int64)
     places = zip(tree["categories_nodes"], tree["categories_segments"], tree["categories_sizes"], strict=True)
     for place, start, size in places:
-        yield int(place), codes[int(start) : int(start + size)]
+        found = np.sort(codes[int(start) : int(start + size)])
+        yield int(place), CodeSet(found, counts[int(tree["split_indices"][int(place)])])
 
 
 def _reachable(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from training.export import graph
+from training.export.code_sets import CodeSet, InnerNodes
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Tree:
         values: What a leaf adds to the targets, [nodes, k].
         target: The first of these k targets.
         sets: For nodes that ask whether the feature is one of some codes, instead of comparing it: these codes.
+        equal: The nodes that ask whether the feature is equal to the threshold.
     """
 
     leaf: NDArray[np.bool_]
@@ -38,7 +39,8 @@ class Tree:
     missing_left: NDArray[np.bool_]
     values: NDArray[np.float64]
     target: int = 0
-    sets: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
+    sets: Mapping[int, CodeSet] = field(default_factory=dict)
+    equal: Sequence[int] = ()
 
 
 def sum_nodes(
@@ -55,7 +57,7 @@ def sum_nodes(
         base_values: The value that each target starts from.
         output: The name of the result, [rows, targets].
     """
-    trees = [_with_chains(tree) for tree in trees]
+    trees = [_without_sets(tree) for tree in trees]
     node = helper.make_node("TreeEnsembleRegressor", ["doubles"], [output], domain=graph.TREE_DOMAIN)
     node.attribute.append(helper.make_attribute("n_targets", len(base_values)))
     _add_doubles(node, "base_values_as_tensor", base_values)
@@ -86,46 +88,33 @@ def _add_tree_nodes(node: onnx.NodeProto, trees: Sequence[Tree], comparison: str
     modes = np.where(leaf, b"LEAF", comparison.encode()).astype("S16")
     start = 0
     for tree, size in zip(trees, sizes, strict=True):
-        modes[[start + place for place in tree.sets]] = b"BRANCH_EQ"
+        modes[[start + place for place in tree.equal]] = b"BRANCH_EQ"
         start += size
     node.attribute.add(name="nodes_modes", type=onnx.AttributeProto.STRINGS, strings=modes.tolist())
 
 
-def _with_chains(tree: Tree) -> Tree:
-    """Returns a tree in which each node with a set is a chain of nodes that look for one code each.
-
-    If one of them finds its code the same node follows, so it has several parents: onnxruntime allows that.
-    """
+def _without_sets(tree: Tree) -> Tree:
+    """Returns a tree of comparisons only."""
     if not tree.sets:
         return tree
-    nodes = [place for place, codes in tree.sets.items() for _ in codes[1:]]
-    added = np.array(nodes, np.int64)
-    count = len(tree.leaf)
-    feature, left, right = (np.concatenate([part, part[added]]) for part in (tree.feature, tree.left, tree.right))
-    threshold = np.concatenate([tree.threshold, np.zeros(len(added))])
-    sets: dict[int, NDArray[np.int64]] = {}
+    parts = (tree.feature, tree.threshold, tree.left, tree.right, tree.missing_left)
+    nodes = InnerNodes(*(part.tolist() for part in parts))
     for place, codes in tree.sets.items():
-        chain = [place, *range(count, count + len(codes) - 1)]
-        count += len(codes) - 1
-        threshold[chain] = codes
-        right[chain] = [*chain[1:], tree.right[place]]
-        sets |= {link: codes[index : index + 1] for index, link in enumerate(chain)}
+        nodes.split_by_codes(place, codes)
+    added = len(nodes.feature) - len(tree.leaf)
+    leaf = np.concatenate([tree.leaf, np.zeros(added, np.bool_)])
+    leaf[nodes.leaves] = True
     return Tree(
-        leaf=_extended(tree.leaf, len(added)),
-        feature=feature,
-        threshold=threshold,
-        left=left,
-        right=right,
-        missing_left=_extended(tree.missing_left, len(added)),
-        values=_extended(tree.values, len(added)),
+        leaf=leaf,
+        feature=np.array(nodes.feature),
+        threshold=np.array(nodes.threshold),
+        left=np.array(nodes.left),
+        right=np.array(nodes.right),
+        missing_left=np.array(nodes.missing_left),
+        values=np.concatenate([tree.values, np.zeros((added, tree.values.shape[1]))]),
         target=tree.target,
-        sets=sets,
+        equal=nodes.equal,
     )
-
-
-def _extended(part: NDArray[np.generic], count: int) -> NDArray[Any]:
-    """Returns an array with zeros at its end. Any: of whatever type it is."""
-    return np.concatenate([part, np.zeros((count, *part.shape[1:]), part.dtype)])
 
 
 def _add_leaves(node: onnx.NodeProto, trees: Sequence[Tree]) -> None:
