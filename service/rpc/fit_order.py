@@ -62,7 +62,14 @@ def _algorithm(request: training_service_pb2.FitRequest) -> AlgorithmTraits:
     message = getattr(request, name)
     validate.bounds(message, name)
     traits = message.DESCRIPTOR.GetOptions().Extensions[options_pb2.traits]
-    return AlgorithmTraits(name, traits.classification, traits.regression, traits.missing_values, traits.images)
+    return AlgorithmTraits(
+        name,
+        traits.classification,
+        traits.regression,
+        traits.missing_values,
+        traits.images,
+        traits.native_categories,
+    )
 
 
 def _time_limit(request: training_service_pb2.FitRequest) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 from collections.abc import Mapping
 from typing import ClassVar
@@ -16,9 +17,10 @@ from onnx import helper
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from training.algorithms.base import Problem
-from training.data import Floats, Rows
+from training.data import Floats, Integers, Rows
 from training.errors import invalid_field
 from training.export import graph, trees
+from training.export.code_sets import CodeSet
 from training.progress import Progress
 from training.spec import Json, effective_parameters
 
@@ -47,7 +49,10 @@ class Family:
         """Builds the untrained model."""
         parameters = effective_parameters(hyper_parameters, self.DEFAULTS)
         _check(parameters, problem)
+        _check_categories(parameters, problem)
+        places = [column.place for column in problem.categories]
         arguments: dict[str, object] = {**parameters, "random_state": problem.seed, "verbose": _VERBOSE}
+        arguments["categorical_features"] = places or None
         if problem.task == "classification":
             del arguments["loss"]
             self._booster = HistGradientBoostingClassifier(**arguments)
@@ -57,12 +62,16 @@ class Family:
             self._booster = HistGradientBoostingRegressor(**arguments)
         self.parameters = parameters
         self._problem = problem
+        self._counts = {column.place: column.count for column in problem.categories}
 
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
         """Trains the model; the progress is read from the lines that scikit-learn prints after each round."""
         self._check_targets(train.targets)
+        features = _matrix(train.features)
+        # A column without any value has no bins, which scikit-learn does not expect; nothing is learned from it.
+        features[:, np.isnan(features).all(axis=0)] = 0.0
         with contextlib.redirect_stdout(_RoundLines(progress)):
-            self._booster.fit(_matrix(train.features), train.targets)
+            self._booster.fit(features, train.targets)
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         """Returns the class probabilities or the values."""
@@ -75,8 +84,10 @@ class Family:
         """Returns the trees as one ensemble, followed by the inverse of the loss's link."""
         # scikit-learn has no public way to its trees.
         base = np.asarray(self._booster._baseline_prediction, np.float64).ravel()
+        # It puts the columns of categories before the others.
+        order = sorted(range(math.prod(self._problem.feature_shape)), key=lambda place: place not in self._counts)
         grown = [
-            _tree(predictor.nodes, target)
+            _tree(predictor, target, np.array(order), self._counts)
             for boosting_round in self._booster._predictors
             for target, predictor in enumerate(boosting_round)
         ]
@@ -147,18 +158,30 @@ class _RoundLines(io.TextIOBase):
 _LOSS_NAMES = {"train": "loss", "val": "early_stopping_loss"}
 
 
-# Any: the nodes are a structured array, whose fields numpy cannot type.
-def _tree(nodes, target: int) -> trees.Tree:  # type: ignore[no-untyped-def]
+# Any: scikit-learn has no types for its trees.
+def _tree(predictor, target: int, order: Integers, counts: Mapping[int, int]) -> trees.Tree:  # type: ignore[no-untyped-def]
+    nodes = predictor.nodes
+    feature = order[nodes["feature_idx"]]
+    by_codes = np.flatnonzero((nodes["is_categorical"] != 0) & (nodes["is_leaf"] == 0)).tolist()
     return trees.Tree(
         leaf=nodes["is_leaf"] != 0,
-        feature=nodes["feature_idx"],
+        feature=feature,
         threshold=nodes["num_threshold"],
-        left=nodes["left"],
-        right=nodes["right"],
+        left=nodes["left"].astype(np.int64),
+        right=nodes["right"].astype(np.int64),
         missing_left=nodes["missing_go_to_left"] != 0,
         values=nodes["value"].reshape(-1, 1),
         target=target,
+        sets={
+            place: CodeSet(_members(predictor.raw_left_cat_bitsets[bitset]), counts[int(feature[place])])
+            for place, bitset in zip(by_codes, nodes["bitset_idx"][by_codes].tolist(), strict=True)
+        },
     )
+
+
+def _members(bitset: NDArray[np.uint32]) -> Integers:
+    """Returns the codes whose bits are set."""
+    return np.flatnonzero(np.unpackbits(bitset.astype("<u4").view(np.uint8), bitorder="little"))
 
 
 def _check(parameters: Mapping[str, Json], problem: Problem) -> None:
@@ -166,6 +189,18 @@ def _check(parameters: Mapping[str, Json], problem: Problem) -> None:
         raise _invalid("loss", "classification always uses the log loss; leave it unset, or set task to regression")
     if problem.task == "regression" and parameters["class_weight"] is not None:
         raise _invalid("class_weight", "regression has no classes to weigh; leave it unset")
+
+
+def _check_categories(parameters: Mapping[str, Json], problem: Problem) -> None:
+    most = parameters["max_bins"]
+    assert isinstance(most, int)
+    for column in problem.categories:
+        if column.count > most:
+            raise invalid_field(
+                f"{problem.inputs_field} (column {column.name!r})",
+                f"it has {column.count} categories and hist_gradient_boosting splits {most} (max_bins, at most 255); group "
+                "rare ones, or use xgboost",
+            )
 
 
 def _invalid(field: str, message: str) -> Exception:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from onnx import helper
 from training.algorithms.base import Problem
 from training.data import Floats, Rows
 from training.export import graph, trees
+from training.export.code_sets import CodeSet
 from training.progress import Progress
 from training.spec import Json, effective_parameters
 
@@ -51,17 +52,8 @@ class Family:
         assert isinstance(rounds, int)
         arguments |= {"tree_method": "hist", "seed": self._problem.seed, "nthread": self._problem.cores}
         arguments |= self._objective()
-        max_bin = arguments["max_bin"]
-        train_matrix = xgboost.QuantileDMatrix(
-            _matrix(train.features), train.targets, nthread=self._problem.cores, max_bin=max_bin
-        )
-        validation_matrix = xgboost.QuantileDMatrix(
-            _matrix(validation.features),
-            validation.targets,
-            nthread=self._problem.cores,
-            max_bin=max_bin,
-            ref=train_matrix,
-        )
+        train_matrix = self._quantiles(train, None)
+        validation_matrix = self._quantiles(validation, train_matrix)
         self._booster = xgboost.train(
             arguments,
             train_matrix,
@@ -86,7 +78,10 @@ class Family:
         classes = self._problem.class_count
         if classes == 2:
             base = np.array([math.log(base[0] / (1.0 - base[0]))])
-        grown = [_tree(tree, target) for tree, target in zip(booster["trees"], booster["tree_info"], strict=True)]
+        counts = {column.place: column.count for column in self._problem.categories}
+        grown = [
+            _tree(tree, target, counts) for tree, target in zip(booster["trees"], booster["tree_info"], strict=True)
+        ]
         link = self._link()
         nodes = trees.sum_nodes(grown, "BRANCH_LT", base, "raw" if link else graph.SCORES)
         return graph.model(
@@ -94,6 +89,22 @@ class Family:
             {"one": graph.ONE} if classes == 2 else {},
             self._problem.feature_shape,
             max(classes, 1),
+        )
+
+    def _quantiles(self, rows: Rows, ref: xgboost.QuantileDMatrix | None) -> xgboost.QuantileDMatrix:
+        """Returns rows in the bins of `ref`, or in bins of their own."""
+        features = _matrix(rows.features)
+        types = ["q"] * features.shape[1]
+        for column in self._problem.categories:
+            types[column.place] = "c"
+        return xgboost.QuantileDMatrix(
+            features,
+            rows.targets,
+            nthread=self._problem.cores,
+            max_bin=self.parameters["max_bin"],
+            ref=ref,
+            feature_types=types,
+            enable_categorical=True,
         )
 
     def _objective(self) -> dict[str, Json]:
@@ -136,12 +147,18 @@ class _Rounds(xgboost.callback.TrainingCallback):
         return False
 
 
-def _tree(tree: Mapping[str, list[float]], target: int) -> trees.Tree:
+def _tree(tree: Mapping[str, list[float]], target: int, counts: Mapping[int, int]) -> trees.Tree:
     """Returns a tree of the booster's JSON, without the nodes that pruning cut off."""
     left = np.array(tree["left_children"], np.int64)
     right = np.array(tree["right_children"], np.int64)
     kept = _reachable(left, right)
     number = np.cumsum(kept) - 1
+    missing_left = np.array(tree["default_left"], np.int64) != 0
+    sets = {place: codes for place, codes in _sets(tree, counts) if kept[place]}
+    # A category of the set goes to the right, all others to the left.
+    turned = np.array(list(sets), np.int64)
+    left[turned], right[turned] = right[turned], left[turned]
+    missing_left[turned] = ~missing_left[turned]
     # The JSON has the digits of 32-bit floats. It is a leaf's value, or what the feature must be smaller than.
     conditions = np.array(tree["split_conditions"], np.float32).astype(np.float64)[kept]
     return trees.Tree(
@@ -150,10 +167,20 @@ def _tree(tree: Mapping[str, list[float]], target: int) -> trees.Tree:
         threshold=conditions,
         left=number[left[kept]],
         right=number[right[kept]],
-        missing_left=np.array(tree["default_left"], np.int64)[kept] != 0,
+        missing_left=missing_left[kept],
         values=conditions.reshape(-1, 1),
         target=target,
+        sets={int(number[place]): codes for place, codes in sets.items()},
     )
+
+
+def _sets(tree: Mapping[str, list[float]], counts: Mapping[int, int]) -> Iterator[tuple[int, CodeSet]]:
+    """Yields each node that splits by categories, with the codes that it looks for."""
+    codes = np.array(tree["categories"], np.int64)
+    places = zip(tree["categories_nodes"], tree["categories_segments"], tree["categories_sizes"], strict=True)
+    for place, start, size in places:
+        found = np.sort(codes[int(start) : int(start + size)])
+        yield int(place), CodeSet(found, counts[int(tree["split_indices"][int(place)])])
 
 
 def _reachable(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -21,7 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class LogisticRegression(_message.Message):
     """LogisticRegression configures scikit-learn's LogisticRegression, a linear classifier. Features are standardized first;
-    the scaling belongs to the model. Missing values are refused.
+    the scaling belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for
+    all), missing categories one of their own, and a missing number the median; in a matrix missing values are refused.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -88,7 +89,8 @@ Global___LogisticRegression: _TypeAlias = LogisticRegression  # noqa: Y015
 @_typing.final
 class RandomForest(_message.Message):
     """RandomForest configures scikit-learn's RandomForestClassifier and RandomForestRegressor.
-    Missing values are refused.
+    In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing categories one of their
+    own, and a missing number the median; in a matrix missing values are refused.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -185,7 +187,8 @@ Global___RandomForest: _TypeAlias = RandomForest  # noqa: Y015
 @_typing.final
 class HistGradientBoosting(_message.Message):
     """HistGradientBoosting configures scikit-learn's HistGradientBoostingClassifier and HistGradientBoostingRegressor.
-    Missing values (NaN, or null) are allowed. The loss for classification is the log loss.
+    Missing values (NaN, or null) are allowed. Categories of named columns are split as such, at most `max_bins` of a column;
+    an unknown one counts as missing. The loss for classification is the log loss.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -290,6 +293,7 @@ Global___HistGradientBoosting: _TypeAlias = HistGradientBoosting  # noqa: Y015
 @_typing.final
 class Xgboost(_message.Message):
     """Xgboost configures XGBoost's gradient boosted trees (tree_method hist). Missing values (NaN, or null) are allowed.
+    Categories of named columns are split as such; an unknown one counts as missing.
     The loss is the log loss for classification and the squared error for regression.
     """
 
@@ -389,7 +393,8 @@ Global___Xgboost: _TypeAlias = Xgboost  # noqa: Y015
 @_typing.final
 class TorchMlp(_message.Message):
     """TorchMlp configures a multi-layer perceptron trained with PyTorch (ReLU, Adam). Features are standardized first;
-    the scaling belongs to the model. Missing values are refused.
+    the scaling belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for
+    all), missing categories one of their own, and a missing number the median; in a matrix missing values are refused.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

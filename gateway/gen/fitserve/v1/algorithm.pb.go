@@ -22,7 +22,8 @@ const (
 )
 
 // LogisticRegression configures scikit-learn's LogisticRegression, a linear classifier. Features are standardized first;
-// the scaling belongs to the model. Missing values are refused.
+// the scaling belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for
+// all), missing categories one of their own, and a missing number the median; in a matrix missing values are refused.
 type LogisticRegression struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The inverse of the strength of the L2 regularization: smaller is stronger. The default is 1.
@@ -114,7 +115,8 @@ func (x *LogisticRegression) GetClassWeight() string {
 }
 
 // RandomForest configures scikit-learn's RandomForestClassifier and RandomForestRegressor.
-// Missing values are refused.
+// In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing categories one of their
+// own, and a missing number the median; in a matrix missing values are refused.
 type RandomForest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The number of trees. The default is 100.
@@ -236,7 +238,8 @@ func (x *RandomForest) GetClassWeight() string {
 }
 
 // HistGradientBoosting configures scikit-learn's HistGradientBoostingClassifier and HistGradientBoostingRegressor.
-// Missing values (NaN, or null) are allowed. The loss for classification is the log loss.
+// Missing values (NaN, or null) are allowed. Categories of named columns are split as such, at most `max_bins` of a column;
+// an unknown one counts as missing. The loss for classification is the log loss.
 type HistGradientBoosting struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The number of boosting rounds. The default is 100.
@@ -367,6 +370,7 @@ func (x *HistGradientBoosting) GetClassWeight() string {
 }
 
 // Xgboost configures XGBoost's gradient boosted trees (tree_method hist). Missing values (NaN, or null) are allowed.
+// Categories of named columns are split as such; an unknown one counts as missing.
 // The loss is the log loss for classification and the squared error for regression.
 type Xgboost struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -495,7 +499,8 @@ func (x *Xgboost) GetMaxBin() int32 {
 }
 
 // TorchMlp configures a multi-layer perceptron trained with PyTorch (ReLU, Adam). Features are standardized first;
-// the scaling belongs to the model. Missing values are refused.
+// the scaling belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for
+// all), missing categories one of their own, and a missing number the median; in a matrix missing values are refused.
 type TorchMlp struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The widths of the hidden layers from input to output, at most 16 of them, each from 1 to 8192. The default is one
@@ -730,7 +735,7 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\x0f_max_leaf_nodesB\f\n" +
 	"\n" +
 	"_bootstrapB\x0f\n" +
-	"\r_class_weight\"\xb9\x06\n" +
+	"\r_class_weight\"\xbb\x06\n" +
 	"\x14HistGradientBoosting\x126\n" +
 	"\bmax_iter\x18\x01 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\x00R\amaxIter\x88\x01\x01\x12@\n" +
 	"\rlearning_rate\x18\x02 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00$@\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x01R\flearningRate\x88\x01\x01\x12A\n" +
@@ -743,8 +748,7 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\x04loss\x18\t \x01(\tB3\xaa\x9f\x19/*\rsquared_error*\x0eabsolute_error*\x05gamma*\apoissonH\bR\x04loss\x88\x01\x01\x126\n" +
 	"\fclass_weight\x18\n" +
 	" \x01(\tB\x0e\xaa\x9f\x19\n" +
-	"*\bbalancedH\tR\vclassWeight\x88\x01\x01:\n" +
-	"\xb2\x9f\x19\x06\b\x01\x10\x01\x18\x01B\v\n" +
+	"*\bbalancedH\tR\vclassWeight\x88\x01\x01:\f\xb2\x9f\x19\b\b\x01\x10\x01\x18\x01(\x01B\v\n" +
 	"\t_max_iterB\x10\n" +
 	"\x0e_learning_rateB\x11\n" +
 	"\x0f_max_leaf_nodesB\f\n" +
@@ -755,7 +759,7 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\t_max_binsB\x11\n" +
 	"\x0f_early_stoppingB\a\n" +
 	"\x05_lossB\x0f\n" +
-	"\r_class_weight\"\x96\x06\n" +
+	"\r_class_weight\"\x98\x06\n" +
 	"\aXgboost\x12>\n" +
 	"\fn_estimators\x18\x01 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\x00R\vnEstimators\x88\x01\x01\x128\n" +
 	"\tmax_depth\x18\x02 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@H\x01R\bmaxDepth\x88\x01\x01\x12@\n" +
@@ -768,8 +772,7 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\n" +
 	"reg_lambda\x18\t \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\bR\tregLambda\x88\x01\x01\x124\n" +
 	"\amax_bin\x18\n" +
-	" \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00@\x11\x00\x00\x00\x00\x00\x00\xf0@H\tR\x06maxBin\x88\x01\x01:\n" +
-	"\xb2\x9f\x19\x06\b\x01\x10\x01\x18\x01B\x0f\n" +
+	" \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00@\x11\x00\x00\x00\x00\x00\x00\xf0@H\tR\x06maxBin\x88\x01\x01:\f\xb2\x9f\x19\b\b\x01\x10\x01\x18\x01(\x01B\x0f\n" +
 	"\r_n_estimatorsB\f\n" +
 	"\n" +
 	"_max_depthB\x10\n" +
