@@ -32,6 +32,7 @@ HEADERS = (
     "classes",
     "regression",
     "missing values",
+    "categories",
     "weights",
     "backend",
     "largest difference",
@@ -45,7 +46,8 @@ _INTRODUCTION = """# The algorithms
 
 What each algorithm takes, the Triton backend that serves it, and how far the served file is from the library: the largest
 difference of a probability, or of a value as a share of the largest value, over held-out rows of scikit-learn's digits (ten
-classes, 64 columns) and diabetes (10 columns), some values missing where the algorithm takes that. The times are those of
+classes, 64 columns) and diabetes (10 columns), some values missing where the algorithm takes that.
+Categories of named columns are split as such, or become indicators in the model. The times are those of
 onnxruntime on one thread, for rows that come alone and for a thousand at once, of the larger of the two models; a call costs
 more. The hyper-parameters are the defaults, with 100 rounds of CatBoost and 10 epochs of `torch_mlp`.
 
@@ -115,6 +117,7 @@ def cells_of(name: str) -> dict[str, str]:
         "classes": "yes" if traits.classification else "",
         "regression": "yes" if traits.regression else "",
         "missing values": "yes" if traits.missing_values else "",
+        "categories": "" if traits.images else "as such" if traits.native_categories else "as indicators",
         "weights": "yes" if traits.sample_weights else "",
         "backend": "onnxruntime",
     }

@@ -18,6 +18,9 @@ Label: TypeAlias = str | int | float | bool
 Floats: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int64]
 
+_MISSING = {"integer": -(2**63), "boolean": 2, "category": -1}
+"""What stands for a missing value in a column's file, but for numbers, which have NaN."""
+
 
 class Column(TypedDict):
     """A column as dataset.json describes it."""
@@ -26,7 +29,7 @@ class Column(TypedDict):
     kind: str
     file: str
     dtype: str
-    vocabulary: list[str]
+    vocabulary: list[str] | None
 
 
 @dataclass(frozen=True)
@@ -54,20 +57,42 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class FeatureColumn:
+    """A named column of features.
+
+    Attributes:
+        name: The name.
+        kind: The kind of its values: number, integer, boolean or category.
+        categories: The texts that the codes of a category are positions of; empty for the other kinds.
+        missing_values: Whether some row to train on lacks the value.
+    """
+
+    name: str
+    kind: str
+    categories: Sequence[str] = ()
+    missing_values: bool = False
+
+
+@dataclass(frozen=True)
 class Schema:
     """What the rows of a dataset mean.
 
     Attributes:
         classes: The labels in the order of the class indexes, sorted; empty for regression.
         label_kind: The kind of the labels; empty for regression.
-        columns: Name and kind of each feature column; empty for tensors.
+        columns: The feature columns; empty for tensors.
         missing_values: Whether some feature is NaN.
     """
 
     classes: list[Label]
     label_kind: str
-    columns: list[dict[str, str]]
+    columns: Sequence[FeatureColumn]
     missing_values: bool
+
+    @property
+    def category_places(self) -> list[int]:
+        """The positions of the columns of categories."""
+        return [place for place, column in enumerate(self.columns) if column.kind == "category"]
 
 
 def load(spec: Spec) -> tuple[Rows, Schema]:
@@ -82,6 +107,7 @@ def load(spec: Spec) -> tuple[Rows, Schema]:
     if target is None:
         target = next(column for column in columns if column["name"] == spec.target)
         columns = [column for column in columns if column["name"] != spec.target]
+    columns = _in_order(columns, [column.name for column in spec.signature.columns])
     row_count: int = description["row_count"]
     if row_count < 2:
         raise invalid_field(spec.inputs_field, "training needs at least 2 rows")
@@ -95,7 +121,7 @@ def load(spec: Spec) -> tuple[Rows, Schema]:
     schema = Schema(
         classes=classes,
         label_kind=target["kind"] if spec.task == "classification" else "",
-        columns=[{"name": column["name"], "kind": column["kind"]} for column in columns],
+        columns=[FeatureColumn(column["name"], column["kind"], column["vocabulary"] or ()) for column in columns],
         missing_values=bool(np.isnan(features).any()),
     )
     return Rows(features, targets, _weights(spec, description.get("weights"), targets, schema)), schema
@@ -159,15 +185,29 @@ def _features(directory: Path, tensor: dict[str, object] | None, columns: list[C
         features = np.empty((row_count, len(columns)), np.float32)
         with np.errstate(over="ignore"):
             for index, column in enumerate(columns):
-                features[:, index] = np.fromfile(directory / column["file"], column["dtype"])
+                values = np.fromfile(directory / column["file"], column["dtype"])
+                features[:, index] = values
+                features[_missing(values, column["kind"]), index] = np.nan
     return features
+
+
+def _in_order(columns: list[Column], names: Sequence[str]) -> list[Column]:
+    """Returns columns in the order of `names`, if they have these names: that of the model's versions before."""
+    by_name = {column["name"]: column for column in columns}
+    return [by_name[name] for name in names] if by_name.keys() == set(names) else columns
+
+
+def _missing(values: NDArray[np.generic], kind: str) -> NDArray[np.bool_]:
+    """Returns which values of a column are missing."""
+    missing: NDArray[np.bool_] = values == _MISSING[kind] if kind in _MISSING else np.isnan(values)
+    return missing
 
 
 def _targets(
     directory: Path, column: Column, task: Task, field: str
 ) -> tuple[NDArray[np.int64] | NDArray[np.float64], list[Label]]:
     values = np.fromfile(directory / column["file"], column["dtype"])
-    missing = values < 0 if column["kind"] == "category" else np.isnan(values)
+    missing = _missing(values, column["kind"])
     if missing.any():
         row = int(np.flatnonzero(missing)[0])
         raise invalid_field(field, f"the target of row {row} is missing; give one or remove the row")
@@ -191,7 +231,8 @@ def encode_labels(values: NDArray[np.generic], column: Column) -> tuple[Integers
         return indexes, [bool(value) for value in distinct]
     if column["kind"] != "category":
         return indexes, distinct.tolist()
-    labels = [column["vocabulary"][code] for code in distinct.tolist()]
+    vocabulary = column["vocabulary"] or []
+    labels = [vocabulary[code] for code in distinct.tolist()]
     order = np.array(sorted(range(len(labels)), key=labels.__getitem__))
     position = np.empty(len(labels), np.int64)
     position[order] = np.arange(len(labels))

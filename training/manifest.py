@@ -22,6 +22,7 @@ MANIFEST_FILE = "manifest.json"
 def describe(
     spec: Spec,
     schema: Schema,
+    columns: Sequence[Mapping[str, Json]],
     train: Rows,
     validation: Rows,
     parameters: Mapping[str, Json],
@@ -34,6 +35,7 @@ def describe(
     Args:
         spec: The training.
         schema: What the rows mean.
+        columns: The named columns, with what the model makes of their values.
         train: The rows trained on.
         validation: The rows held out.
         parameters: The effective hyper-parameters.
@@ -51,7 +53,7 @@ def describe(
         "parameters": dict(parameters),
         "signature": {
             "shape": list(train.features.shape[1:]),
-            "columns": schema.columns,
+            "columns": list(columns),
             "missing_values": schema.missing_values,
             "classes": schema.classes,
             "label_kind": schema.label_kind,

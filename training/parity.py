@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.algorithms.base import Algorithm
+from training.algorithms.base import Learner
 from training.data import Floats
+from training.encoding import UNKNOWN
 from training.errors import FitError, Reason
 from training.export.graph import FEATURES, SCORES
 from training.spec import Task
@@ -33,24 +35,37 @@ class Proof:
     row_count: int
 
 
-def prove(model: bytes, algorithm: Algorithm, task: Task, features: Floats, missing_values: bool, seed: int) -> Proof:
-    """Returns the comparison of `model` with `algorithm`.
+def prove(
+    model: bytes,
+    learner: Learner,
+    task: Task,
+    features: Floats,
+    missing_values: bool,
+    seed: int,
+    category_places: Sequence[int] = (),
+) -> Proof:
+    """Returns the comparison of `model` with `learner`.
 
     Args:
         model: The ONNX file.
-        algorithm: The trained algorithm.
+        learner: The trained one.
         task: What it learned.
         features: The held-out rows; the first 20,000 are compared.
         missing_values: Whether features may be NaN; then the rows are compared a second time, with values missing.
-        seed: Chooses the missing values.
+        seed: Chooses the missing values and the unknown categories.
+        category_places: The columns that hold codes of categories; if there are some, the rows are compared once more, with
+            categories that the model does not know.
 
     Raises:
         FitError: EXPORT_NOT_EQUAL; the predictions differ by more than the tolerance.
     """
-    rows = features[:_MOST_ROWS]
+    held_out = features[:_MOST_ROWS]
+    rows = held_out
     if missing_values:
-        rows = np.concatenate([rows, _with_missing(rows, seed)])
-    expected = algorithm.predict(rows)
+        rows = np.concatenate([rows, _with_missing(held_out, seed)])
+    if category_places:
+        rows = np.concatenate([rows, _with_unknown(held_out, category_places, seed)])
+    expected = learner.predict(rows)
     difference = float(np.abs(onnx_scores(model, rows) - expected).max())
     tolerance = TOLERANCE
     if task == "regression":
@@ -90,3 +105,11 @@ def _with_missing(features: Floats, seed: int) -> Floats:
     """Returns a copy of `features` in which a third of the values is NaN."""
     chosen = np.random.default_rng(seed).random(features.shape) < 1 / 3
     return np.where(chosen, np.float32(np.nan), features)
+
+
+def _with_unknown(features: Floats, category_places: Sequence[int], seed: int) -> Floats:
+    """Returns a copy of `features` in which a third of the categories is none that the model knows."""
+    changed = features.copy()
+    for place in category_places:
+        changed[np.random.default_rng(seed + place).random(len(features)) < 1 / 3, place] = UNKNOWN
+    return changed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from training import algorithms, data, limits, manifest, metrics, parity
+from training import algorithms, data, encoding, limits, manifest, metrics, parity
 from training.algorithms.base import Problem
 from training.errors import EXIT_CODES, as_fit_error, invalid_field
 from training.export import graph
@@ -24,21 +24,28 @@ def run(spec: Spec, progress: Progress) -> None:
     train, validation = data.split(rows, bool(schema.classes), spec.validation_fraction, spec.seed)
     del rows
     data.check_weights(train, schema.classes, "class_weights" if spec.class_weights else spec.weights_field)
+    schema = encoding.learn_columns(schema, train, validation, spec.inputs_field)
+    encoder = encoding.Encoder.of(schema, spec.traits, train)
     problem = Problem(
         task=spec.task,
-        feature_shape=train.features.shape[1:],
+        feature_shape=encoder.shape(train),
         class_count=len(schema.classes),
         seed=spec.seed,
         cores=spec.cores,
+        inputs_field=spec.inputs_field,
+        categories=encoder.categories,
     )
     progress.started(len(train), len(validation))
     algorithm = algorithms.build(spec.algorithm, spec.hyper_parameters, problem)
-    algorithm.fit(train, validation, progress)
-    measured = metrics.score(spec.task, validation, algorithm.predict(validation.features))
-    model = graph.serialize(algorithm.export(), spec.algorithm)
-    proof = parity.prove(model, algorithm, spec.task, validation.features, schema.missing_values, spec.seed)
+    learner = encoder.wrap(algorithm)
+    learner.fit(train, validation, progress)
+    measured = metrics.score(spec.task, validation, learner.predict(validation.features))
+    model = graph.serialize(learner.export(), spec.algorithm)
+    proof = parity.prove(
+        model, learner, spec.task, validation.features, schema.missing_values, spec.seed, schema.category_places
+    )
     description = manifest.describe(
-        spec, schema, train, validation, algorithm.parameters, algorithm.LIBRARIES, measured, proof
+        spec, schema, encoder.describe(), train, validation, algorithm.parameters, algorithm.LIBRARIES, measured, proof
     )
     manifest.write(spec.output, model, description)
     progress.done(measured)
@@ -76,7 +83,7 @@ def _check_signature(spec: Spec, rows: data.Rows, schema: data.Schema) -> None:
     if not wanted:
         return
     shape = list(rows.features.shape[1:])
-    columns = [column["name"] for column in schema.columns]
+    columns = [column.name for column in schema.columns]
     names = [column.name for column in spec.signature.columns]
     if shape != wanted or columns != names:
         raise invalid_field(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from fitserve.v1 import model_pb2, training_job_pb2, training_service_pb2, training_spec_pb2
+from fitserve.v1 import model_pb2, options_pb2, training_job_pb2, training_service_pb2, training_spec_pb2
 from google.protobuf.message import Message
 
 Task: TypeAlias = Literal["classification", "regression"]
@@ -30,6 +30,7 @@ class Spec:
         version: The version to make.
         algorithm: The name of the request's algorithm field, such as random_forest.
         hyper_parameters: The message in that field.
+        traits: What the contract says of the algorithm.
         task: What the model learns.
         target: The column to predict, or empty if the dataset has targets of its own.
         inputs_field: The path of the request's field that the features came in, for messages.
@@ -51,6 +52,7 @@ class Spec:
     version: int
     algorithm: str
     hyper_parameters: Message
+    traits: options_pb2.AlgorithmTraits
     task: Task
     target: str
     inputs_field: str
@@ -78,12 +80,14 @@ def read(path: Path) -> Spec:
     algorithm = request.WhichOneof("algorithm")
     if algorithm is None or request.task not in _TASKS:
         raise ValueError("the spec must have an algorithm and a task")
+    hyper_parameters: Message = getattr(request, algorithm)
     return Spec(
         job=message.job,
         model=request.model,
         version=message.version,
         algorithm=algorithm,
-        hyper_parameters=getattr(request, algorithm),
+        hyper_parameters=hyper_parameters,
+        traits=hyper_parameters.DESCRIPTOR.GetOptions().Extensions[options_pb2.traits],
         task=_TASKS[request.task],
         target=request.target,
         inputs_field="dataset" if request.dataset else "inline.inputs",

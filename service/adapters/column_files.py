@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.adapters.dataset_format import ColumnFile, Counts, MatrixFile
-from service.domain.entities import Floats, ValueKind
+from service.domain.entities import MISSING_BOOLEAN, MISSING_INTEGER, Floats, ValueKind
 
 DISTINCT_LIMIT = 10_000
 """The number up to which different values are counted."""
@@ -28,6 +28,7 @@ Numbers: TypeAlias = NDArray[np.float64] | NDArray[np.int64] | NDArray[np.uint8]
 Fingerprint: TypeAlias = dict[str, object]
 """What identifies the content of a file, as JSON values."""
 
+_MISSING_CODE = -1
 _DTYPES = {
     ValueKind.NUMBER: "<f8",
     ValueKind.INTEGER: "<i8",
@@ -75,7 +76,7 @@ class ValuesFile:
 
 
 class _DistinctValues:
-    """Counts different numbers up to DISTINCT_LIMIT. NaN counts as none."""
+    """Counts different numbers up to DISTINCT_LIMIT."""
 
     def __init__(self) -> None:
         self._seen: NDArray[np.generic] | None = None
@@ -87,8 +88,7 @@ class _DistinctValues:
     def add(self, values: Numbers) -> None:
         if self.count == DISTINCT_LIMIT:
             return
-        known = values[~np.isnan(values)]
-        seen = known if self._seen is None else np.concatenate([self._seen, known])
+        seen = values if self._seen is None else np.concatenate([self._seen, values])
         self._seen = np.unique(seen)[:DISTINCT_LIMIT]
 
 
@@ -112,22 +112,19 @@ class ColumnWriter:
         self._missing = 0
         self._infinite = 0
 
-    def vocabulary_with(self, values: Numbers | Sequence[str]) -> tuple[int, int]:
+    def vocabulary_with(self, values: Numbers | Sequence[str | None]) -> tuple[int, int]:
         """Returns how many different texts the column would have with these values, and the memory that they take."""
         if isinstance(values, np.ndarray):
             return 0, 0
-        new = set(values).difference(self._codes)
+        new = {text for text in set(values).difference(self._codes) if text is not None}
         return len(self._codes) + len(new), self.vocabulary_bytes + sum(map(_bytes_of, new))
 
-    def append(self, values: Numbers | Sequence[str]) -> None:
+    def append(self, values: Numbers | Sequence[str | None]) -> None:
         """Adds the values of the next rows."""
         if isinstance(values, np.ndarray):
             self._append_numbers(values)
         else:
-            _, self.vocabulary_bytes = self.vocabulary_with(values)
-            # Codes follow the order of the rows, so they do not depend on how the rows came in blocks.
-            codes = (self._codes.setdefault(text, len(self._codes)) for text in values)
-            self.file.append(np.fromiter(codes, np.int32, len(values)))
+            self._append_texts(values)
 
     def describe(self) -> ColumnFile:
         """Returns the column's part of the dataset's description."""
@@ -150,14 +147,29 @@ class ColumnWriter:
         texts = json.dumps(list(self._codes)).encode()
         return {"kind": self.kind, "values": self.file.sha256, "texts": hashlib.sha256(texts).hexdigest()}
 
+    def _append_texts(self, values: Sequence[str | None]) -> None:
+        _, self.vocabulary_bytes = self.vocabulary_with(values)
+        # Codes follow the order of the rows, so they do not depend on how the rows came in blocks.
+        codes = (_MISSING_CODE if text is None else self._codes.setdefault(text, len(self._codes)) for text in values)
+        written = np.fromiter(codes, np.int32, len(values))
+        self.file.append(written)
+        self._missing += int(np.count_nonzero(written == _MISSING_CODE))
+
     def _append_numbers(self, values: Numbers) -> None:
         self.file.append(values)
-        self._distinct.add(values)
+        missing = _missing(values, self.kind)
+        self._missing += int(np.count_nonzero(missing))
+        self._distinct.add(values[~missing])
         if self.kind is ValueKind.NUMBER:
             with np.errstate(over="ignore"):
                 used = values.astype(np.float32) if self._becomes_float32 else values
-            self._missing += int(np.count_nonzero(np.isnan(used)))
             self._infinite += int(np.count_nonzero(np.isinf(used)))
+
+
+def _missing(values: Numbers, kind: ValueKind) -> NDArray[np.bool_]:
+    gaps = {ValueKind.INTEGER: MISSING_INTEGER, ValueKind.BOOLEAN: MISSING_BOOLEAN}
+    missing: NDArray[np.bool_] = values == gaps[kind] if kind in gaps else np.isnan(values)
+    return missing
 
 
 def _bytes_of(text: str) -> int:

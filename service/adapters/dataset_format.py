@@ -28,7 +28,10 @@ class MatrixFile(_Part):
 
 
 class ColumnFile(_Part):
-    """The values of a column; those of the kind category are indexes into the vocabulary."""
+    """The values of a column; those of the kind category are indexes into the vocabulary.
+
+    A missing value is NaN, in a column of integers -2^63, of truth values 2, of categories -1.
+    """
 
     name: str
     kind: ValueKind

@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from service.adapters.layout import MANIFEST_FILE, MODEL_NAME
 from service.adapters.triton_config import MODEL_FILE
-from service.domain.entities import ColumnSpec, Label, Manifest, Parity, Signature, Task, ValueKind
+from service.domain.entities import ColumnSpec, Label, Manifest, Parity, Signature, Task, UnknownCategory, ValueKind
 from service.domain.errors import Reason, ServiceError
 
 _Positive = Annotated[int, Field(ge=1)]
@@ -42,8 +42,27 @@ class StoredFile(_Part):
 
 
 class _Column(_Part):
+    """A column; of manifests that were written before there were categories it has but name and kind."""
+
     name: str
     kind: ValueKind
+    categories: tuple[str, ...] = ()
+    unknown_category: UnknownCategory | None = None
+    missing_values: bool = False
+    fill: float | None = None
+
+    @model_validator(mode="after")
+    def _check_categories(self) -> _Column:
+        category = self.kind is ValueKind.CATEGORY
+        if category is not (self.unknown_category is not None) or (self.categories and not category):
+            raise ValueError(f"the categories of column {self.name!r} do not fit its kind {self.kind}")
+        if len(set(self.categories)) < len(self.categories):
+            raise ValueError(f"two categories of column {self.name!r} are the same")
+        return self
+
+    def spec(self) -> ColumnSpec:
+        """Returns the domain's form."""
+        return ColumnSpec(self.name, self.kind, self.categories, self.unknown_category, self.missing_values, self.fill)
 
 
 class _Signature(_Part):
@@ -140,7 +159,7 @@ def _signature(task: Task, part: _Signature) -> Signature:
     return Signature(
         task=task,
         shape=part.shape,
-        columns=tuple(ColumnSpec(column.name, column.kind) for column in part.columns),
+        columns=tuple(column.spec() for column in part.columns),
         missing_values=part.missing_values,
         classes=part.classes,
         label_kind=part.label_kind or None,

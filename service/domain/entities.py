@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -25,6 +26,13 @@ Choice: TypeAlias = int | str | None
 
 Floats = NDArray[np.float32]
 """A matrix of features [rows, ...] or of scores [rows, outputs]."""
+
+UNKNOWN_CODE = -1.0
+"""By which a row of features says a category that the model was not trained on. A missing one is NaN."""
+
+MISSING_INTEGER = -(2**63)
+MISSING_BOOLEAN = 2
+"""What stands for a missing value in columns of integers and of truth values; numbers have NaN and texts None."""
 
 
 class Task(StrEnum):
@@ -68,21 +76,49 @@ class VersionState(StrEnum):
     FAILED = "failed"
 
 
+class UnknownCategory(StrEnum):
+    """What a model makes of a category that it was not trained on: none of them, or a missing value."""
+
+    NONE = "none"
+    MISSING = "missing"
+
+
 @dataclass(frozen=True)
 class ColumnSpec:
-    """A named column of a model's or a dataset's features."""
+    """A named column of a model's or a dataset's features.
+
+    Attributes:
+        categories: The categories in the order of their codes; of a model's columns of that kind.
+        unknown_category: What the model makes of other ones, None for the other kinds.
+        missing_values: Whether the rows trained on had missing values here.
+        fill: What the model puts in the place of a missing number, None if it leaves it missing.
+    """
 
     name: str
     kind: ValueKind
+    categories: tuple[str, ...] = ()
+    unknown_category: UnknownCategory | None = None
+    missing_values: bool = False
+    fill: float | None = None
+
+    @cached_property
+    def codes(self) -> Mapping[str, float] | None:
+        """The number by which a row of features says each category, None for the other kinds. Made once."""
+        if self.kind is not ValueKind.CATEGORY:
+            return None
+        return {text: float(code) for code, text in enumerate(self.categories)}
 
 
 @dataclass(frozen=True)
 class ColumnData:
-    """The values of one column for some rows: float64, int64 or uint8 array [rows], or a list of texts."""
+    """The values of one column for some rows: float64, int64 or uint8 array [rows], or a list of texts.
+
+    A missing value is NaN, MISSING_INTEGER, MISSING_BOOLEAN or None.
+    """
 
     name: str
     kind: ValueKind
-    values: NDArray[np.float64] | NDArray[np.int64] | NDArray[np.uint8] | list[str]
+    values: NDArray[np.float64] | NDArray[np.int64] | NDArray[np.uint8] | list[str | None]
 
     def __len__(self) -> int:
         return len(self.values)
@@ -162,6 +198,16 @@ class Signature:
     missing_values: bool
     classes: tuple[Label, ...]
     label_kind: ValueKind | None
+
+    @cached_property
+    def places(self) -> Mapping[str, int]:
+        """The position of each column in a row, by name. Made once."""
+        return {column.name: place for place, column in enumerate(self.columns)}
+
+    @cached_property
+    def named_codes(self) -> Sequence[tuple[str, Mapping[str, float] | None]]:
+        """The columns in order: the name, and the codes of the categories or None. Made once."""
+        return [(column.name, column.codes) for column in self.columns]
 
     @property
     def row_bytes(self) -> int:
@@ -301,6 +347,7 @@ class AlgorithmTraits:
     regression: bool
     missing_values: bool
     images: bool
+    native_categories: bool = False
     sample_weights: bool = False
 
 

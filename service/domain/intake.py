@@ -29,6 +29,15 @@ from service.domain.shared_datasets import SharedDatasets
 MAX_CLASSES = 1000
 """The most labels that a classifier may have."""
 
+MAX_CATEGORIES = 1000
+"""The most categories that a column may have for an algorithm to which each is an indicator."""
+
+MAX_INDICATORS = 10_000
+"""The most categories that all columns together may have then."""
+
+MAX_NATIVE_CATEGORIES = 9_999
+"""The most categories that a column may have for an algorithm that splits by them itself."""
+
 FEW_INTEGERS = 100
 """Integer targets with at most so many different values are labels, unless the request says otherwise."""
 
@@ -178,16 +187,33 @@ def _check_features(columns: list[ColumnSummary], algorithm: AlgorithmTraits, wh
         raise invalid(where, "there is no column to learn from besides the target")
     for column in columns:
         place = f"{where} (column {column.name!r})" if column.name else where
-        if column.kind == ValueKind.CATEGORY:
-            raise invalid(place, "text columns cannot be features in this release; encode them as numbers")
         if column.infinite:
             raise invalid(place, f"{column.infinite} values are infinite, or too large for 32-bit floats; replace them")
-        if column.missing and not algorithm.missing_values:
+        if column.missing and not column.name and not algorithm.missing_values:
             raise invalid(
                 place,
-                f"{column.missing} values are missing (NaN) and {algorithm.name} takes none; fill them in, or use "
-                "hist_gradient_boosting or xgboost",
+                f"{column.missing} values are missing (NaN) and {algorithm.name} takes none in a matrix; fill them in, send "
+                "table or records, or use hist_gradient_boosting or xgboost",
             )
+        if column.kind is ValueKind.CATEGORY:
+            _check_categories(column, algorithm, place)
+    total = sum(column.distinct for column in columns if column.kind is ValueKind.CATEGORY)
+    if total > MAX_INDICATORS and not algorithm.native_categories:
+        raise invalid(
+            where,
+            f"the columns of texts have {total} categories together and {algorithm.name} takes {MAX_INDICATORS}; group rare "
+            "ones, or use hist_gradient_boosting or xgboost",
+        )
+
+
+def _check_categories(column: ColumnSummary, algorithm: AlgorithmTraits, place: str) -> None:
+    limit = MAX_NATIVE_CATEGORIES if algorithm.native_categories else MAX_CATEGORIES
+    if column.distinct > limit:
+        raise invalid(
+            place,
+            f"it has more than {limit} different texts, too many for categories of {algorithm.name}; leave the column "
+            "out, or group rare ones",
+        )
 
 
 def _check_shape(shape: tuple[int, ...], algorithm: AlgorithmTraits, where: str) -> None:

@@ -18,6 +18,7 @@ from service.domain.entities import (
     Manifest,
     StoredVersion,
     TrainingStep,
+    ValueKind,
     VersionState,
 )
 from service.domain.errors import Reason, ServiceError, invalid
@@ -441,7 +442,7 @@ def check_same_inputs(command: FitCommand, latest: Manifest | None) -> None:
     """Checks that a new version takes what the versions before take.
 
     Raises:
-        ServiceError: INVALID_FIELD naming `inline.inputs` or `dataset`.
+        ServiceError: INVALID_FIELD naming `inline.inputs` or `dataset`, or the task.
     """
     if latest is None:
         return
@@ -452,9 +453,14 @@ def check_same_inputs(command: FitCommand, latest: Manifest | None) -> None:
         raise invalid(
             where, f"rows have the shape {list(command.shape)}, the model's versions take {list(before.shape)}; {mend}"
         )
-    names, wanted = [c.name for c in command.columns], [c.name for c in before.columns]
-    if names != wanted:
-        raise invalid(where, f"the columns are {names}, the model's versions take {wanted} in this order; {mend}")
+    names, wanted = {c.name: c.kind for c in command.columns}, {c.name: c.kind for c in before.columns}
+    if names.keys() != wanted.keys():
+        raise invalid(where, f"the columns are {list(names)}, the model's versions take {list(wanted)}; {mend}")
+    for name, kind in wanted.items():
+        if (kind is ValueKind.CATEGORY) is not (names[name] is ValueKind.CATEGORY):
+            raise invalid(
+                f"{where} (column {name!r})", f"its kind is {names[name]}, the model's versions take {kind}; {mend}"
+            )
     if command.task != before.task:
         raise invalid("task", f"the task is {command.task}, that of the model's versions is {before.task}; {mend}")
 

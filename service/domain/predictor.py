@@ -150,4 +150,5 @@ def check_missing(rows: Floats, signature: Signature) -> None:
         if np.isnan(value)
         else "infinity (or a number too large for 32-bit floats) is not allowed"
     )
-    raise invalid(f"inputs[{', '.join(str(int(i)) for i in place)}]", f"the value is {value}; {why}")
+    column = f" (column {signature.columns[place[1]].name!r})" if signature.columns else ""
+    raise invalid(f"inputs[{', '.join(str(int(i)) for i in place)}]{column}", f"the value is {value}; {why}")

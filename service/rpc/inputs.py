@@ -10,10 +10,9 @@ from fitserve.v1 import data_pb2, dataset_pb2, options_pb2, training_service_pb2
 from google.protobuf import struct_pb2
 from numpy.typing import NDArray
 
-from service.domain.entities import ColumnData, ColumnSpec, DataBlock, Floats, Signature, ValueKind
+from service.domain.entities import ColumnData, DataBlock, Floats, Signature
 from service.domain.errors import Reason, ServiceError, invalid
-from service.domain.nearest import hint
-from service.rpc import tensors, validate
+from service.rpc import named_columns, tensors, validate
 
 FORMS = ("tensor", "table", "rows", "records", "tensors")
 
@@ -164,20 +163,11 @@ def _columns_of_records(records: Sequence[struct_pb2.Struct], path: str) -> tupl
             raise invalid(f"{path}[0]", "a column has no name")
         validate.text(name, f"{path}[0]")
     for index, record in enumerate(records):
-        _check_names(record.fields.keys(), names, f"{path}[{index}]")
+        named_columns.check_names(record.fields, names, f"{path}[{index}]")
     return tuple(
         tensors.column_of_values([record.fields[name] for record in records], name, f"{path}[*].{name}")
         for name in names
     )
-
-
-def _check_names(given: Iterable[str], wanted: Sequence[str], path: str) -> None:
-    have = set(given)
-    for name in wanted:
-        if name not in have:
-            raise invalid(path, f"column {name!r} is missing; the columns are {', '.join(wanted)}")
-    for name in sorted(have - set(wanted)):
-        raise invalid(path, f"column {name!r} is not known{hint(name, wanted)}; the columns are {', '.join(wanted)}")
 
 
 # -- prediction ------------------------------------------------------------------------------------------------------
@@ -201,28 +191,8 @@ def matrix_for(inputs: data_pb2.Inputs, form: str, signature: Signature, path: s
     if not signature.columns:
         raise invalid(f"{path}.{form}", "the model was trained without column names; send tensor or rows")
     if form == "records":
-        return _matrix_of_records(inputs.records, signature.columns, f"{path}.records")
-    return _matrix_of_table(inputs.table, signature.columns, f"{path}.table")
-
-
-def _matrix_of_records(records: Sequence[struct_pb2.Struct], columns: Sequence[ColumnSpec], path: str) -> Floats:
-    names = [column.name for column in columns]
-    rows = []
-    for index, record in enumerate(records):
-        _check_names(record.fields.keys(), names, f"{path}[{index}]")
-        rows.append(struct_pb2.ListValue(values=[record.fields[name] for name in names]))
-    return tensors.matrix_of_rows(rows, path)
-
-
-def _matrix_of_table(table: data_pb2.Table, columns: Sequence[ColumnSpec], path: str) -> Floats:
-    by_name = {column.name: column for column in _columns_of_table(table, path)}
-    names = [column.name for column in columns]
-    _check_names(by_name.keys(), names, path)
-    for name in names:
-        if by_name[name].kind == ValueKind.CATEGORY:
-            raise invalid(f"{path} (column {name!r})", "it holds texts; the model takes numbers there")
-    stacked = np.stack([np.asarray(by_name[name].values, np.float64) for name in names], axis=1)
-    return tensors.to_float32(stacked)
+        return named_columns.matrix_of_records(inputs.records, signature, f"{path}.records")
+    return named_columns.matrix_of_table(inputs.table, signature, f"{path}.table")
 
 
 def unsupported_format() -> ServiceError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from fitserve.v1 import data_pb2, dataset_pb2, model_pb2, training_job_pb2
@@ -10,6 +11,7 @@ from google.protobuf import duration_pb2, json_format, struct_pb2, timestamp_pb2
 from service.domain.entities import (
     Alias,
     Capacity,
+    ColumnSpec,
     Dataset,
     Job,
     JobState,
@@ -18,6 +20,7 @@ from service.domain.entities import (
     StoredVersion,
     Task,
     TrainingStep,
+    UnknownCategory,
     ValueKind,
     VersionState,
 )
@@ -48,6 +51,11 @@ COLUMN_KINDS = {
     ValueKind.BOOLEAN: model_pb2.COLUMN_KIND_BOOLEAN,
     ValueKind.CATEGORY: model_pb2.COLUMN_KIND_CATEGORY,
 }
+UNKNOWN_CATEGORIES = {
+    None: model_pb2.UNKNOWN_CATEGORY_UNSPECIFIED,
+    UnknownCategory.NONE: model_pb2.UNKNOWN_CATEGORY_NONE,
+    UnknownCategory.MISSING: model_pb2.UNKNOWN_CATEGORY_MISSING,
+}
 LABEL_DTYPES = {
     None: data_pb2.DATA_TYPE_FP32,
     ValueKind.NUMBER: data_pb2.DATA_TYPE_FP64,
@@ -56,6 +64,12 @@ LABEL_DTYPES = {
     ValueKind.CATEGORY: data_pb2.DATA_TYPE_BYTES,
 }
 """The type of predictions in a tensor, by the kind of the labels; None is regression."""
+
+SHOWN_COLUMN_CATEGORIES = 100
+"""So many categories of one column are shown in a signature."""
+
+SHOWN_CATEGORIES = 10_000
+"""So many of all columns are."""
 
 EXACT_INTEGERS = 2**53
 """Up to here a double holds every integer."""
@@ -134,12 +148,29 @@ def duration_of(seconds: float) -> duration_pb2.Duration:
     return duration_pb2.Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1e9))
 
 
+def column_messages(columns: Sequence[ColumnSpec]) -> Iterator[model_pb2.ColumnSpec]:
+    """Yields columns as messages, with some of their categories: replies are not to be megabytes of them."""
+    room = SHOWN_CATEGORIES
+    for column in columns:
+        shown = column.categories[: min(room, SHOWN_COLUMN_CATEGORIES)]
+        room -= len(shown)
+        yield model_pb2.ColumnSpec(
+            name=column.name,
+            kind=COLUMN_KINDS[column.kind],
+            categories=shown,
+            category_count=len(column.categories),
+            unknown_category=UNKNOWN_CATEGORIES[column.unknown_category],
+            missing_values=column.missing_values,
+            fill=column.fill,
+        )
+
+
 def signature_message(signature: Signature) -> model_pb2.Signature:
     """Returns a signature as a message."""
     return model_pb2.Signature(
         task=TASKS[signature.task],
         shape=signature.shape,
-        columns=[model_pb2.ColumnSpec(name=c.name, kind=COLUMN_KINDS[c.kind]) for c in signature.columns],
+        columns=column_messages(signature.columns),
         missing_values=signature.missing_values,
         classes=[value_of_label(label) for label in signature.classes],
         prediction_dtype=LABEL_DTYPES[signature.label_kind],

@@ -61,7 +61,7 @@ ANSWERS = {
     r"/Fit": r'"state": "JOB_STATE_RUNNING"',
     r"/WatchTrainingJob": r'"state": "JOB_STATE_SUCCEEDED"',
     r"/Load": r'"state": "MODEL_STATE_LOADED"',
-    r"/Predict": r'"predictions": \[\s*("versicolor"|1,\s*0)\s*\]',
+    r"/Predict": r'"predictions": \[\s*("Gentoo"|1,\s*0)\s*\]',
     r"/Remove": r'"removedVersions": \[\s*1\s*\]',
     r"[./]GetStatus( <<< '{}')?": r'"ready": true',
     r"Health/Check": r'"status": "SERVING"',
@@ -153,6 +153,8 @@ def test_the_python_snippet_runs(service: ServiceProcess, capsys: pytest.Capture
     assert "['setosa' 'setosa' 'setosa']" in printed
     assert "MODEL_NOT_FOUND there is no model 'irs'" in printed
     assert printed.endswith("[0 0 0]\n2\n1\n")
+    assert "['Adelie' 'Adelie']" in printed
+    assert "island CATEGORY Biscoe Dream Torgersen\n" in printed
 
 
 def test_the_snippet_for_tritons_client_runs(service: ServiceProcess, capsys: pytest.CaptureFixture[str]) -> None:

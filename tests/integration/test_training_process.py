@@ -331,8 +331,9 @@ def test_a_trained_model_serves_what_its_library_predicts(server: Server, tmp_pa
 
 def test_a_manifest_says_everything_that_serving_needs(server: Server, tmp_path: Path) -> None:
     columns: dict[str, tuple[str, Sequence[object]]] = {
-        "length": ("number", [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+        "length": ("number", [1.0, float("nan"), 3.0, 4.0, 5.0, float("nan")]),
         "ripe": ("boolean", [True, False, True, False, True, False]),
+        "color": ("category", ["red", "green", None, "red", "green", "red"]),
         "fruit": ("category", ["pear", "fig", "pear", "fig", "pear", "fig"]),
     }
     dataset = write_table_dataset(tmp_path / "data", columns)
@@ -340,9 +341,19 @@ def test_a_manifest_says_everything_that_serving_needs(server: Server, tmp_path:
     assert server.fit(spec).outcome().exited["exit_code"] == 0
     manifest = json.loads((tmp_path / "1" / "manifest.json").read_text())
     assert manifest["signature"] == {
-        "shape": [2],
-        "columns": [{"name": "length", "kind": "number"}, {"name": "ripe", "kind": "boolean"}],
-        "missing_values": False,
+        "shape": [3],
+        "columns": [
+            {"name": "length", "kind": "number", "missing_values": True, "fill": 3.0},
+            {"name": "ripe", "kind": "boolean", "missing_values": False, "fill": 1.0},
+            {
+                "name": "color",
+                "kind": "category",
+                "missing_values": True,
+                "categories": ["green", "red"],
+                "unknown_category": "none",
+            },
+        ],
+        "missing_values": True,
         "classes": ["fig", "pear"],
         "label_kind": "category",
     }

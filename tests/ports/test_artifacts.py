@@ -17,7 +17,7 @@ import pytest
 from service.adapters.manifest import VersionDirectory
 from service.adapters.repository import RepositoryArtifacts, RepositoryInUse
 from service.adapters.triton_config import TritonModelConfig
-from service.domain.entities import ColumnSpec, Parity, Task, ValueKind
+from service.domain.entities import ColumnSpec, Parity, Task, UnknownCategory, ValueKind
 from service.domain.errors import Reason, ServiceError
 
 MODEL = b"the bytes of a model" * 1000
@@ -93,6 +93,15 @@ def signature(**changes: object) -> dict[str, object]:
     return {"signature": whole | changes}
 
 
+COLOR = {
+    "name": "color",
+    "kind": "category",
+    "categories": ["green", "red"],
+    "unknown_category": "none",
+    "missing_values": True,
+}
+
+
 class TestPublish:
     def test_a_published_version_is_as_the_manifest_says(self, artifacts: RepositoryArtifacts) -> None:
         stage(artifacts)
@@ -107,6 +116,28 @@ class TestPublish:
         assert found.parity == Parity(1e-7, 1e-5, 30)
         assert found.create_time == datetime(2026, 11, 21, 3, 40, tzinfo=UTC)
         assert found.size_bytes == len(MODEL)
+
+    def test_columns_have_their_categories_and_what_stands_for_missing_values(
+        self, artifacts: RepositoryArtifacts
+    ) -> None:
+        length = {"name": "length", "kind": "number", "missing_values": True, "fill": 2.5}
+        stage(artifacts, changes=signature(columns=[length, COLOR]))
+        assert artifacts.publish("job-1", "iris", 1).signature.columns == (
+            ColumnSpec("length", ValueKind.NUMBER, missing_values=True, fill=2.5),
+            ColumnSpec("color", ValueKind.CATEGORY, ("green", "red"), UnknownCategory.NONE, missing_values=True),
+        )
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"categories": ["red", "red"]}, {"unknown_category": None}, {"kind": "number"}, {"categories": ["red", 1]}],
+    )
+    def test_categories_that_cannot_be_are_damage(
+        self, artifacts: RepositoryArtifacts, change: dict[str, object]
+    ) -> None:
+        stage(artifacts, changes=signature(shape=[1], columns=[COLOR | change]))
+        with pytest.raises(ServiceError) as refused:
+            artifacts.publish("job-1", "iris", 1)
+        assert refused.value.reason is Reason.ARTIFACT_DAMAGED
 
     @pytest.mark.parametrize(
         ("kind", "classes"),

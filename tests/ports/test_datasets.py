@@ -16,7 +16,7 @@ import pytest
 
 from service.adapters.column_files import DISTINCT_LIMIT, VOCABULARY_LIMIT
 from service.adapters.datasets import DatasetFiles
-from service.domain.entities import ColumnData, ColumnSummary, DataBlock, Dataset, ValueKind
+from service.domain.entities import MISSING_INTEGER, ColumnData, ColumnSummary, DataBlock, Dataset, ValueKind
 from service.domain.errors import Reason, ServiceError
 
 NOON = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=UTC)
@@ -40,7 +40,7 @@ def booleans(name: str, *values: bool) -> ColumnData:
     return ColumnData(name, ValueKind.BOOLEAN, np.array(values, np.uint8))
 
 
-def texts(name: str, *values: str) -> ColumnData:
+def texts(name: str, *values: str | None) -> ColumnData:
     return ColumnData(name, ValueKind.CATEGORY, list(values))
 
 
@@ -128,6 +128,19 @@ class TestFormat:
         ]
         files = [np.fromfile(directory / each["file"], each["dtype"]).tolist() for each in description["columns"]]
         assert str(files) == str([[0.1, NAN], [1, -(2**62)], [1, 0], [0, 0]])
+
+    def test_a_value_of_any_kind_may_be_missing_in_some_blocks(self, datasets: DatasetFiles) -> None:
+        found = store(
+            datasets,
+            table(integers("b", 7), booleans("c", True), texts("d", "x"), targets=texts("t", "u")),
+            table(integers("b", MISSING_INTEGER), booleans("c", 2), texts("d", None), targets=texts("t", None)),
+        )
+        directory = datasets.path(found.digest)
+        columns = json.loads((directory / "dataset.json").read_text())["columns"]
+        files = [np.fromfile(directory / each["file"], each["dtype"]).tolist() for each in columns]
+        assert files == [[7, -(2**63)], [1, 2], [0, -1]]
+        assert [(column.distinct, column.missing) for column in found.columns] == [(1, 1)] * 3
+        assert found.targets == ColumnSummary("t", ValueKind.CATEGORY, distinct=1, missing=1, infinite=0)
 
     def test_values_that_are_not_contiguous_are_stored_in_order(self, datasets: DatasetFiles) -> None:
         values = np.arange(6, dtype=np.float32).reshape(3, 2).T

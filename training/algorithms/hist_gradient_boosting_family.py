@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 from collections.abc import Mapping
 from typing import ClassVar
@@ -16,8 +17,10 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 
 from training.algorithms import losses
 from training.algorithms.base import Problem
-from training.data import Floats, Rows
+from training.data import Floats, Integers, Rows
+from training.errors import invalid_field
 from training.export import boosted, trees
+from training.export.code_sets import CodeSet
 from training.progress import Progress
 from training.spec import Json, effective_parameters
 
@@ -49,11 +52,13 @@ class Family:
         parameters = effective_parameters(hyper_parameters, self.DEFAULTS)
         losses.check_loss_of_regression(parameters["loss"], problem, "hist_gradient_boosting.loss")
         losses.check_class_weight(parameters["class_weight"], problem, "hist_gradient_boosting.class_weight")
+        _check_categories(parameters, problem)
         arguments: dict[str, object] = {**parameters, "random_state": problem.seed, "verbose": _VERBOSE}
         # It measures the losses only with early stopping, which never happens within so many rounds.
         arguments["early_stopping"] = True
         if not parameters["early_stopping"]:
             arguments["n_iter_no_change"] = parameters["max_iter"]
+        arguments["categorical_features"] = [column.place for column in problem.categories] or None
         if problem.task == "classification":
             del arguments["loss"]
             self._booster = HistGradientBoostingClassifier(**arguments)
@@ -63,13 +68,17 @@ class Family:
             self._booster = HistGradientBoostingRegressor(**arguments)
         self.parameters = parameters
         self._problem = problem
+        self._counts = {column.place: column.count for column in problem.categories}
 
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
         """Trains the model; the losses on both sets of rows are read from what scikit-learn prints after each round."""
         losses.check_targets(self.parameters["loss"], train.targets, "hist_gradient_boosting.loss", "squared_error")
+        features = _matrix(train.features)
+        # A column without any value has no bins, which scikit-learn does not expect; nothing is learned from it.
+        features[:, np.isnan(features).all(axis=0)] = 0.0
         with contextlib.redirect_stdout(_RoundLines(progress)):
             self._booster.fit(
-                _matrix(train.features),
+                features,
                 train.targets,
                 sample_weight=train.weights,
                 X_val=_matrix(validation.features),
@@ -87,8 +96,10 @@ class Family:
         """Returns the trees as one ensemble, followed by the inverse of the loss's link."""
         # scikit-learn has no public way to its trees.
         base = np.asarray(self._booster._baseline_prediction, np.float64).ravel()
+        # It puts the columns of categories before the others.
+        order = sorted(range(math.prod(self._problem.feature_shape)), key=lambda place: place not in self._counts)
         grown = [
-            _tree(predictor.nodes, target)
+            _tree(predictor, target, np.array(order), self._counts)
             for boosting_round in self._booster._predictors
             for target, predictor in enumerate(boosting_round)
         ]
@@ -119,18 +130,42 @@ class _RoundLines(io.TextIOBase):
 _LOSS_NAMES = {"train": "loss", "val": "validation_loss"}
 
 
-# Any: the nodes are a structured array, whose fields numpy cannot type.
-def _tree(nodes, target: int) -> trees.Tree:  # type: ignore[no-untyped-def]
+# Any: scikit-learn has no types for its trees.
+def _tree(predictor, target: int, order: Integers, counts: Mapping[int, int]) -> trees.Tree:  # type: ignore[no-untyped-def]
+    nodes = predictor.nodes
+    feature = order[nodes["feature_idx"]]
+    by_codes = np.flatnonzero((nodes["is_categorical"] != 0) & (nodes["is_leaf"] == 0)).tolist()
     return trees.Tree(
         leaf=nodes["is_leaf"] != 0,
-        feature=nodes["feature_idx"],
+        feature=feature,
         threshold=nodes["num_threshold"],
-        left=nodes["left"],
-        right=nodes["right"],
+        left=nodes["left"].astype(np.int64),
+        right=nodes["right"].astype(np.int64),
         missing_left=nodes["missing_go_to_left"] != 0,
         values=nodes["value"].reshape(-1, 1),
         target=target,
+        sets={
+            place: CodeSet(_members(predictor.raw_left_cat_bitsets[bitset]), counts[int(feature[place])])
+            for place, bitset in zip(by_codes, nodes["bitset_idx"][by_codes].tolist(), strict=True)
+        },
     )
+
+
+def _members(bitset: NDArray[np.uint32]) -> Integers:
+    """Returns the codes whose bits are set."""
+    return np.flatnonzero(np.unpackbits(bitset.astype("<u4").view(np.uint8), bitorder="little"))
+
+
+def _check_categories(parameters: Mapping[str, Json], problem: Problem) -> None:
+    most = parameters["max_bins"]
+    assert isinstance(most, int)
+    for column in problem.categories:
+        if column.count > most:
+            raise invalid_field(
+                f"{problem.inputs_field} (column {column.name!r})",
+                f"it has {column.count} categories and hist_gradient_boosting splits {most} (max_bins, at most 255); group "
+                "rare ones, or use xgboost",
+            )
 
 
 def _matrix(features: Floats) -> NDArray[np.float64]:

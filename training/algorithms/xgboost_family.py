@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from training.algorithms import losses, weights
 from training.algorithms.base import Problem
 from training.data import Floats, Rows
 from training.export import boosted, trees
+from training.export.code_sets import CodeSet
 from training.progress import Progress
 from training.spec import Json, effective_parameters
 
@@ -59,21 +60,8 @@ class Family:
             callbacks.append(xgboost.callback.EarlyStopping(rounds=patience, data_name="validation", save_best=True))
         arguments |= {"tree_method": "hist", "seed": self._problem.seed, "nthread": self._problem.cores}
         arguments |= self._objective()
-        max_bin = arguments["max_bin"]
-        train_matrix = xgboost.QuantileDMatrix(
-            _matrix(train.features),
-            train.targets,
-            weight=weights.of_rows(train, class_weight),
-            nthread=self._problem.cores,
-            max_bin=max_bin,
-        )
-        validation_matrix = xgboost.QuantileDMatrix(
-            _matrix(validation.features),
-            validation.targets,
-            nthread=self._problem.cores,
-            max_bin=max_bin,
-            ref=train_matrix,
-        )
+        train_matrix = self._quantiles(train, weights.of_rows(train, class_weight), None)
+        validation_matrix = self._quantiles(validation, None, train_matrix)
         self._booster = xgboost.train(
             arguments,
             train_matrix,
@@ -97,8 +85,30 @@ class Family:
         base = np.array(json.loads(learner["learner_model_param"]["base_score"]), np.float64)
         if self._problem.class_count == 2:
             base = np.array([math.log(base[0] / (1.0 - base[0]))])
-        grown = [_tree(tree, target) for tree, target in zip(booster["trees"], booster["tree_info"], strict=True)]
+        counts = {column.place: column.count for column in self._problem.categories}
+        grown = [
+            _tree(tree, target, counts) for tree, target in zip(booster["trees"], booster["tree_info"], strict=True)
+        ]
         return boosted.model(grown, "BRANCH_LT", base, self._problem)
+
+    def _quantiles(
+        self, rows: Rows, counts: NDArray[np.float64] | None, ref: xgboost.QuantileDMatrix | None
+    ) -> xgboost.QuantileDMatrix:
+        """Returns rows, which count as given, in the bins of `ref`, or in bins of their own."""
+        features = _matrix(rows.features)
+        types = ["q"] * features.shape[1]
+        for column in self._problem.categories:
+            types[column.place] = "c"
+        return xgboost.QuantileDMatrix(
+            features,
+            rows.targets,
+            weight=counts,
+            nthread=self._problem.cores,
+            max_bin=self.parameters["max_bin"],
+            ref=ref,
+            feature_types=types,
+            enable_categorical=True,
+        )
 
     def _objective(self) -> dict[str, Json]:
         classes = self._problem.class_count
@@ -129,12 +139,18 @@ class _Rounds(xgboost.callback.TrainingCallback):
         return False
 
 
-def _tree(tree: Mapping[str, list[float]], target: int) -> trees.Tree:
+def _tree(tree: Mapping[str, list[float]], target: int, counts: Mapping[int, int]) -> trees.Tree:
     """Returns a tree of the booster's JSON, without the nodes that pruning cut off."""
     left = np.array(tree["left_children"], np.int64)
     right = np.array(tree["right_children"], np.int64)
     kept = _reachable(left, right)
     number = np.cumsum(kept) - 1
+    missing_left = np.array(tree["default_left"], np.int64) != 0
+    sets = {place: codes for place, codes in _sets(tree, counts) if kept[place]}
+    # A category of the set goes to the right, all others to the left.
+    turned = np.array(list(sets), np.int64)
+    left[turned], right[turned] = right[turned], left[turned]
+    missing_left[turned] = ~missing_left[turned]
     # The JSON has the digits of 32-bit floats. It is a leaf's value, or what the feature must be smaller than.
     conditions = np.array(tree["split_conditions"], np.float32).astype(np.float64)[kept]
     return trees.Tree(
@@ -143,10 +159,20 @@ def _tree(tree: Mapping[str, list[float]], target: int) -> trees.Tree:
         threshold=conditions,
         left=number[left[kept]],
         right=number[right[kept]],
-        missing_left=np.array(tree["default_left"], np.int64)[kept] != 0,
+        missing_left=missing_left[kept],
         values=conditions.reshape(-1, 1),
         target=target,
+        sets={int(number[place]): codes for place, codes in sets.items()},
     )
+
+
+def _sets(tree: Mapping[str, list[float]], counts: Mapping[int, int]) -> Iterator[tuple[int, CodeSet]]:
+    """Yields each node that splits by categories, with the codes that it looks for."""
+    codes = np.array(tree["categories"], np.int64)
+    places = zip(tree["categories_nodes"], tree["categories_segments"], tree["categories_sizes"], strict=True)
+    for place, start, size in places:
+        found = np.sort(codes[int(start) : int(start + size)])
+        yield int(place), CodeSet(found, counts[int(tree["split_indices"][int(place)])])
 
 
 def _reachable(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.bool_]:

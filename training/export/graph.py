@@ -13,6 +13,9 @@ from training.errors import invalid_field
 
 FEATURES = "features"
 SCORES = "scores"
+ENCODED = "encoded"
+"""The result of operations that are put before a model."""
+
 TREE_DOMAIN = "ai.onnx.ml"
 
 # What the onnxruntime of Triton 24.01 can read.
@@ -50,6 +53,41 @@ def model(
     # Last, since make_model copies the graph and the nodes can be hundreds of megabytes.
     made.graph.node.extend(nodes)
     return made
+
+
+def put_before(
+    made: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    constants: Mapping[str, NDArray[np.generic]],
+    feature_shape: Sequence[int],
+) -> None:
+    """Puts operations before a model, which takes their result `ENCODED` in the place of its features.
+
+    Args:
+        made: The model, which is changed: its nodes can be hundreds of megabytes.
+        nodes: The operations in order, from features to `ENCODED`.
+        constants: The arrays that they use, by name.
+        feature_shape: The shape of one row of the features that they take.
+    """
+    for node in made.graph.node:
+        if FEATURES in node.input:
+            node.input[:] = [ENCODED if name == FEATURES else name for name in node.input]
+    inner = _result_names(nodes, constants)
+    for place, node in enumerate(nodes):
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.input[:] = [inner.get(name, name) for name in node.input]
+        copy.output[:] = [inner.get(name, name) for name in node.output]
+        made.graph.node.insert(place, copy)
+    made.graph.initializer.extend(numpy_helper.from_array(array, inner[name]) for name, array in constants.items())
+    features = helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["batch", *feature_shape])
+    made.graph.input[0].CopyFrom(features)
+
+
+def _result_names(nodes: Sequence[onnx.NodeProto], constants: Mapping[str, object]) -> dict[str, str]:
+    """Returns names for the values between features and `ENCODED` that no model uses."""
+    names = [*constants, *(name for node in nodes for name in node.output)]
+    return {name: f"encoding.{name}" for name in names if name != ENCODED}
 
 
 def serialize(exported: onnx.ModelProto, algorithm: str) -> bytes:

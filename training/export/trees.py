@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from training.export import graph
+from training.export.code_sets import CodeSet, InnerNodes
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Tree:
         missing_left: Whether a missing value goes to the left.
         values: What a leaf adds to the targets, [nodes, k].
         target: The first of these k targets.
+        sets: For nodes that ask whether the feature is one of some codes, instead of comparing it: these codes.
+        equal: The nodes that ask whether the feature is equal to the threshold.
     """
 
     leaf: NDArray[np.bool_]
@@ -36,6 +39,8 @@ class Tree:
     missing_left: NDArray[np.bool_]
     values: NDArray[np.float64]
     target: int = 0
+    sets: Mapping[int, CodeSet] = field(default_factory=dict)
+    equal: Sequence[int] = ()
 
 
 def sum_nodes(
@@ -52,6 +57,7 @@ def sum_nodes(
         base_values: The value that each target starts from.
         output: The name of the result, [rows, targets].
     """
+    trees = [_without_sets(tree) for tree in trees]
     node = helper.make_node("TreeEnsembleRegressor", ["doubles"], [output], domain=graph.TREE_DOMAIN)
     node.attribute.append(helper.make_attribute("n_targets", len(base_values)))
     _add_doubles(node, "base_values_as_tensor", base_values)
@@ -79,8 +85,36 @@ def _add_tree_nodes(node: onnx.NodeProto, trees: Sequence[Tree], comparison: str
     _add_integers(node, "nodes_truenodeids", inner([tree.left for tree in trees]))
     _add_integers(node, "nodes_falsenodeids", inner([tree.right for tree in trees]))
     _add_integers(node, "nodes_missing_value_tracks_true", inner([tree.missing_left for tree in trees]))
-    modes = np.where(leaf, b"LEAF", comparison.encode()).tolist()
-    node.attribute.add(name="nodes_modes", type=onnx.AttributeProto.STRINGS, strings=modes)
+    modes = np.where(leaf, b"LEAF", comparison.encode()).astype("S16")
+    start = 0
+    for tree, size in zip(trees, sizes, strict=True):
+        modes[[start + place for place in tree.equal]] = b"BRANCH_EQ"
+        start += size
+    node.attribute.add(name="nodes_modes", type=onnx.AttributeProto.STRINGS, strings=modes.tolist())
+
+
+def _without_sets(tree: Tree) -> Tree:
+    """Returns a tree of comparisons only."""
+    if not tree.sets:
+        return tree
+    parts = (tree.feature, tree.threshold, tree.left, tree.right, tree.missing_left)
+    nodes = InnerNodes(*(part.tolist() for part in parts))
+    for place, codes in tree.sets.items():
+        nodes.split_by_codes(place, codes)
+    added = len(nodes.feature) - len(tree.leaf)
+    leaf = np.concatenate([tree.leaf, np.zeros(added, np.bool_)])
+    leaf[nodes.leaves] = True
+    return Tree(
+        leaf=leaf,
+        feature=np.array(nodes.feature),
+        threshold=np.array(nodes.threshold),
+        left=np.array(nodes.left),
+        right=np.array(nodes.right),
+        missing_left=np.array(nodes.missing_left),
+        values=np.concatenate([tree.values, np.zeros((added, tree.values.shape[1]))]),
+        target=tree.target,
+        equal=nodes.equal,
+    )
 
 
 def _add_leaves(node: onnx.NodeProto, trees: Sequence[Tree]) -> None:

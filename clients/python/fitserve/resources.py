@@ -158,10 +158,25 @@ class Dataset:
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """A column of a model: its name, and its kind: NUMBER, INTEGER, BOOLEAN, CATEGORY or TEXT."""
+    """A column of a model.
+
+    Attributes:
+        name: The name.
+        kind: NUMBER, INTEGER, BOOLEAN, CATEGORY or TEXT.
+        categories: The categories that the model was trained on, sorted; the first 100.
+        category_count: How many there are.
+        unknown_category: What becomes of others: NONE of them, or MISSING.
+        missing_values: Whether the rows trained on had missing values here.
+        fill: What stands for a missing number, None if it stays missing.
+    """
 
     name: str
     kind: str
+    categories: tuple[str, ...]
+    category_count: int
+    unknown_category: str
+    missing_values: bool
+    fill: float | None
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service.domain.entities import ColumnSpec, Dataset, FitOrder, Task, ValueKind
+from service.domain.entities import ColumnSpec, ColumnSummary, Dataset, FitOrder, Manifest, Task, ValueKind
 from service.domain.errors import Reason, ServiceError
-from service.domain.intake import FEW_INTEGERS, MAX_CLASSES, check_fit
+from service.domain.intake import (
+    FEW_INTEGERS,
+    MAX_CATEGORIES,
+    MAX_CLASSES,
+    MAX_NATIVE_CATEGORIES,
+    check_fit,
+)
 from service.domain.jobs import check_same_inputs
 from service.domain.nearest import hint, nearest
 from service.domain.predictor import check_rows
@@ -18,12 +24,17 @@ from tests.unit.domain.fakes import TREE, dataset, manifest, order, signature, s
 REGRESSOR = replace(TREE, classification=False)
 CLASSIFIER = replace(TREE, regression=False)
 ROBUST = replace(TREE, missing_values=True)
+NATIVE = replace(ROBUST, native_categories=True)
 CNN = replace(TREE, images=True)
 
 
+def columns_of(*columns: ColumnSummary) -> Dataset:
+    return dataset(shape=None, features=None, columns=columns, targets=None)
+
+
 def table(*columns: str, target: str = "") -> Dataset:
-    named = tuple(summary(name, ValueKind.CATEGORY if name == target else ValueKind.NUMBER) for name in columns)
-    return dataset(shape=None, features=None, columns=named, targets=None)
+    kinds = {name: ValueKind.CATEGORY if name == target else ValueKind.NUMBER for name in columns}
+    return columns_of(*(summary(name, kind) for name, kind in kinds.items()))
 
 
 REFUSALS = {
@@ -33,11 +44,23 @@ REFUSALS = {
     "unknown target": (order(target="speces"), table("size", "species"), "target", "did you mean 'species'"),
     "target of a matrix": (order(target="a"), dataset(targets=None), "target", "no named columns"),
     "only the target": (order(target="a"), table("a", target="a"), "inline.inputs", "no column to learn from"),
-    "text feature": (
+    "too many categories": (
         order(target="b"),
-        table("a", "b", target="a"),
+        columns_of(summary("a", ValueKind.CATEGORY, distinct=MAX_CATEGORIES + 1), summary("b")),
         "inline.inputs (column 'a')",
-        "text columns cannot be features",
+        "more than 1000 different texts",
+    ),
+    "too many categories of its own": (
+        order(target="b", algorithm=NATIVE),
+        columns_of(summary("a", ValueKind.CATEGORY, distinct=MAX_NATIVE_CATEGORIES + 1), summary("b")),
+        "inline.inputs (column 'a')",
+        "more than 9999 different texts",
+    ),
+    "too many categories together": (
+        order(target="b"),
+        columns_of(*(summary(f"a{i}", ValueKind.CATEGORY, distinct=1000) for i in range(11)), summary("b")),
+        "inline.inputs",
+        "11000 categories together",
     ),
     "infinity": (order(), dataset(features=summary(infinite=2)), "inline.inputs", "2 values are infinite"),
     "missing": (order(), dataset(features=summary(missing=3)), "inline.inputs", "3 values are missing"),
@@ -157,11 +180,33 @@ def test_a_new_version_must_take_what_the_versions_before_take() -> None:
         assert refused.value.metadata["field"] == field
 
 
-def test_a_new_version_must_have_the_columns_in_the_same_order() -> None:
-    columns = (ColumnSpec("b", ValueKind.NUMBER), ColumnSpec("a", ValueKind.NUMBER))
-    before = replace(manifest("iris"), signature=signature(columns=columns))
-    with pytest.raises(ServiceError, match="in this order"):
-        check_same_inputs(check_fit(order(target="c"), table("a", "b", "c", target="c")), before)
+def test_named_columns_may_have_gaps_and_texts_for_every_algorithm() -> None:
+    data = columns_of(summary("a", missing=3), summary("b", ValueKind.CATEGORY, missing=1), summary("c"))
+    assert check_fit(order(target="c"), data).shape == (2,)
+
+
+def before_with(*columns: ColumnSpec) -> Manifest:
+    return replace(manifest("iris"), signature=signature(columns=columns))
+
+
+def test_a_new_version_may_have_the_columns_in_another_order() -> None:
+    before = before_with(ColumnSpec("b", ValueKind.NUMBER), ColumnSpec("a", ValueKind.INTEGER))
+    check_same_inputs(check_fit(order(target="c"), table("a", "b", "c", target="c")), before)
+
+
+@pytest.mark.parametrize(
+    ("columns", "why"),
+    [
+        ((ColumnSpec("a", ValueKind.NUMBER), ColumnSpec("x", ValueKind.NUMBER)), r"versions take \['a', 'x'\]"),
+        (
+            (ColumnSpec("a", ValueKind.NUMBER), ColumnSpec("b", ValueKind.CATEGORY)),
+            "column 'b'.*versions take category",
+        ),
+    ],
+)
+def test_a_new_version_must_have_the_names_and_kinds_of_the_columns(columns: tuple[ColumnSpec, ...], why: str) -> None:
+    with pytest.raises(ServiceError, match=why):
+        check_same_inputs(check_fit(order(target="c"), table("a", "b", "c", target="c")), before_with(*columns))
 
 
 @pytest.mark.parametrize(

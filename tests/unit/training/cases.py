@@ -20,6 +20,7 @@ _TASKS = {
 def write_column(directory: Path, name: str, file: str, kind: str, values: Sequence[object]) -> dict[str, object]:
     """Writes a column's file and returns its description; None is a missing value of a category."""
     described: dict[str, object] = {"name": name, "kind": kind, "file": file, "dtype": _DTYPES[kind]}
+    described["vocabulary"] = None
     if kind == "category":
         vocabulary = list(dict.fromkeys(value for value in values if value is not None))
         described["vocabulary"] = vocabulary

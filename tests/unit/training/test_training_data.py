@@ -54,10 +54,10 @@ def test_the_target_column_is_no_feature(tmp_path: Path) -> None:
     }
     dataset = write_table_dataset(tmp_path / "d", columns)
     rows, schema = data.load(read_spec(tmp_path, dataset, target="kind"))
-    assert schema.columns == [
-        {"name": "width", "kind": "number"},
-        {"name": "round", "kind": "boolean"},
-        {"name": "count", "kind": "integer"},
+    assert [(column.name, column.kind) for column in schema.columns] == [
+        ("width", "number"),
+        ("round", "boolean"),
+        ("count", "integer"),
     ]
     assert rows.features.dtype == np.float32
     assert rows.features.tolist() == [[0.5, 1, 1], [1.5, 0, 2], [2.5, 1, 3]]
@@ -71,12 +71,44 @@ def test_missing_features_are_noticed(tmp_path: Path) -> None:
     assert schema.missing_values
 
 
+def test_a_value_of_any_kind_may_be_missing(tmp_path: Path) -> None:
+    columns: dict[str, tuple[str, Sequence[object]]] = {
+        "number": ("number", [0.5, float("nan"), 2.5]),
+        "integer": ("integer", [7, 8, -(2**63)]),
+        "boolean": ("boolean", [2, 1, 0]),
+        "category": ("category", ["b", None, "a"]),
+        "y": ("number", [1.0, 2.0, 3.0]),
+    }
+    dataset = write_table_dataset(tmp_path / "d", columns)
+    rows, schema = data.load(read_spec(tmp_path, dataset, "regression", target="y"))
+    nan = np.nan
+    np.testing.assert_array_equal(rows.features, [[0.5, 7, nan, 0], [nan, 8, 1, nan], [2.5, nan, 0, 1]])
+    assert schema.missing_values
+    assert schema.columns[3].categories == ["b", "a"]
+
+
+def test_the_columns_of_a_new_version_are_in_the_order_of_the_versions_before(tmp_path: Path) -> None:
+    columns: dict[str, tuple[str, Sequence[object]]] = {
+        "a": ("number", [1.0, 2.0]),
+        "b": ("number", [3.0, 4.0]),
+        "y": ("number", [1.0, 2.0]),
+    }
+    dataset = write_table_dataset(tmp_path / "d", columns)
+    message = make_spec(dataset, tmp_path / "out", "random_forest", "regression", target="y")
+    message.signature.columns.add(name="b")
+    message.signature.columns.add(name="a")
+    rows, schema = data.load(spec.read(write_spec(tmp_path / "spec.pb", message)))
+    assert [column.name for column in schema.columns] == ["b", "a"]
+    assert rows.features.tolist() == [[3, 1], [4, 2]]
+
+
 @pytest.mark.parametrize(
     ("task", "kind", "targets", "says"),
     [
         ("classification", "category", ["a", "a", "a"], "at least two labels"),
         ("classification", "category", ["a", "b", "c"], "occurs only once"),
         ("classification", "category", ["a", None, "a"], "row 1 is missing"),
+        ("classification", "integer", [1, 2, -(2**63)], "row 2 is missing"),
         ("regression", "number", [1.0, 2.0, float("nan")], "row 2 is missing"),
         ("regression", "number", [1.0, 2.0, float("inf")], "infinite"),
     ],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from training import manifest, parity
 from training.errors import FitError, Reason
 from training.export import graph, trees
+from training.export.code_sets import CodeSet
 
 
 def stump(threshold: float, missing_left: bool, values: list[list[float]], target: int = 0) -> trees.Tree:
@@ -53,6 +55,43 @@ def test_a_feature_at_the_threshold_goes_where_the_library_sends_it(comparison: 
 def test_a_missing_value_goes_where_training_sent_it(missing_left: bool, value: float) -> None:
     tree = stump(0.5, missing_left, [[0.0], [1.0], [2.0]])
     assert scores([tree], "BRANCH_LEQ", [0.0], [float("nan")]) == [[value]]
+
+
+@pytest.mark.parametrize("missing_left", [True, False])
+@pytest.mark.parametrize("comparison", ["BRANCH_LEQ", "BRANCH_LT"])
+@pytest.mark.parametrize(
+    ("count", "size"), [(1, 1), (2, 1), (3, 2), (40, 16), (40, 17), (200, 100), (200, 1), (200, 190), (9999, 5000)]
+)
+def test_a_split_by_codes_sends_each_code_where_it_belongs(
+    count: int, size: int, comparison: str, missing_left: bool
+) -> None:
+    codes = np.sort(np.random.default_rng(count + size).permutation(count)[:size])
+    tree = stump(0.0, missing_left, [[0.0], [1.0], [2.0]])
+    tree = dataclasses.replace(tree, sets={0: CodeSet(codes, count)})
+    computed = scores([tree], comparison, [0.0], [*range(count), float("nan")])
+    expected = np.where(np.isin(np.arange(count), codes), 1.0, 2.0)
+    assert np.array_equal(computed, [[value] for value in (*expected, 1.0 if missing_left else 2.0)])
+
+
+def test_splits_by_thousands_of_codes_below_each_other_are_no_deep_tree() -> None:
+    # Node 0 splits by the even codes, its left child by those that four divides, and so on; node 2n+2 is a leaf.
+    depth, count = 12, 8192
+    inner = np.arange(2 * depth + 1) % 2 == 0
+    inner[-1] = False
+    left = np.where(inner, np.arange(2 * depth + 1) + 2, -1)
+    tree = trees.Tree(
+        leaf=~inner,
+        feature=np.zeros(len(inner), np.int64),
+        threshold=np.zeros(len(inner)),
+        left=left,
+        right=np.where(inner, left - 1, -1),
+        missing_left=np.zeros(len(inner), np.bool_),
+        values=np.arange(len(inner), dtype=np.float64)[:, None],
+        sets={2 * level: CodeSet(np.arange(0, count, 2 ** (level + 1)), count) for level in range(depth)},
+    )
+    given = [1, 2, 4, 6, 2**12, 0, 3]
+    # An odd code goes to the right at once, into node 1; code 2 one level deeper, into node 3.
+    assert scores([tree], "BRANCH_LEQ", [0.0], given) == [[1.0], [3.0], [5.0], [3.0], [24.0], [24.0], [1.0]]
 
 
 def test_trees_add_up_on_their_targets_from_the_base_values() -> None:

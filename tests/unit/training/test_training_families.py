@@ -35,7 +35,7 @@ SMALL: dict[str, Mapping[str, object]] = {
     "random_forest": {"n_estimators": 12},
     "hist_gradient_boosting": {"max_iter": 8},
     "xgboost": {"n_estimators": 8},
-    "lightgbm": {"n_estimators": 8},
+    "lightgbm": {"n_estimators": 8, "min_child_samples": 2},
     "extra_trees": {"n_estimators": 12},
     "linear": {},
     "ridge": {},
@@ -141,6 +141,18 @@ def test_missing_values_take_the_same_way_in_training_and_in_serving(name: str, 
     algorithm.fit(train, held_out, progress)
     model = graph.serialize(algorithm.export(), name)
     parity.prove(model, algorithm, "regression", held_out.features, missing_values=True, seed=0)
+
+
+@pytest.mark.parametrize("name", ["hist_gradient_boosting", "xgboost"])
+def test_a_column_without_any_value_is_no_failure(name: str, progress: Steps) -> None:
+    features, targets = load_iris(return_X_y=True)
+    features = features.astype(np.float32)
+    features[:, 1] = np.nan
+    train, held_out = split(Rows(features, targets), True, 0.2, 0)
+    algorithm = build(name, Problem("classification", (4,), 3, 0, 1))
+    algorithm.fit(train, held_out, progress)
+    model = graph.serialize(algorithm.export(), name)
+    parity.prove(model, algorithm, "classification", held_out.features, missing_values=True, seed=0)
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "gamma", "poisson"])

@@ -21,7 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class LogisticRegression(_message.Message):
     """LogisticRegression configures scikit-learn's LogisticRegression, a linear classifier. Features are standardized first;
-    the scaling belongs to the model. Missing values are refused.
+    the scaling belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for
+    all), missing categories one of their own, and a missing number the median; in a matrix missing values are refused.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -88,7 +89,8 @@ Global___LogisticRegression: _TypeAlias = LogisticRegression  # noqa: Y015
 @_typing.final
 class RandomForest(_message.Message):
     """RandomForest configures scikit-learn's RandomForestClassifier and RandomForestRegressor.
-    Missing values are refused.
+    In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing categories one of their
+    own, and a missing number the median; in a matrix missing values are refused.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -185,7 +187,8 @@ Global___RandomForest: _TypeAlias = RandomForest  # noqa: Y015
 @_typing.final
 class HistGradientBoosting(_message.Message):
     """HistGradientBoosting configures scikit-learn's HistGradientBoostingClassifier and HistGradientBoostingRegressor.
-    Missing values (NaN, or null) are allowed. The loss for classification is the log loss.
+    Missing values (NaN, or null) are allowed. Categories of named columns are split as such, at most `max_bins` of a column;
+    an unknown one counts as missing. The loss for classification is the log loss.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -306,6 +309,7 @@ Global___HistGradientBoosting: _TypeAlias = HistGradientBoosting  # noqa: Y015
 @_typing.final
 class Xgboost(_message.Message):
     """Xgboost configures XGBoost's gradient boosted trees (tree_method hist). Missing values (NaN, or null) are allowed.
+    Categories of named columns are split as such; an unknown one counts as missing.
     The loss is the log loss for classification and the squared error for regression.
     """
 
@@ -425,7 +429,8 @@ Global___Xgboost: _TypeAlias = Xgboost  # noqa: Y015
 @_typing.final
 class TorchMlp(_message.Message):
     """TorchMlp configures a multi-layer perceptron trained with PyTorch (ReLU, Adam). Features are standardized first;
-    the scaling belongs to the model. Missing values are refused.
+    the scaling belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for
+    all), missing categories one of their own, and a missing number the median; in a matrix missing values are refused.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -568,7 +573,8 @@ Global___TorchCnn: _TypeAlias = TorchCnn  # noqa: Y015
 @_typing.final
 class Lightgbm(_message.Message):
     """Lightgbm configures LightGBM's gradient boosted trees, which grow leaf by leaf. Missing values (NaN, or null) are allowed.
-    The loss for classification is the log loss.
+    In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all). The loss for classification is the
+    log loss.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -713,7 +719,8 @@ Global___Lightgbm: _TypeAlias = Lightgbm  # noqa: Y015
 @_typing.final
 class ExtraTrees(_message.Message):
     """ExtraTrees configures scikit-learn's ExtraTreesClassifier and ExtraTreesRegressor: forests whose splits are drawn at
-    random. Missing values are refused.
+    random. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing categories one of
+    their own, and a missing number the median; in a matrix missing values are refused.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -810,7 +817,8 @@ Global___ExtraTrees: _TypeAlias = ExtraTrees  # noqa: Y015
 @_typing.final
 class Linear(_message.Message):
     """Linear configures scikit-learn's LinearRegression, ordinary least squares. Features are standardized first; the scaling
-    belongs to the model. Missing values are refused.
+    belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing
+    categories one of their own, and a missing number the median; in a matrix missing values are refused.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -845,7 +853,8 @@ Global___Linear: _TypeAlias = Linear  # noqa: Y015
 @_typing.final
 class Ridge(_message.Message):
     """Ridge configures scikit-learn's Ridge, least squares with L2 regularization. Features are standardized first; the scaling
-    belongs to the model. Missing values are refused.
+    belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing
+    categories one of their own, and a missing number the median; in a matrix missing values are refused.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -888,7 +897,8 @@ Global___Ridge: _TypeAlias = Ridge  # noqa: Y015
 @_typing.final
 class ElasticNet(_message.Message):
     """ElasticNet configures scikit-learn's ElasticNet, least squares with L1 and L2 regularization. Features are standardized
-    first; the scaling belongs to the model. Missing values are refused.
+    first; the scaling belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for
+    all), missing categories one of their own, and a missing number the median; in a matrix missing values are refused.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -962,8 +972,9 @@ Global___ElasticNet: _TypeAlias = ElasticNet  # noqa: Y015
 
 @_typing.final
 class GaussianNb(_message.Message):
-    """GaussianNb configures scikit-learn's GaussianNB, naive Bayes with a normal distribution a feature and label. Missing values
-    are refused.
+    """GaussianNb configures scikit-learn's GaussianNB, naive Bayes with a normal distribution a feature and label. In named
+    columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing categories one of their own, and a
+    missing number the median; in a matrix missing values are refused.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -988,8 +999,8 @@ Global___GaussianNb: _TypeAlias = GaussianNb  # noqa: Y015
 
 @_typing.final
 class Catboost(_message.Message):
-    """Catboost configures CatBoost's gradient boosted trees. Missing values (NaN, or null) are allowed. The loss for
-    classification is the log loss.
+    """Catboost configures CatBoost's gradient boosted trees. Missing values (NaN, or null) are allowed. In named
+    columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all). The loss for classification is the log loss.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1130,7 +1141,8 @@ class Svm(_message.Message):
     """Svm configures scikit-learn's support vector machines, SVC and SVR. Features, and the targets of regression, are
     standardized first; the scaling belongs to the model. Training takes time in proportion to the square of the number of
     rows, and more. Probabilities come from a logistic function of each label's decision value, fitted to those of a
-    cross-validation; at most 100 labels. Missing values are refused.
+    cross-validation; at most 100 labels. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for
+    all), missing categories one of their own, and a missing number the median; in a matrix missing values are refused.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1226,8 +1238,9 @@ Global___Svm: _TypeAlias = Svm  # noqa: Y015
 class Knn(_message.Message):
     """Knn configures scikit-learn's KNeighborsClassifier and KNeighborsRegressor: the rows trained on that are nearest decide.
     Features are standardized first; the scaling belongs to the model. Of rows at the same distance the first ones in the
-    model's order count. The model holds all rows trained on, so there may be 10,000. Missing values are refused, and weights of
-    rows too.
+    model's order count. The model holds all rows trained on, so there may be 10,000. Weights of rows are refused. In named columns
+    each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing categories one of their own, and a missing
+    number the median; in a matrix missing values are refused.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -92,9 +92,14 @@ Global___DataType: _TypeAlias = DataType  # noqa: Y015
 class Inputs(_message.Message):
     """Inputs are rows of features, in whichever form suits the caller. Exactly one form is set.
 
-    All forms but `tensors` become one matrix of 32-bit floats, in training and in prediction alike; integers above
-    16,777,216 and doubles are rounded to it. To train on, a matrix may have 100,000 columns, an image 4,194,304 values, and
-    `table` and `records` 10,000 columns.
+    All forms but `tensors` become one matrix of 32-bit floats, in training and in prediction alike; integers beyond
+    ±16,777,216 and doubles are rounded to it, so send identifiers as texts. To train on, a matrix may have 100,000 columns,
+    an image 4,194,304 values, and `table` and `records` 10,000 columns.
+
+    In `table` and `records` a column may hold numbers, integers, truth values or texts, which are categories: each different
+    text is one, the empty one too. What a model makes of categories and of missing values stands with its algorithm and, for
+    each column, in the model's Signature. Columns are found by name, in any order. A column that is missing, that the model
+    does not know, or that holds texts in the place of numbers or the reverse is INVALID_ARGUMENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -136,12 +141,13 @@ class Inputs(_message.Message):
     @_builtins.property
     def rows(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.ListValue]:
         """One list of numbers a row, easy to type by hand, such as [[5.1, 3.5], [4.9, 3.0]]. Truth values count as 1 and 0,
-        null is a missing value. Nested lists make rows of more dimensions, such as images.
+        null is a missing value. Nested lists make rows of more dimensions, such as images. Here and in `tensor` a category is
+        the number of its place, from 0, among the categories of its column, and any other number none of them.
         """
 
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Struct]:
-        """One object a row, from column name to value, easy to type by hand, such as [{"length": 5.1, "width": 3.5}]. All
+        """One object a row, from column name to value, easy to type by hand, such as [{"length": 5.1, "color": "red"}]. All
         have the same names; null is a missing value. For models that were trained on named columns.
         """
 
@@ -244,7 +250,7 @@ class Column(_message.Message):
 
     @_builtins.property
     def integers(self) -> Global___IntegerValues:
-        """Integers."""
+        """Integers; -2^63 is a missing value."""
 
     @_builtins.property
     def booleans(self) -> Global___BooleanValues:
@@ -252,15 +258,14 @@ class Column(_message.Message):
 
     @_builtins.property
     def strings(self) -> Global___StringValues:
-        """Texts, such as class labels. A column may have 100,000 different ones, and the different texts of all columns of
-        a dataset about 64 MiB.
+        """Texts, such as categories or class labels. A column of targets may have 100,000 different ones, one of features 1,000,
+        or 9,999 for algorithms that split by categories themselves, and the different texts of all columns of a dataset
+        about 64 MiB.
         """
 
     @_builtins.property
     def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The numbers of the rows, from 0, whose value is missing, whatever stands there. Columns of texts may have none in
-        this release.
-        """
+        """The numbers of the rows, from 0, whose value is missing, whatever stands there."""
 
     def __init__(
         self,

@@ -60,6 +60,34 @@ MODEL_STATE_FAILED: ModelState.ValueType  # 5
 """Damaged on disk, or refused by Triton; `error` says which. Load tries again."""
 Global___ModelState: _TypeAlias = ModelState  # noqa: Y015
 
+class _UnknownCategory:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UnknownCategoryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnknownCategory.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UNKNOWN_CATEGORY_UNSPECIFIED: _UnknownCategory.ValueType  # 0
+    """The column has no categories."""
+    UNKNOWN_CATEGORY_NONE: _UnknownCategory.ValueType  # 1
+    """It is none of them: all indicators of the column are 0. So is a missing value if no row trained on had one there; else
+    missing is a category of its own.
+    """
+    UNKNOWN_CATEGORY_MISSING: _UnknownCategory.ValueType  # 2
+    """It counts as a missing value."""
+
+class UnknownCategory(_UnknownCategory, metaclass=_UnknownCategoryEnumTypeWrapper):
+    """UnknownCategory is what a model makes of a category that it was not trained on. It is never an error."""
+
+UNKNOWN_CATEGORY_UNSPECIFIED: UnknownCategory.ValueType  # 0
+"""The column has no categories."""
+UNKNOWN_CATEGORY_NONE: UnknownCategory.ValueType  # 1
+"""It is none of them: all indicators of the column are 0. So is a missing value if no row trained on had one there; else
+missing is a category of its own.
+"""
+UNKNOWN_CATEGORY_MISSING: UnknownCategory.ValueType  # 2
+"""It counts as a missing value."""
+Global___UnknownCategory: _TypeAlias = UnknownCategory  # noqa: Y015
+
 class _ColumnKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -75,7 +103,7 @@ class _ColumnKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ColumnKind
     COLUMN_KIND_BOOLEAN: _ColumnKind.ValueType  # 3
     """Truth values."""
     COLUMN_KIND_CATEGORY: _ColumnKind.ValueType  # 4
-    """One of a set of texts. As a feature not in this release."""
+    """One of a set of texts."""
     COLUMN_KIND_TEXT: _ColumnKind.ValueType  # 5
     """Free text. Not in this release."""
 
@@ -91,7 +119,7 @@ COLUMN_KIND_INTEGER: ColumnKind.ValueType  # 2
 COLUMN_KIND_BOOLEAN: ColumnKind.ValueType  # 3
 """Truth values."""
 COLUMN_KIND_CATEGORY: ColumnKind.ValueType  # 4
-"""One of a set of texts. As a feature not in this release."""
+"""One of a set of texts."""
 COLUMN_KIND_TEXT: ColumnKind.ValueType  # 5
 """Free text. Not in this release."""
 Global___ColumnKind: _TypeAlias = ColumnKind  # noqa: Y015
@@ -364,7 +392,9 @@ class Signature(_message.Message):
     task: _training_job_pb2.Task.ValueType
     """Whether it predicts labels or numbers."""
     missing_values: _builtins.bool
-    """Whether predictions may have missing values (NaN, or null): the training data had some. Otherwise they are refused."""
+    """Whether predictions may have missing values (NaN, or null), in any column: the training data had some. Otherwise they
+    are refused.
+    """
     prediction_dtype: _data_pb2.DataType.ValueType
     """The type in which predictions come back in `prediction_tensor`: FP32 for regression, the type of the labels
     otherwise.
@@ -422,21 +452,51 @@ class ColumnSpec(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    CATEGORY_COUNT_FIELD_NUMBER: _builtins.int
+    UNKNOWN_CATEGORY_FIELD_NUMBER: _builtins.int
+    MISSING_VALUES_FIELD_NUMBER: _builtins.int
+    FILL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name, as in the training data."""
     kind: Global___ColumnKind.ValueType
-    """The kind of values that the training data had there. Predictions take numbers, integers and truth values alike."""
+    """The kind of values that the training data had there. Predictions take numbers, integers and truth values alike, and
+    texts for categories only.
+    """
+    category_count: _builtins.int
+    """The number of categories."""
+    unknown_category: Global___UnknownCategory.ValueType
+    """What predictions make of a category that is none of these. Set for COLUMN_KIND_CATEGORY."""
+    missing_values: _builtins.bool
+    """Whether the rows trained on had missing values here."""
+    fill: _builtins.float
+    """The number that stands for a missing one: the median of the rows trained on. Unset for algorithms that take missing
+    values as they are, and where there were none in the training data.
+    """
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The categories that the rows trained on had, in the order of their texts. At most 100 of a column, and 10,000 of all
+        columns, are shown.
+        """
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         kind: Global___ColumnKind.ValueType = ...,
+        categories: _abc.Iterable[_builtins.str] | None = ...,
+        category_count: _builtins.int = ...,
+        unknown_category: Global___UnknownCategory.ValueType = ...,
+        missing_values: _builtins.bool = ...,
+        fill: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "fill", b"fill"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fill", b"_fill", "categories", b"categories", "category_count", b"category_count", "fill", b"fill", "kind", b"kind", "missing_values", b"missing_values", "name", b"name", "unknown_category", b"unknown_category"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__fill: _TypeAlias = _typing.Literal["fill"]  # noqa: Y015
+    _WhichOneofArgType__fill: _TypeAlias = _typing.Literal["_fill", b"_fill"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fill) -> _WhichOneofReturnType__fill | None: ...
 
 Global___ColumnSpec: _TypeAlias = ColumnSpec  # noqa: Y015
 
@@ -487,7 +547,8 @@ class Parity(_message.Message):
     """The largest difference that is accepted: 0.00001, times the largest value for regression if that is above 1."""
     row_count: _builtins.int
     """The number of rows compared: the held-out ones, at most 20,000. If the training data had missing values, they are
-    compared once more with values missing at random, and count twice.
+    compared once more with values missing at random, and if it had categories, once more with unknown ones; they count
+    each time.
     """
     def __init__(
         self,

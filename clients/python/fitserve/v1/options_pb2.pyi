@@ -93,15 +93,22 @@ class AlgorithmTraits(_message.Message):
     REGRESSION_FIELD_NUMBER: _builtins.int
     MISSING_VALUES_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
+    NATIVE_CATEGORIES_FIELD_NUMBER: _builtins.int
     SAMPLE_WEIGHTS_FIELD_NUMBER: _builtins.int
     classification: _builtins.bool
     """The algorithm has a classifier."""
     regression: _builtins.bool
     """The algorithm has a regressor."""
     missing_values: _builtins.bool
-    """The algorithm learns from rows with missing values (NaN)."""
+    """The algorithm learns from rows with missing values (NaN). Of named columns every algorithm takes them: for the others
+    the model puts the median of the training rows in their place.
+    """
     images: _builtins.bool
     """The algorithm takes images, that is features of shape [rows, channels, height, width]."""
+    native_categories: _builtins.bool
+    """The algorithm splits by categories itself and takes their codes. For the others the model makes an indicator, 0 or 1,
+    of each category.
+    """
     sample_weights: _builtins.bool
     """The algorithm takes weights of rows and of labels."""
     def __init__(
@@ -111,11 +118,12 @@ class AlgorithmTraits(_message.Message):
         regression: _builtins.bool = ...,
         missing_values: _builtins.bool = ...,
         images: _builtins.bool = ...,
+        native_categories: _builtins.bool = ...,
         sample_weights: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classification", b"classification", "images", b"images", "missing_values", b"missing_values", "regression", b"regression", "sample_weights", b"sample_weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classification", b"classification", "images", b"images", "missing_values", b"missing_values", "native_categories", b"native_categories", "regression", b"regression", "sample_weights", b"sample_weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

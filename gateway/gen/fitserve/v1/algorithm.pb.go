@@ -22,7 +22,8 @@ const (
 )
 
 // LogisticRegression configures scikit-learn's LogisticRegression, a linear classifier. Features are standardized first;
-// the scaling belongs to the model. Missing values are refused.
+// the scaling belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for
+// all), missing categories one of their own, and a missing number the median; in a matrix missing values are refused.
 type LogisticRegression struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The inverse of the strength of the L2 regularization: smaller is stronger. The default is 1.
@@ -114,7 +115,8 @@ func (x *LogisticRegression) GetClassWeight() string {
 }
 
 // RandomForest configures scikit-learn's RandomForestClassifier and RandomForestRegressor.
-// Missing values are refused.
+// In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing categories one of their
+// own, and a missing number the median; in a matrix missing values are refused.
 type RandomForest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The number of trees. The default is 100.
@@ -236,7 +238,8 @@ func (x *RandomForest) GetClassWeight() string {
 }
 
 // HistGradientBoosting configures scikit-learn's HistGradientBoostingClassifier and HistGradientBoostingRegressor.
-// Missing values (NaN, or null) are allowed. The loss for classification is the log loss.
+// Missing values (NaN, or null) are allowed. Categories of named columns are split as such, at most `max_bins` of a column;
+// an unknown one counts as missing. The loss for classification is the log loss.
 type HistGradientBoosting struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The number of boosting rounds. The default is 100.
@@ -385,6 +388,7 @@ func (x *HistGradientBoosting) GetTol() float64 {
 }
 
 // Xgboost configures XGBoost's gradient boosted trees (tree_method hist). Missing values (NaN, or null) are allowed.
+// Categories of named columns are split as such; an unknown one counts as missing.
 // The loss is the log loss for classification and the squared error for regression.
 type Xgboost struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -533,7 +537,8 @@ func (x *Xgboost) GetClassWeight() string {
 }
 
 // TorchMlp configures a multi-layer perceptron trained with PyTorch (ReLU, Adam). Features are standardized first;
-// the scaling belongs to the model. Missing values are refused.
+// the scaling belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for
+// all), missing categories one of their own, and a missing number the median; in a matrix missing values are refused.
 type TorchMlp struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The widths of the hidden layers from input to output, at most 16 of them, each from 1 to 8192. The default is one
@@ -729,7 +734,8 @@ func (x *TorchCnn) GetWeightDecay() float64 {
 }
 
 // Lightgbm configures LightGBM's gradient boosted trees, which grow leaf by leaf. Missing values (NaN, or null) are allowed.
-// The loss for classification is the log loss.
+// In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all). The loss for classification is the
+// log loss.
 type Lightgbm struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The number of boosting rounds. The default is 100. With more than two labels each round grows a tree a label.
@@ -905,7 +911,8 @@ func (x *Lightgbm) GetEarlyStoppingRounds() int32 {
 }
 
 // ExtraTrees configures scikit-learn's ExtraTreesClassifier and ExtraTreesRegressor: forests whose splits are drawn at
-// random. Missing values are refused.
+// random. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing categories one of
+// their own, and a missing number the median; in a matrix missing values are refused.
 type ExtraTrees struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The number of trees. The default is 100.
@@ -1027,7 +1034,8 @@ func (x *ExtraTrees) GetClassWeight() string {
 }
 
 // Linear configures scikit-learn's LinearRegression, ordinary least squares. Features are standardized first; the scaling
-// belongs to the model. Missing values are refused.
+// belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing
+// categories one of their own, and a missing number the median; in a matrix missing values are refused.
 type Linear struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Whether an intercept is fitted. The default is true.
@@ -1083,7 +1091,8 @@ func (x *Linear) GetPositive() bool {
 }
 
 // Ridge configures scikit-learn's Ridge, least squares with L2 regularization. Features are standardized first; the scaling
-// belongs to the model. Missing values are refused.
+// belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing
+// categories one of their own, and a missing number the median; in a matrix missing values are refused.
 type Ridge struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The strength of the regularization. The default is 1.
@@ -1148,7 +1157,8 @@ func (x *Ridge) GetPositive() bool {
 }
 
 // ElasticNet configures scikit-learn's ElasticNet, least squares with L1 and L2 regularization. Features are standardized
-// first; the scaling belongs to the model. Missing values are refused.
+// first; the scaling belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for
+// all), missing categories one of their own, and a missing number the median; in a matrix missing values are refused.
 type ElasticNet struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The strength of the regularization. The default is 1.
@@ -1248,8 +1258,9 @@ func (x *ElasticNet) GetSelection() string {
 	return ""
 }
 
-// GaussianNb configures scikit-learn's GaussianNB, naive Bayes with a normal distribution a feature and label. Missing values
-// are refused.
+// GaussianNb configures scikit-learn's GaussianNB, naive Bayes with a normal distribution a feature and label. In named
+// columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing categories one of their own, and a
+// missing number the median; in a matrix missing values are refused.
 type GaussianNb struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The share of the largest variance of a feature that is added to all variances. The default is 1e-9.
@@ -1295,8 +1306,8 @@ func (x *GaussianNb) GetVarSmoothing() float64 {
 	return 0
 }
 
-// Catboost configures CatBoost's gradient boosted trees. Missing values (NaN, or null) are allowed. The loss for
-// classification is the log loss.
+// Catboost configures CatBoost's gradient boosted trees. Missing values (NaN, or null) are allowed. In named
+// columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all). The loss for classification is the log loss.
 type Catboost struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The number of boosting rounds, each of which grows a tree. The default is 1000.
@@ -1466,7 +1477,8 @@ func (x *Catboost) GetEarlyStoppingRounds() int32 {
 // Svm configures scikit-learn's support vector machines, SVC and SVR. Features, and the targets of regression, are
 // standardized first; the scaling belongs to the model. Training takes time in proportion to the square of the number of
 // rows, and more. Probabilities come from a logistic function of each label's decision value, fitted to those of a
-// cross-validation; at most 100 labels. Missing values are refused.
+// cross-validation; at most 100 labels. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for
+// all), missing categories one of their own, and a missing number the median; in a matrix missing values are refused.
 type Svm struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The inverse of the strength of the regularization: smaller is stronger. The default is 1.
@@ -1588,8 +1600,9 @@ func (x *Svm) GetClassWeight() string {
 
 // Knn configures scikit-learn's KNeighborsClassifier and KNeighborsRegressor: the rows trained on that are nearest decide.
 // Features are standardized first; the scaling belongs to the model. Of rows at the same distance the first ones in the
-// model's order count. The model holds all rows trained on, so there may be 10,000. Missing values are refused, and weights of
-// rows too.
+// model's order count. The model holds all rows trained on, so there may be 10,000. Weights of rows are refused. In named columns
+// each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing categories one of their own, and a missing
+// number the median; in a matrix missing values are refused.
 type Knn struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The number of nearest rows that decide. The default is 5.
@@ -1685,7 +1698,7 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\x0f_max_leaf_nodesB\f\n" +
 	"\n" +
 	"_bootstrapB\x0f\n" +
-	"\r_class_weight\"\xcd\a\n" +
+	"\r_class_weight\"\xcf\a\n" +
 	"\x14HistGradientBoosting\x126\n" +
 	"\bmax_iter\x18\x01 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\x00R\amaxIter\x88\x01\x01\x12@\n" +
 	"\rlearning_rate\x18\x02 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00$@\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x01R\flearningRate\x88\x01\x01\x12A\n" +
@@ -1701,7 +1714,8 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"*\bbalancedH\tR\vclassWeight\x88\x01\x01\x12D\n" +
 	"\x10n_iter_no_change\x18\v \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\n" +
 	"R\rnIterNoChange\x88\x01\x01\x12-\n" +
-	"\x03tol\x18\f \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\vR\x03tol\x88\x01\x01:\f\xb2\x9f\x19\b\b\x01\x10\x01\x18\x01P\x01B\v\n" +
+	"\x03tol\x18\f \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\vR\x03tol\x88\x01\x01:\x0e\xb2\x9f\x19\n" +
+	"\b\x01\x10\x01\x18\x01(\x01P\x01B\v\n" +
 	"\t_max_iterB\x10\n" +
 	"\x0e_learning_rateB\x11\n" +
 	"\x0f_max_leaf_nodesB\f\n" +
@@ -1714,7 +1728,7 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\x05_lossB\x0f\n" +
 	"\r_class_weightB\x13\n" +
 	"\x11_n_iter_no_changeB\x06\n" +
-	"\x04_tol\"\xcc\a\n" +
+	"\x04_tol\"\xce\a\n" +
 	"\aXgboost\x12>\n" +
 	"\fn_estimators\x18\x01 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\x00R\vnEstimators\x88\x01\x01\x128\n" +
 	"\tmax_depth\x18\x02 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@H\x01R\bmaxDepth\x88\x01\x01\x12@\n" +
@@ -1731,7 +1745,8 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\x15early_stopping_rounds\x18\v \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\n" +
 	"R\x13earlyStoppingRounds\x88\x01\x01\x126\n" +
 	"\fclass_weight\x18\f \x01(\tB\x0e\xaa\x9f\x19\n" +
-	"*\bbalancedH\vR\vclassWeight\x88\x01\x01:\f\xb2\x9f\x19\b\b\x01\x10\x01\x18\x01P\x01B\x0f\n" +
+	"*\bbalancedH\vR\vclassWeight\x88\x01\x01:\x0e\xb2\x9f\x19\n" +
+	"\b\x01\x10\x01\x18\x01(\x01P\x01B\x0f\n" +
 	"\r_n_estimatorsB\f\n" +
 	"\n" +
 	"_max_depthB\x10\n" +

@@ -121,9 +121,14 @@ func (DataType) EnumDescriptor() ([]byte, []int) {
 
 // Inputs are rows of features, in whichever form suits the caller. Exactly one form is set.
 //
-// All forms but `tensors` become one matrix of 32-bit floats, in training and in prediction alike; integers above
-// 16,777,216 and doubles are rounded to it. To train on, a matrix may have 100,000 columns, an image 4,194,304 values, and
-// `table` and `records` 10,000 columns.
+// All forms but `tensors` become one matrix of 32-bit floats, in training and in prediction alike; integers beyond
+// ±16,777,216 and doubles are rounded to it, so send identifiers as texts. To train on, a matrix may have 100,000 columns,
+// an image 4,194,304 values, and `table` and `records` 10,000 columns.
+//
+// In `table` and `records` a column may hold numbers, integers, truth values or texts, which are categories: each different
+// text is one, the empty one too. What a model makes of categories and of missing values stands with its algorithm and, for
+// each column, in the model's Signature. Columns are found by name, in any order. A column that is missing, that the model
+// does not know, or that holds texts in the place of numbers or the reverse is INVALID_ARGUMENT.
 type Inputs struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A dense array of shape [rows, columns] or [rows, channels, height, width]: the fast form for programs.
@@ -131,9 +136,10 @@ type Inputs struct {
 	// Typed, named columns. For models that were trained on named columns, in any order.
 	Table *Table `protobuf:"bytes,2,opt,name=table,proto3" json:"table,omitempty"`
 	// One list of numbers a row, easy to type by hand, such as [[5.1, 3.5], [4.9, 3.0]]. Truth values count as 1 and 0,
-	// null is a missing value. Nested lists make rows of more dimensions, such as images.
+	// null is a missing value. Nested lists make rows of more dimensions, such as images. Here and in `tensor` a category is
+	// the number of its place, from 0, among the categories of its column, and any other number none of them.
 	Rows []*structpb.ListValue `protobuf:"bytes,3,rep,name=rows,proto3" json:"rows,omitempty"`
-	// One object a row, from column name to value, easy to type by hand, such as [{"length": 5.1, "width": 3.5}]. All
+	// One object a row, from column name to value, easy to type by hand, such as [{"length": 5.1, "color": "red"}]. All
 	// have the same names; null is a missing value. For models that were trained on named columns.
 	Records []*structpb.Struct `protobuf:"bytes,4,rep,name=records,proto3" json:"records,omitempty"`
 	// Named tensors, for imported models that have several inputs. Not in this release.
@@ -332,8 +338,7 @@ type Column struct {
 	//	*Column_Booleans
 	//	*Column_Strings
 	Values isColumn_Values `protobuf_oneof:"values"`
-	// The numbers of the rows, from 0, whose value is missing, whatever stands there. Columns of texts may have none in
-	// this release.
+	// The numbers of the rows, from 0, whose value is missing, whatever stands there.
 	Missing       []int64 `protobuf:"varint,6,rep,packed,name=missing,proto3" json:"missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -436,7 +441,7 @@ type Column_Doubles struct {
 }
 
 type Column_Integers struct {
-	// Integers.
+	// Integers; -2^63 is a missing value.
 	Integers *IntegerValues `protobuf:"bytes,3,opt,name=integers,proto3,oneof"`
 }
 
@@ -446,8 +451,9 @@ type Column_Booleans struct {
 }
 
 type Column_Strings struct {
-	// Texts, such as class labels. A column may have 100,000 different ones, and the different texts of all columns of
-	// a dataset about 64 MiB.
+	// Texts, such as categories or class labels. A column of targets may have 100,000 different ones, one of features 1,000,
+	// or 9,999 for algorithms that split by categories themselves, and the different texts of all columns of a dataset
+	// about 64 MiB.
 	Strings *StringValues `protobuf:"bytes,5,opt,name=strings,proto3,oneof"`
 }
 

@@ -89,6 +89,60 @@ func (ModelState) EnumDescriptor() ([]byte, []int) {
 	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{0}
 }
 
+// UnknownCategory is what a model makes of a category that it was not trained on. It is never an error.
+type UnknownCategory int32
+
+const (
+	// The column has no categories.
+	UnknownCategory_UNKNOWN_CATEGORY_UNSPECIFIED UnknownCategory = 0
+	// It is none of them: all indicators of the column are 0. So is a missing value if no row trained on had one there; else
+	// missing is a category of its own.
+	UnknownCategory_UNKNOWN_CATEGORY_NONE UnknownCategory = 1
+	// It counts as a missing value.
+	UnknownCategory_UNKNOWN_CATEGORY_MISSING UnknownCategory = 2
+)
+
+// Enum value maps for UnknownCategory.
+var (
+	UnknownCategory_name = map[int32]string{
+		0: "UNKNOWN_CATEGORY_UNSPECIFIED",
+		1: "UNKNOWN_CATEGORY_NONE",
+		2: "UNKNOWN_CATEGORY_MISSING",
+	}
+	UnknownCategory_value = map[string]int32{
+		"UNKNOWN_CATEGORY_UNSPECIFIED": 0,
+		"UNKNOWN_CATEGORY_NONE":        1,
+		"UNKNOWN_CATEGORY_MISSING":     2,
+	}
+)
+
+func (x UnknownCategory) Enum() *UnknownCategory {
+	p := new(UnknownCategory)
+	*p = x
+	return p
+}
+
+func (x UnknownCategory) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (UnknownCategory) Descriptor() protoreflect.EnumDescriptor {
+	return file_fitserve_v1_model_proto_enumTypes[1].Descriptor()
+}
+
+func (UnknownCategory) Type() protoreflect.EnumType {
+	return &file_fitserve_v1_model_proto_enumTypes[1]
+}
+
+func (x UnknownCategory) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use UnknownCategory.Descriptor instead.
+func (UnknownCategory) EnumDescriptor() ([]byte, []int) {
+	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{1}
+}
+
 // ColumnKind is the kind of values of a column.
 type ColumnKind int32
 
@@ -101,7 +155,7 @@ const (
 	ColumnKind_COLUMN_KIND_INTEGER ColumnKind = 2
 	// Truth values.
 	ColumnKind_COLUMN_KIND_BOOLEAN ColumnKind = 3
-	// One of a set of texts. As a feature not in this release.
+	// One of a set of texts.
 	ColumnKind_COLUMN_KIND_CATEGORY ColumnKind = 4
 	// Free text. Not in this release.
 	ColumnKind_COLUMN_KIND_TEXT ColumnKind = 5
@@ -138,11 +192,11 @@ func (x ColumnKind) String() string {
 }
 
 func (ColumnKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_fitserve_v1_model_proto_enumTypes[1].Descriptor()
+	return file_fitserve_v1_model_proto_enumTypes[2].Descriptor()
 }
 
 func (ColumnKind) Type() protoreflect.EnumType {
-	return &file_fitserve_v1_model_proto_enumTypes[1]
+	return &file_fitserve_v1_model_proto_enumTypes[2]
 }
 
 func (x ColumnKind) Number() protoreflect.EnumNumber {
@@ -151,7 +205,7 @@ func (x ColumnKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ColumnKind.Descriptor instead.
 func (ColumnKind) EnumDescriptor() ([]byte, []int) {
-	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{1}
+	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{2}
 }
 
 // Model is a name with its versions.
@@ -556,7 +610,8 @@ type Signature struct {
 	// The columns in order, for models trained on `table` or `records`. Predictions find them by name, or by this order in
 	// `tensor` and `rows`. Columns of `records` are in the order of their names.
 	Columns []*ColumnSpec `protobuf:"bytes,3,rep,name=columns,proto3" json:"columns,omitempty"`
-	// Whether predictions may have missing values (NaN, or null): the training data had some. Otherwise they are refused.
+	// Whether predictions may have missing values (NaN, or null), in any column: the training data had some. Otherwise they
+	// are refused.
 	MissingValues bool `protobuf:"varint,4,opt,name=missing_values,json=missingValues,proto3" json:"missing_values,omitempty"`
 	// The labels in the order of the probabilities, for classification: sorted, as they were given in training. Integers
 	// beyond ±2^53, which a number of JSON does not hold, are texts of their digits; `prediction_dtype` tells them from
@@ -664,8 +719,21 @@ type ColumnSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name, as in the training data.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The kind of values that the training data had there. Predictions take numbers, integers and truth values alike.
-	Kind          ColumnKind `protobuf:"varint,2,opt,name=kind,proto3,enum=fitserve.v1.ColumnKind" json:"kind,omitempty"`
+	// The kind of values that the training data had there. Predictions take numbers, integers and truth values alike, and
+	// texts for categories only.
+	Kind ColumnKind `protobuf:"varint,2,opt,name=kind,proto3,enum=fitserve.v1.ColumnKind" json:"kind,omitempty"`
+	// The categories that the rows trained on had, in the order of their texts. At most 100 of a column, and 10,000 of all
+	// columns, are shown.
+	Categories []string `protobuf:"bytes,3,rep,name=categories,proto3" json:"categories,omitempty"`
+	// The number of categories.
+	CategoryCount int32 `protobuf:"varint,4,opt,name=category_count,json=categoryCount,proto3" json:"category_count,omitempty"`
+	// What predictions make of a category that is none of these. Set for COLUMN_KIND_CATEGORY.
+	UnknownCategory UnknownCategory `protobuf:"varint,5,opt,name=unknown_category,json=unknownCategory,proto3,enum=fitserve.v1.UnknownCategory" json:"unknown_category,omitempty"`
+	// Whether the rows trained on had missing values here.
+	MissingValues bool `protobuf:"varint,6,opt,name=missing_values,json=missingValues,proto3" json:"missing_values,omitempty"`
+	// The number that stands for a missing one: the median of the rows trained on. Unset for algorithms that take missing
+	// values as they are, and where there were none in the training data.
+	Fill          *float64 `protobuf:"fixed64,7,opt,name=fill,proto3,oneof" json:"fill,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -712,6 +780,41 @@ func (x *ColumnSpec) GetKind() ColumnKind {
 		return x.Kind
 	}
 	return ColumnKind_COLUMN_KIND_UNSPECIFIED
+}
+
+func (x *ColumnSpec) GetCategories() []string {
+	if x != nil {
+		return x.Categories
+	}
+	return nil
+}
+
+func (x *ColumnSpec) GetCategoryCount() int32 {
+	if x != nil {
+		return x.CategoryCount
+	}
+	return 0
+}
+
+func (x *ColumnSpec) GetUnknownCategory() UnknownCategory {
+	if x != nil {
+		return x.UnknownCategory
+	}
+	return UnknownCategory_UNKNOWN_CATEGORY_UNSPECIFIED
+}
+
+func (x *ColumnSpec) GetMissingValues() bool {
+	if x != nil {
+		return x.MissingValues
+	}
+	return false
+}
+
+func (x *ColumnSpec) GetFill() float64 {
+	if x != nil && x.Fill != nil {
+		return *x.Fill
+	}
+	return 0
 }
 
 // TensorSpec describes a named tensor.
@@ -786,7 +889,8 @@ type Parity struct {
 	// The largest difference that is accepted: 0.00001, times the largest value for regression if that is above 1.
 	Tolerance float64 `protobuf:"fixed64,2,opt,name=tolerance,proto3" json:"tolerance,omitempty"`
 	// The number of rows compared: the held-out ones, at most 20,000. If the training data had missing values, they are
-	// compared once more with values missing at random, and count twice.
+	// compared once more with values missing at random, and if it had categories, once more with unknown ones; they count
+	// each time.
 	RowCount      int64 `protobuf:"varint,3,opt,name=row_count,json=rowCount,proto3" json:"row_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -905,11 +1009,19 @@ const file_fitserve_v1_model_proto_rawDesc = "" +
 	"\aclasses\x18\x05 \x03(\v2\x16.google.protobuf.ValueR\aclasses\x12@\n" +
 	"\x10prediction_dtype\x18\x06 \x01(\x0e2\x15.fitserve.v1.DataTypeR\x0fpredictionDtype\x12/\n" +
 	"\x06inputs\x18\a \x03(\v2\x17.fitserve.v1.TensorSpecR\x06inputs\x121\n" +
-	"\aoutputs\x18\b \x03(\v2\x17.fitserve.v1.TensorSpecR\aoutputs\"M\n" +
+	"\aoutputs\x18\b \x03(\v2\x17.fitserve.v1.TensorSpecR\aoutputs\"\xa6\x02\n" +
 	"\n" +
 	"ColumnSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
-	"\x04kind\x18\x02 \x01(\x0e2\x17.fitserve.v1.ColumnKindR\x04kind\"c\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x17.fitserve.v1.ColumnKindR\x04kind\x12\x1e\n" +
+	"\n" +
+	"categories\x18\x03 \x03(\tR\n" +
+	"categories\x12%\n" +
+	"\x0ecategory_count\x18\x04 \x01(\x05R\rcategoryCount\x12G\n" +
+	"\x10unknown_category\x18\x05 \x01(\x0e2\x1c.fitserve.v1.UnknownCategoryR\x0funknownCategory\x12%\n" +
+	"\x0emissing_values\x18\x06 \x01(\bR\rmissingValues\x12\x17\n" +
+	"\x04fill\x18\a \x01(\x01H\x00R\x04fill\x88\x01\x01B\a\n" +
+	"\x05_fill\"c\n" +
 	"\n" +
 	"TensorSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
@@ -926,7 +1038,11 @@ const file_fitserve_v1_model_proto_rawDesc = "" +
 	"\x13MODEL_STATE_LOADING\x10\x02\x12\x16\n" +
 	"\x12MODEL_STATE_LOADED\x10\x03\x12\x19\n" +
 	"\x15MODEL_STATE_UNLOADING\x10\x04\x12\x16\n" +
-	"\x12MODEL_STATE_FAILED\x10\x05*\xa3\x01\n" +
+	"\x12MODEL_STATE_FAILED\x10\x05*l\n" +
+	"\x0fUnknownCategory\x12 \n" +
+	"\x1cUNKNOWN_CATEGORY_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15UNKNOWN_CATEGORY_NONE\x10\x01\x12\x1c\n" +
+	"\x18UNKNOWN_CATEGORY_MISSING\x10\x02*\xa3\x01\n" +
 	"\n" +
 	"ColumnKind\x12\x1b\n" +
 	"\x17COLUMN_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -950,54 +1066,56 @@ func file_fitserve_v1_model_proto_rawDescGZIP() []byte {
 	return file_fitserve_v1_model_proto_rawDescData
 }
 
-var file_fitserve_v1_model_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_fitserve_v1_model_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_fitserve_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_fitserve_v1_model_proto_goTypes = []any{
 	(ModelState)(0),               // 0: fitserve.v1.ModelState
-	(ColumnKind)(0),               // 1: fitserve.v1.ColumnKind
-	(*Model)(nil),                 // 2: fitserve.v1.Model
-	(*ModelAlias)(nil),            // 3: fitserve.v1.ModelAlias
-	(*ModelVersion)(nil),          // 4: fitserve.v1.ModelVersion
-	(*Signature)(nil),             // 5: fitserve.v1.Signature
-	(*ColumnSpec)(nil),            // 6: fitserve.v1.ColumnSpec
-	(*TensorSpec)(nil),            // 7: fitserve.v1.TensorSpec
-	(*Parity)(nil),                // 8: fitserve.v1.Parity
-	nil,                           // 9: fitserve.v1.ModelVersion.MetricsEntry
-	nil,                           // 10: fitserve.v1.ModelVersion.LibraryVersionsEntry
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 12: google.protobuf.Struct
-	(*status.Status)(nil),         // 13: google.rpc.Status
-	(Task)(0),                     // 14: fitserve.v1.Task
-	(*structpb.Value)(nil),        // 15: google.protobuf.Value
-	(DataType)(0),                 // 16: fitserve.v1.DataType
+	(UnknownCategory)(0),          // 1: fitserve.v1.UnknownCategory
+	(ColumnKind)(0),               // 2: fitserve.v1.ColumnKind
+	(*Model)(nil),                 // 3: fitserve.v1.Model
+	(*ModelAlias)(nil),            // 4: fitserve.v1.ModelAlias
+	(*ModelVersion)(nil),          // 5: fitserve.v1.ModelVersion
+	(*Signature)(nil),             // 6: fitserve.v1.Signature
+	(*ColumnSpec)(nil),            // 7: fitserve.v1.ColumnSpec
+	(*TensorSpec)(nil),            // 8: fitserve.v1.TensorSpec
+	(*Parity)(nil),                // 9: fitserve.v1.Parity
+	nil,                           // 10: fitserve.v1.ModelVersion.MetricsEntry
+	nil,                           // 11: fitserve.v1.ModelVersion.LibraryVersionsEntry
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 13: google.protobuf.Struct
+	(*status.Status)(nil),         // 14: google.rpc.Status
+	(Task)(0),                     // 15: fitserve.v1.Task
+	(*structpb.Value)(nil),        // 16: google.protobuf.Value
+	(DataType)(0),                 // 17: fitserve.v1.DataType
 }
 var file_fitserve_v1_model_proto_depIdxs = []int32{
 	0,  // 0: fitserve.v1.Model.state:type_name -> fitserve.v1.ModelState
-	4,  // 1: fitserve.v1.Model.versions:type_name -> fitserve.v1.ModelVersion
-	3,  // 2: fitserve.v1.Model.aliases:type_name -> fitserve.v1.ModelAlias
-	11, // 3: fitserve.v1.ModelAlias.update_time:type_name -> google.protobuf.Timestamp
+	5,  // 1: fitserve.v1.Model.versions:type_name -> fitserve.v1.ModelVersion
+	4,  // 2: fitserve.v1.Model.aliases:type_name -> fitserve.v1.ModelAlias
+	12, // 3: fitserve.v1.ModelAlias.update_time:type_name -> google.protobuf.Timestamp
 	0,  // 4: fitserve.v1.ModelVersion.state:type_name -> fitserve.v1.ModelState
-	5,  // 5: fitserve.v1.ModelVersion.signature:type_name -> fitserve.v1.Signature
-	12, // 6: fitserve.v1.ModelVersion.parameters:type_name -> google.protobuf.Struct
-	9,  // 7: fitserve.v1.ModelVersion.metrics:type_name -> fitserve.v1.ModelVersion.MetricsEntry
-	8,  // 8: fitserve.v1.ModelVersion.parity:type_name -> fitserve.v1.Parity
-	10, // 9: fitserve.v1.ModelVersion.library_versions:type_name -> fitserve.v1.ModelVersion.LibraryVersionsEntry
-	11, // 10: fitserve.v1.ModelVersion.create_time:type_name -> google.protobuf.Timestamp
-	11, // 11: fitserve.v1.ModelVersion.load_time:type_name -> google.protobuf.Timestamp
-	13, // 12: fitserve.v1.ModelVersion.error:type_name -> google.rpc.Status
-	14, // 13: fitserve.v1.Signature.task:type_name -> fitserve.v1.Task
-	6,  // 14: fitserve.v1.Signature.columns:type_name -> fitserve.v1.ColumnSpec
-	15, // 15: fitserve.v1.Signature.classes:type_name -> google.protobuf.Value
-	16, // 16: fitserve.v1.Signature.prediction_dtype:type_name -> fitserve.v1.DataType
-	7,  // 17: fitserve.v1.Signature.inputs:type_name -> fitserve.v1.TensorSpec
-	7,  // 18: fitserve.v1.Signature.outputs:type_name -> fitserve.v1.TensorSpec
-	1,  // 19: fitserve.v1.ColumnSpec.kind:type_name -> fitserve.v1.ColumnKind
-	16, // 20: fitserve.v1.TensorSpec.dtype:type_name -> fitserve.v1.DataType
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	6,  // 5: fitserve.v1.ModelVersion.signature:type_name -> fitserve.v1.Signature
+	13, // 6: fitserve.v1.ModelVersion.parameters:type_name -> google.protobuf.Struct
+	10, // 7: fitserve.v1.ModelVersion.metrics:type_name -> fitserve.v1.ModelVersion.MetricsEntry
+	9,  // 8: fitserve.v1.ModelVersion.parity:type_name -> fitserve.v1.Parity
+	11, // 9: fitserve.v1.ModelVersion.library_versions:type_name -> fitserve.v1.ModelVersion.LibraryVersionsEntry
+	12, // 10: fitserve.v1.ModelVersion.create_time:type_name -> google.protobuf.Timestamp
+	12, // 11: fitserve.v1.ModelVersion.load_time:type_name -> google.protobuf.Timestamp
+	14, // 12: fitserve.v1.ModelVersion.error:type_name -> google.rpc.Status
+	15, // 13: fitserve.v1.Signature.task:type_name -> fitserve.v1.Task
+	7,  // 14: fitserve.v1.Signature.columns:type_name -> fitserve.v1.ColumnSpec
+	16, // 15: fitserve.v1.Signature.classes:type_name -> google.protobuf.Value
+	17, // 16: fitserve.v1.Signature.prediction_dtype:type_name -> fitserve.v1.DataType
+	8,  // 17: fitserve.v1.Signature.inputs:type_name -> fitserve.v1.TensorSpec
+	8,  // 18: fitserve.v1.Signature.outputs:type_name -> fitserve.v1.TensorSpec
+	2,  // 19: fitserve.v1.ColumnSpec.kind:type_name -> fitserve.v1.ColumnKind
+	1,  // 20: fitserve.v1.ColumnSpec.unknown_category:type_name -> fitserve.v1.UnknownCategory
+	17, // 21: fitserve.v1.TensorSpec.dtype:type_name -> fitserve.v1.DataType
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_fitserve_v1_model_proto_init() }
@@ -1008,12 +1126,13 @@ func file_fitserve_v1_model_proto_init() {
 	file_fitserve_v1_data_proto_init()
 	file_fitserve_v1_training_job_proto_init()
 	file_fitserve_v1_model_proto_msgTypes[0].OneofWrappers = []any{}
+	file_fitserve_v1_model_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fitserve_v1_model_proto_rawDesc), len(file_fitserve_v1_model_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,

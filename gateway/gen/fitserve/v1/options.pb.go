@@ -120,10 +120,14 @@ type AlgorithmTraits struct {
 	Classification bool `protobuf:"varint,1,opt,name=classification,proto3" json:"classification,omitempty"`
 	// The algorithm has a regressor.
 	Regression bool `protobuf:"varint,2,opt,name=regression,proto3" json:"regression,omitempty"`
-	// The algorithm learns from rows with missing values (NaN).
+	// The algorithm learns from rows with missing values (NaN). Of named columns every algorithm takes them: for the others
+	// the model puts the median of the training rows in their place.
 	MissingValues bool `protobuf:"varint,3,opt,name=missing_values,json=missingValues,proto3" json:"missing_values,omitempty"`
 	// The algorithm takes images, that is features of shape [rows, channels, height, width].
 	Images bool `protobuf:"varint,4,opt,name=images,proto3" json:"images,omitempty"`
+	// The algorithm splits by categories itself and takes their codes. For the others the model makes an indicator, 0 or 1,
+	// of each category.
+	NativeCategories bool `protobuf:"varint,5,opt,name=native_categories,json=nativeCategories,proto3" json:"native_categories,omitempty"`
 	// The algorithm takes weights of rows and of labels.
 	SampleWeights bool `protobuf:"varint,10,opt,name=sample_weights,json=sampleWeights,proto3" json:"sample_weights,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -188,6 +192,13 @@ func (x *AlgorithmTraits) GetImages() bool {
 	return false
 }
 
+func (x *AlgorithmTraits) GetNativeCategories() bool {
+	if x != nil {
+		return x.NativeCategories
+	}
+	return false
+}
+
 func (x *AlgorithmTraits) GetSampleWeights() bool {
 	if x != nil {
 		return x.SampleWeights
@@ -247,14 +258,15 @@ const file_fitserve_v1_options_proto_rawDesc = "" +
 	"\x06_aboveB\b\n" +
 	"\x06_belowB\f\n" +
 	"\n" +
-	"_max_items\"\xbf\x01\n" +
+	"_max_items\"\xec\x01\n" +
 	"\x0fAlgorithmTraits\x12&\n" +
 	"\x0eclassification\x18\x01 \x01(\bR\x0eclassification\x12\x1e\n" +
 	"\n" +
 	"regression\x18\x02 \x01(\bR\n" +
 	"regression\x12%\n" +
 	"\x0emissing_values\x18\x03 \x01(\bR\rmissingValues\x12\x16\n" +
-	"\x06images\x18\x04 \x01(\bR\x06images\x12%\n" +
+	"\x06images\x18\x04 \x01(\bR\x06images\x12+\n" +
+	"\x11native_categories\x18\x05 \x01(\bR\x10nativeCategories\x12%\n" +
 	"\x0esample_weights\x18\n" +
 	" \x01(\bR\rsampleWeights:O\n" +
 	"\x06bounds\x12\x1d.google.protobuf.FieldOptions\x18\xf5\x93\x03 \x01(\v2\x13.fitserve.v1.BoundsR\x06bounds\x88\x01\x01:Z\n" +
