@@ -193,7 +193,7 @@ def _check_features(columns: list[ColumnSummary], algorithm: AlgorithmTraits, wh
             raise invalid(
                 place,
                 f"{column.missing} values are missing (NaN) and {algorithm.name} takes none in a matrix; fill them in, send "
-                "table or records, or use hist_gradient_boosting or xgboost",
+                "table or records, or use hist_gradient_boosting, xgboost, lightgbm or catboost",
             )
         if column.kind is ValueKind.CATEGORY:
             _check_categories(column, algorithm, place)
