@@ -68,7 +68,7 @@ def _algorithm(request: training_service_pb2.FitRequest) -> AlgorithmTraits:
         traits.regression,
         traits.missing_values,
         traits.images,
-        traits.native_categories,
+        native_categories=traits.native_categories,
     )
 
 
