@@ -119,11 +119,12 @@ bench: setup | uv ## measure FitServe, its limits and its peers side by side; ON
 	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SUBJECTS),--subjects $(SUBJECTS))
 
 .PHONY: tools
-tools: ## install what tests use: grpcurl, evans and ghz, where there is a Go; Chromium, where that can be
+tools: ## install what tests use: grpcurl, evans and ghz, where there is a Go; Chromium and h2load, where they can be
 	@$(call go_tool,grpcurl,github.com/fullstorydev/grpcurl,$(GRPCURL),/cmd/grpcurl)
 	@$(call go_tool,evans,github.com/ktr0731/evans,$(EVANS))
 	@$(call go_tool,ghz,github.com/bojand/ghz,$(GHZ),/cmd/ghz)
 	@bash scripts/chromium.sh
+	@bash scripts/h2load.sh
 
 # Builds a tool of Go, $(2)$(4) of the version $(3), as .tools/$(1). As a module's requirement, since `go install` also asks
 # for the list of all versions, which not every proxy gives.

@@ -32,10 +32,11 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 1
     report.write(results, options.results)
-    try:
-        report.draw(options.results)
-    except EnvironmentFailed as error:
-        print(f"no plots: {error}", file=sys.stderr)
+    if options.plots:
+        try:
+            report.draw(options.results)
+        except EnvironmentFailed as error:
+            print(f"no plots: {error}", file=sys.stderr)
     print(report.findings_table(results.found.findings))
     return 0
 
@@ -52,6 +53,7 @@ def _read_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured (default: 5)")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long one load is (default: 3)")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="where latest.json and latest.md go")
+    parser.add_argument("--no-plots", dest="plots", action="store_false", help="draw no PNGs")
     options = parser.parse_args(arguments)
     options.only = _names(parser, "section", options.only, list(plan.SECTIONS))
     options.subjects = _names(parser, "subject", options.subjects, list(plan.EVERYBODY))
