@@ -144,12 +144,12 @@ third_party: setup
 	@$(PY) scripts/third_party.py
 
 .PHONY: lock
-lock: | uv ## resolve requirements/*.in to locks with hashes
-	for name in service training torch triton dev; do \
+lock: | uv ## resolve requirements/*.in, and those of the benchmark's peers, to locks with hashes
+	for wanted in requirements/{service,training,torch,triton,dev}.in benchmarks/{peers/*,plots}/requirements.in; do \
 	  $(UV) pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	    requirements/$$name.in -o requirements/$$name.txt; \
+	    $$wanted -o $${wanted%.in}.txt; \
 	done
 
 .PHONY: clean
 clean: ## delete the environments and what tests and the demo left behind
-	rm -rf $(VENV) .venv-triton .venv-uv .tools third_party .mypy_cache .pytest_cache .ruff_cache .import_linter_cache gateway/bin gateway/docs/node_modules load-reports
+	rm -rf $(VENV) .venv-triton .venv-uv benchmarks/{peers/*,plots}/.venv .tools third_party .mypy_cache .pytest_cache .ruff_cache .import_linter_cache gateway/bin gateway/docs/node_modules load-reports
