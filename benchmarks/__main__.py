@@ -31,7 +31,6 @@ def main() -> int:
     except ServerFailed as error:
         print(error, file=sys.stderr)
         return 1
-    report.write(results, options.results)
     if options.plots:
         try:
             report.draw(options.results)
@@ -81,22 +80,21 @@ def _run(options: argparse.Namespace) -> report.Results:
         found = plan.Found()
         for section in sections:
             say(section.about)
-            more = section.run(Setting(stage, options.rounds, options.seconds, say), Path(folder))
-            found.figures += more.figures
-            found.latencies += more.latencies
-            found.findings += more.findings
-        return report.Results(
-            machine=machine.facts(),
-            run={
-                "when": when,
-                "sections": " ".join(options.only),
-                "rounds": options.rounds,
-                "seconds_a_load": options.seconds,
-            },
-            subjects={name: subject.about for name, subject in stage.subjects.items()},
-            missing=stage.missing,
-            found=found,
-        )
+            found.add(section.run(Setting(stage, options.rounds, options.seconds, say), Path(folder)))
+            results = _results(options, when, stage, found)
+            report.write(results, options.results)  # a run that is broken off leaves what it has
+        return results
+
+
+def _results(options: argparse.Namespace, when: str, stage: Stage, found: plan.Found) -> report.Results:
+    run = {"when": when, "sections": " ".join(options.only), "rounds": options.rounds}
+    return report.Results(
+        machine=machine.facts(),
+        run=run | {"seconds_a_load": options.seconds},
+        subjects={name: subject.about for name, subject in stage.subjects.items()},
+        missing=stage.missing,
+        found=found,
+    )
 
 
 if __name__ == "__main__":
