@@ -119,11 +119,12 @@ bench: setup | uv ## measure FitServe, its limits and its peers side by side; ON
 	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SUBJECTS),--subjects $(SUBJECTS))
 
 .PHONY: tools
-tools: ## install what tests use: grpcurl, evans and ghz, where there is a Go; Chromium, where that can be
+tools: ## install what tests use: grpcurl, evans and ghz, where there is a Go; Chromium and h2load, where they can be
 	@$(call go_tool,grpcurl,github.com/fullstorydev/grpcurl,$(GRPCURL),/cmd/grpcurl)
 	@$(call go_tool,evans,github.com/ktr0731/evans,$(EVANS))
 	@$(call go_tool,ghz,github.com/bojand/ghz,$(GHZ),/cmd/ghz)
 	@bash scripts/chromium.sh
+	@bash scripts/h2load.sh
 
 # Builds a tool of Go, $(2)$(4) of the version $(3), as .tools/$(1). As a module's requirement, since `go install` also asks
 # for the list of all versions, which not every proxy gives.
@@ -147,12 +148,12 @@ third_party: setup
 	@$(PY) scripts/third_party.py
 
 .PHONY: lock
-lock: | uv ## resolve requirements/*.in to locks with hashes
-	for name in service training torch triton dev; do \
+lock: | uv ## resolve requirements/*.in, and those of the benchmark's peers, to locks with hashes
+	for wanted in requirements/{service,training,torch,triton,dev}.in benchmarks/{peers/*,plots}/requirements.in; do \
 	  $(UV) pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-	    requirements/$$name.in -o requirements/$$name.txt; \
+	    $$wanted -o $${wanted%.in}.txt; \
 	done
 
 .PHONY: clean
 clean: ## delete the environments and what tests and the demo left behind
-	rm -rf $(VENV) .venv-triton .venv-uv .tools third_party .mypy_cache .pytest_cache .ruff_cache .import_linter_cache gateway/bin gateway/docs/node_modules load-reports
+	rm -rf $(VENV) .venv-triton .venv-uv benchmarks/{peers/*,plots}/.venv .tools third_party .mypy_cache .pytest_cache .ruff_cache .import_linter_cache gateway/bin gateway/docs/node_modules load-reports

@@ -31,11 +31,11 @@ def main() -> int:
     except ServerFailed as error:
         print(error, file=sys.stderr)
         return 1
-    report.write(results, options.results)
-    try:
-        report.draw(options.results)
-    except EnvironmentFailed as error:
-        print(f"no plots: {error}", file=sys.stderr)
+    if options.plots:
+        try:
+            report.draw(options.results)
+        except EnvironmentFailed as error:
+            print(f"no plots: {error}", file=sys.stderr)
     print(report.findings_table(results.found.findings))
     return 0
 
@@ -52,6 +52,7 @@ def _read_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured (default: 5)")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long one load is (default: 3)")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="where latest.json and latest.md go")
+    parser.add_argument("--no-plots", dest="plots", action="store_false", help="draw no PNGs")
     options = parser.parse_args(arguments)
     options.only = _names(parser, "section", options.only, list(plan.SECTIONS))
     options.subjects = _names(parser, "subject", options.subjects, list(plan.EVERYBODY))
@@ -79,22 +80,21 @@ def _run(options: argparse.Namespace) -> report.Results:
         found = plan.Found()
         for section in sections:
             say(section.about)
-            more = section.run(Setting(stage, options.rounds, options.seconds, say), Path(folder))
-            found.figures += more.figures
-            found.latencies += more.latencies
-            found.findings += more.findings
-        return report.Results(
-            machine=machine.facts(),
-            run={
-                "when": when,
-                "sections": " ".join(options.only),
-                "rounds": options.rounds,
-                "seconds_a_load": options.seconds,
-            },
-            subjects={name: subject.about for name, subject in stage.subjects.items()},
-            missing=stage.missing,
-            found=found,
-        )
+            found.add(section.run(Setting(stage, options.rounds, options.seconds, say), Path(folder)))
+            results = _results(options, when, stage, found)
+            report.write(results, options.results)  # a run that is broken off leaves what it has
+        return results
+
+
+def _results(options: argparse.Namespace, when: str, stage: Stage, found: plan.Found) -> report.Results:
+    run = {"when": when, "sections": " ".join(options.only), "rounds": options.rounds}
+    return report.Results(
+        machine=machine.facts(),
+        run=run | {"seconds_a_load": options.seconds},
+        subjects={name: subject.about for name, subject in stage.subjects.items()},
+        missing=stage.missing,
+        found=found,
+    )
 
 
 if __name__ == "__main__":

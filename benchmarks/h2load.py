@@ -42,14 +42,12 @@ class Load:
         seconds: How long it took.
         calls: The calls that were answered.
         data: The bytes of all replies' bodies.
-        starts: When each call started, in seconds since the first, in order.
-        latencies: How long each call took, in seconds, in the order of `starts`.
+        latencies: How long each call took, in seconds.
     """
 
     seconds: float
     calls: int
     data: int
-    starts: NDArray[np.float64]
     latencies: NDArray[np.float64]
 
 
@@ -84,7 +82,7 @@ def _run(call: Call, options: list[str]) -> Load:
         command = [program, "-t1", *options, *transport, f"-d{body}", f"--log-file={log}", call.url]
         command += [f"-H{header}" for header in headers]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return _read(done.stdout + done.stderr, log)
+        return read(done.stdout + done.stderr, log)
 
 
 def _body(call: Call) -> bytes:
@@ -93,19 +91,18 @@ def _body(call: Call) -> bytes:
     return b"".join(b"\0" + len(message).to_bytes(4, "big") + message for message in call.messages)
 
 
-def _read(said: str, log: Path) -> Load:
+def read(said: str, log: Path) -> Load:
+    """Returns what h2load said, and wrote to its log. Raises LoadFailed if it did not finish, or calls failed."""
     requests, finished, data = _REQUESTS.search(said), _FINISHED.search(said), _DATA.search(said)
     if not requests or not finished or not data:
         raise LoadFailed(f"h2load did not finish: {said[-500:]}")
     _, done, succeeded, failed, errored = map(int, requests.groups())
     if failed or errored or succeeded != done or not done:
         raise LoadFailed(f"{failed} calls failed, {errored} had errors, {succeeded} of {done} succeeded")
-    rows = np.loadtxt(log, np.int64, ndmin=2)
-    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    microseconds = np.loadtxt(log, np.float64, usecols=2, ndmin=1)
     return Load(
         seconds=float(finished[1]) * _UNITS[finished[2]],
         calls=done,
         data=int(data[1]),
-        starts=(rows[:, 0] - rows[0, 0]) / 1e6,
-        latencies=rows[:, 2] / 1e6,
+        latencies=microseconds / 1e6,
     )

@@ -58,6 +58,12 @@ class Found:
     latencies: list[LatencyFigure] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
+    def add(self, more: Found) -> None:
+        """Takes what another section has found."""
+        self.figures += more.figures
+        self.latencies += more.latencies
+        self.findings += more.findings
+
 
 @dataclass(frozen=True)
 class Section:

@@ -14,12 +14,9 @@ from benchmarks.environments import HERE, EnvironmentFailed, python_of
 from benchmarks.findings import Finding
 from benchmarks.latency import LatencyFigure
 from benchmarks.plan import Found
-from benchmarks.throughput import Figure
+from benchmarks.throughput import DISTURBED, Figure
 
 Json: TypeAlias = dict[str, Any]  # Any: what JSON may hold
-
-DISTURBED = 0.1
-"""The share of the processors used by somebody else from which a figure is marked as disturbed."""
 
 
 @dataclass(frozen=True)

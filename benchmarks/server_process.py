@@ -71,7 +71,7 @@ class StartedServer(Server):
         name: For messages.
         command: What to run.
         directory: Its working directory, where its log goes too.
-        environment: Variables beside those of the benchmark itself.
+        environment: Its variables; None for those of the benchmark itself.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class StartedServer(Server):
             self._process = subprocess.Popen(
                 command,
                 cwd=directory,
-                env=os.environ | dict(environment or {}),
+                env=environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -36,8 +36,9 @@ class Work:
 
     def __str__(self) -> str:
         """Returns the work in words, such as "forest, 32 rows a call, 256 in flight"."""
-        how = ("message", "streams") if self.stream else ("call", "in flight")
-        return f"{self.model}, {self.rows} row{'s' * (self.rows > 1)} a {how[0]}, {self.in_flight} {how[1]}"
+        how = ("message", "at a time") if self.stream else ("call", "in flight")
+        what = "streams of " if self.stream else ""
+        return f"{self.model}, {what}{self.rows} row{'s' * (self.rows > 1)} a {how[0]}, {self.in_flight} {how[1]}"
 
 
 @dataclass(frozen=True)

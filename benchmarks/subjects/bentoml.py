@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class BentoMl:
         library_models.fit(python, models, directory / "bentoml-models")
         self._port = free_port()
         where: list[str | Path] = ["--working-dir", peer, "--host", "127.0.0.1", "--port", str(self._port)]
-        environment = {
+        environment = os.environ | {
             "MODELS": str(directory / "bentoml-models"),
             "WORKERS": "1",
             "BENTOML_HOME": str(directory / "bentoml-home"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ class Echo:
         self._expected = expected
         self._port = free_port()
         command = [sys.executable, "-m", "benchmarks.subjects.echo_server", str(self._port), loop]
-        self.process = StartedServer(self.name, command, directory, {"PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python'}"})
+        self.process = StartedServer(self.name, command, directory, os.environ | {"PYTHONPATH": str(ROOT)})
         self.servers: Sequence[Server] = [self.process]
 
     def call(self, work: Work) -> Call | None:

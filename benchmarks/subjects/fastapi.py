@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class FastApi:
         peer = HERE / "peers" / "fastapi"
         options: list[str | Path] = ["--loop=uvloop", "--http=httptools", "--no-access-log", "--log-level=warning"]
         command = [python_of(peer), "-m", "uvicorn", f"--app-dir={peer}", f"--port={self._port}", *options, "app:app"]
-        self.process = StartedServer(self.name, command, directory, {"TRITON": triton_address})
+        self.process = StartedServer(self.name, command, directory, os.environ | {"TRITON": triton_address})
         self.servers: Sequence[Server] = [triton, self.process]
 
     def call(self, work: Work) -> Call | None:

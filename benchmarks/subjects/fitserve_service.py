@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from fitserve.v1 import data_pb2, prediction_service_pb2
 from benchmarks.models import Model
 from benchmarks.server_process import Server, ServerFailed, StartedServer
 from benchmarks.work import STREAM_MESSAGES, Call, Predictions, Work
+from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 _SERVING = re.compile(r"serving on (\S+:\d+)")
@@ -36,7 +38,7 @@ class FitServe:
     def __init__(self, directory: Path, models: dict[str, Model], **settings: str) -> None:
         """Starts the service with settings beside the default ones, and returns when it serves."""
         self._models = models
-        environment = {
+        environment = _without_settings() | {
             "LISTEN": "127.0.0.1:0",
             "MODEL_DIR": str(directory / "models"),
             "GRACE_SECONDS": "5",
@@ -82,6 +84,12 @@ def _stream_predictions(reply: bytes) -> Predictions:
     if message.WhichOneof("result") != "response":
         raise ValueError(f"batch {message.index}: {message.error.message}")
     return _tensors.decode(message.response.prediction_tensor)
+
+
+def _without_settings() -> dict[str, str]:
+    """Returns the environment without the settings of the user's own service, so that the defaults are measured."""
+    own = set(Settings.model_fields) - {"triton_python"}
+    return {name: value for name, value in os.environ.items() if name.lower() not in own}
 
 
 class EmbeddedTriton(Server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ class MlServer:
         folder = directory / name
         self._port = free_port()
         _write_settings(SET_UPS[name], folder, fitted, self._port)
-        self.process = StartedServer(name, [python.parent / "mlserver", "start", "."], folder, ONE_THREAD)
+        self.process = StartedServer(name, [python.parent / "mlserver", "start", "."], folder, os.environ | ONE_THREAD)
         self.servers: Sequence[Server] = [self.process]
 
     def call(self, work: Work) -> Call | None:

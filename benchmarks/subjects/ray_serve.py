@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class RayServe:
             str(self._port),
             str(free_port()),
         ]
-        environment = {
+        environment = os.environ | {
             "PYTHONPATH": str(ROOT / "clients/python"),
             "RAY_USAGE_STATS_ENABLED": "0",
             "HOME": str(directory / "ray-home"),  # it leaves an access token there

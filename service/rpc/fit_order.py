@@ -70,7 +70,7 @@ def _algorithm(request: training_service_pb2.FitRequest) -> AlgorithmTraits:
         traits.regression,
         traits.missing_values,
         traits.images,
-        traits.native_categories,
+        native_categories=traits.native_categories,
         sample_weights=traits.sample_weights,
     )
 
