@@ -53,7 +53,7 @@ RUN if [ -n "${TORCH_INDEX}" ]; then locks="service training"; else locks="servi
 RUN cd venv/lib/python3*/site-packages \
     && rm -rf torch/include torch/bin/protoc* nvidia/*/include nvidia/cudnn/lib/libcudnn_* nvidia/cu13/lib/libcusolverMg* \
     && find . -type d -name tests -prune -exec rm -rf {} + \
-    && /opt/fitserve/venv/bin/python -c 'import onnx, onnxruntime, sklearn.ensemble, torch, xgboost'
+    && /opt/fitserve/venv/bin/python -c 'import onnx, onnxruntime, sklearn.ensemble, torch, xgboost, lightgbm, catboost'
 
 FROM base AS service-with-training
 COPY --from=training-libraries /opt/fitserve/venv venv

@@ -139,6 +139,10 @@ endef
 generate: setup third_party ## generate what comes from protos/: stubs, descriptors, and where there is a Go the gateway's code
 	$(PY) scripts/stubs.py
 
+.PHONY: algorithms
+algorithms: setup ## measure every algorithm and write docs/algorithms.md
+	$(PY) scripts/algorithms_table.py
+
 .PHONY: third_party
 third_party: setup
 	@$(PY) scripts/third_party.py

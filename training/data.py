@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypedDict
@@ -39,10 +39,12 @@ class Rows:
     Attributes:
         features: float32 [rows, ...].
         targets: int64 class indexes or float64 values, [rows].
+        weights: What each row counts in training, float64 [rows]; None if all count the same.
     """
 
     features: Floats
     targets: NDArray[np.int64] | NDArray[np.float64]
+    weights: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         """Returns the number of rows."""
@@ -50,7 +52,8 @@ class Rows:
 
     def take(self, rows: Integers) -> Rows:
         """Returns a copy of some rows."""
-        return Rows(self.features[rows], self.targets[rows])
+        weights = None if self.weights is None else self.weights[rows]
+        return Rows(self.features[rows], self.targets[rows], weights)
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,56 @@ def load(spec: Spec) -> tuple[Rows, Schema]:
         columns=[FeatureColumn(column["name"], column["kind"], column["vocabulary"] or ()) for column in columns],
         missing_values=bool(np.isnan(features).any()),
     )
-    return Rows(features, targets), schema
+    return Rows(features, targets, _weights(spec, description.get("weights"), targets, schema)), schema
+
+
+def _weights(
+    spec: Spec, file: dict[str, str] | None, targets: NDArray[np.int64] | NDArray[np.float64], schema: Schema
+) -> NDArray[np.float64] | None:
+    """Returns what each row counts: its own weight times that of its label."""
+    weights = None if file is None else np.fromfile(spec.dataset / file["file"], file["dtype"])
+    if not spec.class_weights:
+        return weights
+    of_class = weights_of_classes(spec.class_weights, schema.classes)[targets.astype(np.int64)]
+    return of_class if weights is None else weights * of_class
+
+
+def weights_of_classes(given: Mapping[str, float], classes: Sequence[Label]) -> NDArray[np.float64]:
+    """Returns the weight of each class, 1 for those that are not named.
+
+    Raises:
+        FitError: INVALID_FIELD; a name is that of no class.
+    """
+    weights = np.ones(len(classes))
+    texts = [_text(label) for label in classes]
+    for text, weight in given.items():
+        if text not in texts:
+            known = ", ".join(texts[:20]) + (" ..." if len(texts) > 20 else "")
+            raise invalid_field("class_weights", f"there is no label {text!r}; the labels are {known}")
+        weights[texts.index(text)] = weight
+    return weights
+
+
+def _text(label: Label) -> str:
+    """Returns a label as a text, as JSON has it: true, 3, 2.5, or the text itself."""
+    return label if isinstance(label, str) else json.dumps(label)
+
+
+def check_weights(train: Rows, classes: Sequence[Label], field: str) -> None:
+    """Checks that something is left to learn from.
+
+    Raises:
+        FitError: INVALID_FIELD; all rows, or all of a class, count nothing.
+    """
+    if train.weights is None:
+        return
+    if not classes and not train.weights.any():
+        raise invalid_field(field, "all rows to train on have the weight 0; give some of them another")
+    if classes:
+        sums = np.bincount(train.targets.astype(np.int64), train.weights, minlength=len(classes))
+        if not sums.all():
+            label = classes[int(np.argmin(sums))]
+            raise invalid_field(field, f"all rows to train on with the label {label!r} have the weight 0; give more")
 
 
 def _features(directory: Path, tensor: dict[str, object] | None, columns: list[Column], row_count: int) -> Floats:

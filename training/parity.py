@@ -80,14 +80,20 @@ def prove(
     return Proof(difference, tolerance, len(rows))
 
 
-def onnx_scores(model: bytes, features: Floats) -> NDArray[np.float64]:
-    """Returns the scores [rows, k] that onnxruntime computes with one thread."""
+# Any: onnxruntime has no types.
+def session_of(model: bytes):  # type: ignore[no-untyped-def]
+    """Returns a session of onnxruntime that computes with one thread."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def onnx_scores(model: bytes, features: Floats) -> NDArray[np.float64]:
+    """Returns the scores [rows, k] that onnxruntime computes with one thread."""
+    session = session_of(model)
     batches = [
         session.run([SCORES], {FEATURES: features[start : start + _BATCH_ROWS]})[0]
         for start in range(0, len(features), _BATCH_ROWS)

@@ -23,6 +23,7 @@ def run(spec: Spec, progress: Progress) -> None:
     _check_signature(spec, rows, schema)
     train, validation = data.split(rows, bool(schema.classes), spec.validation_fraction, spec.seed)
     del rows
+    data.check_weights(train, schema.classes, "class_weights" if spec.class_weights else spec.weights_field)
     schema = encoding.learn_columns(schema, train, validation, spec.inputs_field)
     encoder = encoding.Encoder.of(schema, spec.traits, train)
     problem = Problem(

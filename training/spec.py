@@ -35,6 +35,8 @@ class Spec:
         target: The column to predict, or empty if the dataset has targets of its own.
         inputs_field: The path of the request's field that the features came in, for messages.
         targets_field: The path of the field that says what to predict.
+        weights_field: The path of the field that the weights of rows came in.
+        class_weights: What the rows of a label count, by its text.
         validation_fraction: The share of the rows to hold out.
         seed: The seed of everything random.
         cores: The number of threads to use.
@@ -55,6 +57,8 @@ class Spec:
     target: str
     inputs_field: str
     targets_field: str
+    weights_field: str
+    class_weights: Mapping[str, float]
     validation_fraction: float
     seed: int
     cores: int
@@ -88,6 +92,8 @@ def read(path: Path) -> Spec:
         target=request.target,
         inputs_field="dataset" if request.dataset else "inline.inputs",
         targets_field=_targets_field(request),
+        weights_field="dataset" if request.dataset else "inline.weights",
+        class_weights=dict(request.class_weights),
         validation_fraction=(
             request.validation_fraction if request.HasField("validation_fraction") else _DEFAULT_VALIDATION_FRACTION
         ),

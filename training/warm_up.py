@@ -18,16 +18,25 @@ from training.progress import Progress
 from training.spec import Task
 
 _LIBRARIES = (
+    "sklearn.calibration",
+    "sklearn.compose",
     "sklearn.ensemble",
     "sklearn.linear_model",
     "sklearn.metrics",
+    "sklearn.naive_bayes",
+    "sklearn.neighbors",
     "sklearn.pipeline",
     "sklearn.preprocessing",
+    "sklearn.svm",
     "xgboost",
     "torch",
+    "lightgbm",  # after torch, whose OpenMP runtime it takes where the system has none
+    "catboost",
     "onnx",
     "onnxruntime",
 )
+# A process with threads cannot fork safely, and CatBoost's threads stay after a training. It loads nothing late.
+_LEAVE_THREADS = ("catboost",)
 
 
 def import_libraries() -> None:
@@ -40,12 +49,14 @@ def import_libraries() -> None:
 def run_families() -> None:
     """Trains, exports and proves a tiny model of each family, which loads what the libraries import late.
 
-    It starts no thread, since one core is asked for.
+    It starts no thread, since one core is asked for, and families that start some even so are left out.
     """
     options = training_service_pb2.FitRequest.DESCRIPTOR.oneofs_by_name["algorithm"].fields
     with open(os.devnull, "w") as nowhere, warnings.catch_warnings(action="ignore"):
         progress = Progress(nowhere.fileno())
         for option in options:
+            if option.name in _LEAVE_THREADS:
+                continue
             assert option.message_type is not None
             message = message_factory.GetMessageClass(option.message_type)()
             traits = option.message_type.GetOptions().Extensions[options_pb2.traits]

@@ -40,6 +40,13 @@ class ColumnFile(_Part):
     vocabulary: list[str] | None = None
 
 
+class WeightsFile(_Part):
+    """What each row counts in training."""
+
+    file: str
+    dtype: Literal["<f8"] = "<f8"
+
+
 class Counts(_Part):
     """What a ColumnSummary says beside the name and the kind."""
 
@@ -61,13 +68,14 @@ class Summaries(_Part):
 
 
 class Description(_Part):
-    """The file. A training process reads the first five keys; the service made the others for itself."""
+    """The file. A training process reads the first six keys; the service made the others for itself."""
 
     format: Literal["fitserve-dataset-1"] = "fitserve-dataset-1"
     row_count: _Count
     features: MatrixFile | None
     columns: tuple[ColumnFile, ...]
     targets: ColumnFile | None
+    weights: WeightsFile | None = None
     digest: str
     display_name: str
     create_time: AwareDatetime
@@ -89,4 +97,5 @@ class Description(_Part):
             size_bytes=self.size_bytes,
             create_time=self.create_time,
             display_name=self.display_name,
+            has_weights=self.weights is not None,
         )

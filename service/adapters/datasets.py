@@ -28,7 +28,7 @@ from service.adapters.column_files import (
     MatrixWriter,
     ValuesFile,
 )
-from service.adapters.dataset_format import DESCRIPTION_FILE, Description, Summaries
+from service.adapters.dataset_format import DESCRIPTION_FILE, Description, Summaries, WeightsFile
 from service.adapters.layout import RepositoryLayout
 from service.domain.entities import ColumnData, DataBlock, Dataset
 from service.domain.errors import Reason, ServiceError, invalid
@@ -126,6 +126,9 @@ class _Form:
         if block.targets is not None:
             path = directory / "targets.bin"
             self._targets = ColumnWriter(path, block.targets.name, block.targets.kind, becomes_float32=False)
+        self._weights: ValuesFile | None = None
+        if block.weights is not None:
+            self._weights = ValuesFile(directory / "weights.bin", "<f8")
 
     def files(self) -> Iterator[ValuesFile]:
         """Yields all files."""
@@ -134,6 +137,8 @@ class _Form:
         yield from (column.file for column in self._columns)
         if self._targets is not None:
             yield self._targets.file
+        if self._weights is not None:
+            yield self._weights
 
     def check(self, block: DataBlock) -> None:
         """Refuses a block that has another form.
@@ -144,6 +149,9 @@ class _Form:
         self._check_matrix(block)
         self._check_columns(block.columns, block.rows)
         self._check_targets(block)
+        if (block.weights is None) is not (self._weights is None):
+            message = "without weights" if self._weights is None else "with weights"
+            raise invalid("weights", f"the rows before came {message}; send all rows in the same way")
         self._check_texts(block)
 
     def append(self, block: DataBlock) -> None:
@@ -154,6 +162,8 @@ class _Form:
             writer.append(column.values)
         if self._targets is not None and block.targets is not None:
             self._targets.append(block.targets.values)
+        if self._weights is not None and block.weights is not None:
+            self._weights.append(block.weights)
 
     def flush(self) -> None:
         """Writes what is in memory."""
@@ -167,6 +177,7 @@ class _Form:
             features=self._matrix.describe() if self._matrix else None,
             columns=tuple(column.describe() for column in self._columns),
             targets=self._targets.describe() if self._targets else None,
+            weights=WeightsFile(file=self._weights.path.name) if self._weights else None,
             digest=self.digest(rows),
             display_name=display_name,
             create_time=create_time,
@@ -186,6 +197,8 @@ class _Form:
             "columns": [{"name": column.name, **column.fingerprint()} for column in self._columns],
             "targets": self._targets.fingerprint() if self._targets else None,
         }
+        if self._weights is not None:
+            content["weights"] = self._weights.sha256
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 

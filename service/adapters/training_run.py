@@ -40,6 +40,7 @@ _REPORT_SECONDS = 1.0
 _GROUP_END_SECONDS = 0.5
 _PIPE_END_SECONDS = 0.3
 _SIGKILLED = -9
+_ABORTED = -6  # what a library does to its process that gets no memory and cannot say so
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,12 @@ class ForkedRun:
         drained = await asyncio.gather(*(pipe.finish(_PIPE_END_SECONDS) for pipe in self._pipes))
         if not all(drained):
             _log.warning("a process that left its group still holds a pipe of job %s", self.job)
+        if exit_code == _ABORTED and self._order.memory_limit_bytes is not None:
+            self._fail(
+                Reason.TRAINER_OOM,
+                "the training's library ended the process, which they do when they get no more memory: "
+                f"memory_limit_bytes is {self._order.memory_limit_bytes}; raise it, or train on fewer rows",
+            )
         failure = self._failure or _Failure("", "")
         self._queue.put_nowait(
             TrainingEnded(

@@ -130,6 +130,7 @@ class DataBlock:
 
     Attributes:
         targets_field: The name of the field that the targets came in, for messages.
+        weights: What each row counts in training, finite and not below zero; None if all count the same.
     """
 
     rows: int
@@ -137,6 +138,7 @@ class DataBlock:
     columns: tuple[ColumnData, ...]
     targets: ColumnData | None
     targets_field: str = "targets"
+    weights: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ class Dataset:
     size_bytes: int
     create_time: datetime
     display_name: str = ""
+    has_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -345,6 +348,7 @@ class AlgorithmTraits:
     missing_values: bool
     images: bool
     native_categories: bool = False
+    sample_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -356,6 +360,7 @@ class FitOrder:
         request_hash: A digest of the whole request, data included.
         data: The rows themselves, or the digest of an uploaded dataset.
         target: The name of the column to predict, or "".
+        class_weights: Whether labels are weighed.
         time_limit: Seconds of wall time, or None.
     """
 
@@ -373,6 +378,7 @@ class FitOrder:
     queue: bool
     new_version: bool
     load: bool
+    class_weights: bool = False
 
 
 @dataclass(frozen=True)

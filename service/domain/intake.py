@@ -140,12 +140,15 @@ def check_fit(order: FitOrder, dataset: Dataset) -> FitCommand:
     inputs = targets = "dataset"
     if isinstance(order.data, DataBlock):
         inputs, targets = "inline.inputs", f"inline.{order.data.targets_field}"
+    _check_weights(order, dataset)
     target = _target(order.target, dataset, targets)
     features = [column for column in dataset.columns if column is not target]
     _check_features(features if dataset.features is None else [dataset.features], order.algorithm, inputs)
     shape = dataset.shape or (len(features),)
     _check_shape(shape, order.algorithm, inputs)
     task = _task(order, target)
+    if order.class_weights and task == Task.REGRESSION:
+        raise invalid("class_weights", "regression has no labels to weigh; leave them out")
     _check_target(target, task, dataset.rows, f"{inputs} (column {target.name!r})" if order.target else targets)
     return FitCommand(order, task, dataset, shape, tuple(ColumnSpec(c.name, c.kind) for c in features))
 
@@ -168,6 +171,17 @@ def _target(name: str, dataset: Dataset, where: str) -> ColumnSummary:
     raise invalid("target", f"there is no column {name!r}{hint(name, known)}; the columns are {', '.join(known)}")
 
 
+def _check_weights(order: FitOrder, dataset: Dataset) -> None:
+    if order.algorithm.sample_weights:
+        return
+    name = order.algorithm.name
+    if dataset.has_weights:
+        where = "inline.weights" if isinstance(order.data, DataBlock) else "dataset"
+        raise invalid(where, f"{name} takes no weights of rows; leave them out, or use another algorithm")
+    if order.class_weights:
+        raise invalid("class_weights", f"{name} takes no weights of labels; leave them out, or use another algorithm")
+
+
 def _check_features(columns: list[ColumnSummary], algorithm: AlgorithmTraits, where: str) -> None:
     if not columns:
         raise invalid(where, "there is no column to learn from besides the target")
@@ -179,7 +193,7 @@ def _check_features(columns: list[ColumnSummary], algorithm: AlgorithmTraits, wh
             raise invalid(
                 place,
                 f"{column.missing} values are missing (NaN) and {algorithm.name} takes none in a matrix; fill them in, send "
-                "table or records, or use hist_gradient_boosting or xgboost",
+                "table or records, or use hist_gradient_boosting, xgboost, lightgbm or catboost",
             )
         if column.kind is ValueKind.CATEGORY:
             _check_categories(column, algorithm, place)

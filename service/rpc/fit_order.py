@@ -35,6 +35,7 @@ def fit_order(request: training_service_pb2.FitRequest) -> FitOrder:
     validate.text(request.request_id, "request_id", MAX_REQUEST_ID)
     validate.text(request.target, "target")
     algorithm = _algorithm(request)
+    inputs.check_weights(request.class_weights.values(), "class_weights")
     time_limit = _time_limit(request)
     return FitOrder(
         model=request.model,
@@ -51,6 +52,7 @@ def fit_order(request: training_service_pb2.FitRequest) -> FitOrder:
         queue=request.queue,
         new_version=request.existing == training_service_pb2.EXISTING_MODEL_NEW_VERSION,
         load=request.load,
+        class_weights=bool(request.class_weights),
     )
 
 
@@ -69,6 +71,7 @@ def _algorithm(request: training_service_pb2.FitRequest) -> AlgorithmTraits:
         traits.missing_values,
         traits.images,
         native_categories=traits.native_categories,
+        sample_weights=traits.sample_weights,
     )
 
 
@@ -105,7 +108,7 @@ def _without_data(request: training_service_pb2.FitRequest) -> bytes:
             if value.HasField("labels"):
                 copy.inline.labels.SetInParent()
         elif field.message_type is not None:
-            getattr(copy, field.name).CopyFrom(value)
+            getattr(copy, field.name).MergeFrom(value)  # which maps have too
         else:
             setattr(copy, field.name, value)
     return copy.SerializeToString()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import numpy as np
 from fitserve.v1 import data_pb2, dataset_pb2, options_pb2, training_service_pb2
 from google.protobuf import struct_pb2
+from numpy.typing import NDArray
 
 from service.domain.entities import ColumnData, DataBlock, Floats, Signature
 from service.domain.errors import Reason, ServiceError, invalid
@@ -19,6 +21,9 @@ MAX_COLUMNS = 100_000
 
 MAX_ROW_VALUES = 2**22
 """The most values of a row of more dimensions to train on, such as an image."""
+
+MAX_WEIGHT = 1e12
+"""The largest weight of a row or a label."""
 
 MAX_NAMED_COLUMNS: int = (
     data_pb2.Table.DESCRIPTOR.fields_by_name["columns"].GetOptions().Extensions[options_pb2.bounds].max_items
@@ -51,7 +56,8 @@ def block_of_inline(inline: training_service_pb2.InlineDataset) -> DataBlock:
         targets = tensors.column_of_message(inline.targets, "inline.targets")
     elif inline.HasField("labels"):
         targets = tensors.column_of_values(inline.labels.values, "", "inline.labels")
-    return _block(inline.inputs, targets, "inline", "labels" if inline.HasField("labels") else "targets")
+    targets_field = "labels" if inline.HasField("labels") else "targets"
+    return _block(inline.inputs, targets, inline.weights, "inline", targets_field)
 
 
 def block_of_chunk(chunk: dataset_pb2.DatasetChunk) -> DataBlock:
@@ -63,17 +69,39 @@ def block_of_chunk(chunk: dataset_pb2.DatasetChunk) -> DataBlock:
     targets = tensors.column_of_message(chunk.targets, "chunk.targets") if chunk.HasField("targets") else None
     if form_of(chunk.inputs, "chunk.inputs") not in ("tensor", "table"):
         raise invalid("chunk.inputs", "uploads take tensor or table")
-    return _block(chunk.inputs, targets, "chunk", "targets")
+    return _block(chunk.inputs, targets, chunk.weights, "chunk", "targets")
 
 
-def _block(inputs: data_pb2.Inputs, targets: ColumnData | None, path: str, targets_field: str) -> DataBlock:
+def _block(
+    inputs: data_pb2.Inputs, targets: ColumnData | None, weights: Sequence[float], path: str, targets_field: str
+) -> DataBlock:
     features, columns = _training_features(inputs, f"{path}.inputs")
     rows = len(columns[0]) if features is None else len(features)
     if rows == 0:
         raise invalid(f"{path}.inputs", "there are no rows")
     if targets is not None and len(targets) != rows:
         raise invalid(f"{path}.{targets_field}", f"there are {len(targets)} values for {rows} rows")
-    return DataBlock(rows, features, columns, targets, targets_field)
+    if weights and len(weights) != rows:
+        raise invalid(f"{path}.weights", f"there are {len(weights)} weights for {rows} rows")
+    return DataBlock(rows, features, columns, targets, targets_field, check_weights(weights, f"{path}.weights"))
+
+
+def check_weights(weights: Iterable[float], path: str) -> NDArray[np.float64] | None:
+    """Returns weights as an array, or None if there are none.
+
+    Raises:
+        ServiceError: INVALID_FIELD; one is no number from 0 to MAX_WEIGHT.
+    """
+    values = np.fromiter(weights, np.float64)
+    if not len(values):
+        return None
+    # A comparison with NaN never holds.
+    wrong = np.flatnonzero(~((values >= 0) & (values <= MAX_WEIGHT)))
+    if len(wrong):
+        raise invalid(
+            f"{path}[{wrong[0]}]", f"{values[wrong[0]]:g} is no weight; it takes numbers from 0 to {MAX_WEIGHT:g}"
+        )
+    return values
 
 
 def _training_features(inputs: data_pb2.Inputs, path: str) -> tuple[Floats | None, tuple[ColumnData, ...]]:

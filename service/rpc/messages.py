@@ -247,6 +247,7 @@ def dataset_message(dataset: Dataset) -> dataset_pb2.Dataset:
         shape=dataset.shape or (),
         columns=[column.name for column in dataset.columns],
         has_targets=dataset.targets is not None,
+        has_weights=dataset.has_weights,
         size_bytes=dataset.size_bytes,
         create_time=timestamp(dataset.create_time),
         display_name=dataset.display_name,

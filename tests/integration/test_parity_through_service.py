@@ -28,6 +28,23 @@ CASES = {
     "xgboost": ("classification", {"n_estimators": 30}, datasets.load_wine),
     "xgboost of two classes": ("classification", {"n_estimators": 30}, datasets.load_breast_cancer),
     "xgboost of numbers": ("regression", {"n_estimators": 30}, datasets.load_diabetes),
+    "lightgbm": ("classification", {"n_estimators": 30}, datasets.load_wine),
+    "lightgbm of two classes": ("classification", {"n_estimators": 30}, datasets.load_breast_cancer),
+    "lightgbm of numbers": ("regression", {"n_estimators": 30}, datasets.load_diabetes),
+    "catboost": ("classification", {"iterations": 30}, datasets.load_wine),
+    "catboost of two classes": ("classification", {"iterations": 30}, datasets.load_breast_cancer),
+    "catboost of numbers": ("regression", {"iterations": 30, "grow_policy": "Lossguide"}, datasets.load_diabetes),
+    "extra_trees": ("classification", {"n_estimators": 30}, datasets.load_wine),
+    "extra_trees of numbers": ("regression", {"n_estimators": 20}, datasets.load_diabetes),
+    "linear": ("regression", {}, datasets.load_diabetes),
+    "ridge": ("regression", {}, datasets.load_diabetes),
+    "elastic_net": ("regression", {"alpha": 0.1}, datasets.load_diabetes),
+    "gaussian_nb": ("classification", {}, datasets.load_wine),
+    "svm": ("classification", {}, datasets.load_wine),
+    "svm of two classes": ("classification", {}, datasets.load_breast_cancer),
+    "svm of numbers": ("regression", {}, datasets.load_diabetes),
+    "knn": ("classification", {"weights": "distance"}, datasets.load_wine),
+    "knn of numbers": ("regression", {}, datasets.load_diabetes),
     "torch_mlp": ("classification", {"epochs": 10}, datasets.load_wine),
     "torch_mlp of numbers": ("regression", {"epochs": 10}, datasets.load_diabetes),
     "torch_cnn": ("classification", {"epochs": 2}, datasets.load_digits),
@@ -84,3 +101,29 @@ def with_wild_rows(rows: np.ndarray) -> np.ndarray:
     """Returns rows and, after them, some far from all that was trained on, zeros among them."""
     wild = np.random.default_rng(0).normal(rows.mean(), 3 * rows.std(), size=(20, *rows.shape[1:]))
     return np.concatenate([rows, wild, np.zeros((1, *rows.shape[1:]))]).astype(np.float32)
+
+
+def test_weights_and_early_stopping_reach_the_training(
+    service: ServiceProcess, client: fitserve.Client, name: str
+) -> None:
+    data = datasets.load_iris()
+    species = data.target_names[data.target]
+    # What counts nothing in training is not learned: one species takes the place of another.
+    swapped = np.where(species == "setosa", "virginica", species)
+    x = np.concatenate([data.data, data.data]).astype(np.float32)
+    job = client.fit(
+        name,
+        x,
+        np.concatenate([species, swapped]),
+        algorithm="lightgbm",
+        sample_weight=np.repeat([1.0, 0.0], len(data.data)),
+        class_weights={"versicolor": 2},
+        n_estimators=1000,
+        early_stopping_rounds=3,
+        queue=True,
+        load=True,
+    )
+    assert job.wait(120).state == "SUCCEEDED"
+    assert set(client.predict(name, x[:50])) == {"setosa"}
+    with pytest.raises(fitserve.FitServeError, match="knn takes no weights of rows"):
+        client.fit(f"{name}-knn", x, np.concatenate([species, swapped]), algorithm="knn", sample_weight=np.ones(300))

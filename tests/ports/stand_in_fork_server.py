@@ -252,10 +252,15 @@ def hog_by_child(report: Report) -> int:
     return hog(report) if os.fork() == 0 else endless(report)
 
 
+def abort(report: Report) -> int:
+    """Ends as a library does that gets no memory."""
+    os.abort()
+
+
 BEHAVIOURS = {
     behaviour.__name__: behaviour
     for behaviour in (
-        good, endless, silent, family, stray, daemon, refused, crash, garbage, noisy, flood, hog, hog_by_child,
+        good, endless, silent, family, stray, daemon, refused, crash, abort, garbage, noisy, flood, hog, hog_by_child,
         deep, long_number, absurd_rows, absurd_step, absurd_metric, absurd_progress, absurd_memory
     )
 }  # fmt: skip

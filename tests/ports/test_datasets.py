@@ -92,6 +92,19 @@ class TestFormat:
         assert np.fromfile(directory / "features.bin", "<f4").tolist() == [1, 2, 3, 4, 5, 6]
         assert np.fromfile(directory / "targets.bin", "<i4").tolist() == [0, 1]
 
+    def test_weights(self, datasets: DatasetFiles) -> None:
+        plain = matrix([1, 2], [4, 5], targets=texts("", "b", "a"))
+        weighed = replace(plain, weights=np.array([0.5, 2.0]))
+        found = store(datasets, weighed)
+        directory = datasets.path(found.digest)
+        description = json.loads((directory / "dataset.json").read_text())
+        assert description["weights"] == {"file": "weights.bin", "dtype": "<f8"}
+        assert np.fromfile(directory / "weights.bin", "<f8").tolist() == [0.5, 2.0]
+        assert datasets.get(found.digest) == found
+        assert found.has_weights
+        assert store(datasets, plain).digest != found.digest
+        assert refusal(datasets, weighed, plain) == refusal(datasets, plain, weighed) == "weights"
+
     def test_images(self, datasets: DatasetFiles) -> None:
         found = store(datasets, matrix([[[1, 2], [3, 4]]], [[[5, 6], [7, 8]]]))
         description = json.loads((datasets.path(found.digest) / "dataset.json").read_text())

@@ -439,6 +439,15 @@ async def test_memory_above_the_limit_ends_the_run(make_order: MakeOrder, behavi
     assert "100000000 bytes of memory_limit_bytes" in end.message
 
 
+@pytest.mark.parametrize(("limit", "reason"), [(100_000_000, "TRAINER_OOM"), (None, "")])
+async def test_a_library_that_aborts_under_a_limit_had_no_memory(
+    make_order: MakeOrder, limit: int | None, reason: str
+) -> None:
+    async with stand_in() as trainer:
+        end = await end_of(await trainer.run(make_order("abort", memory_limit_bytes=limit)))
+    assert (end.exit_code, end.reason) == (-signal.SIGABRT, reason)
+
+
 async def test_memory_below_the_limit_is_fine(make_order: MakeOrder) -> None:
     async with stand_in() as trainer:
         run = await trainer.run(make_order("hog", memory_limit_bytes=300_000_000))

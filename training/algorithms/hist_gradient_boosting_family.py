@@ -13,13 +13,13 @@ import numpy as np
 import onnx
 from google.protobuf.message import Message
 from numpy.typing import NDArray
-from onnx import helper
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
+from training.algorithms import losses
 from training.algorithms.base import Problem
 from training.data import Floats, Integers, Rows
 from training.errors import invalid_field
-from training.export import graph, trees
+from training.export import boosted, trees
 from training.export.code_sets import CodeSet
 from training.progress import Progress
 from training.spec import Json, effective_parameters
@@ -40,6 +40,8 @@ class Family:
         "l2_regularization": 0.0,
         "max_bins": 255,
         "early_stopping": False,
+        "n_iter_no_change": 10,
+        "tol": 1e-7,
         "loss": None,
         "class_weight": None,
     }
@@ -48,11 +50,15 @@ class Family:
     def __init__(self, hyper_parameters: Message, problem: Problem) -> None:
         """Builds the untrained model."""
         parameters = effective_parameters(hyper_parameters, self.DEFAULTS)
-        _check(parameters, problem)
+        losses.check_loss_of_regression(parameters["loss"], problem, "hist_gradient_boosting.loss")
+        losses.check_class_weight(parameters["class_weight"], problem, "hist_gradient_boosting.class_weight")
         _check_categories(parameters, problem)
-        places = [column.place for column in problem.categories]
         arguments: dict[str, object] = {**parameters, "random_state": problem.seed, "verbose": _VERBOSE}
-        arguments["categorical_features"] = places or None
+        # It measures the losses only with early stopping, which never happens within so many rounds.
+        arguments["early_stopping"] = True
+        if not parameters["early_stopping"]:
+            arguments["n_iter_no_change"] = parameters["max_iter"]
+        arguments["categorical_features"] = [column.place for column in problem.categories] or None
         if problem.task == "classification":
             del arguments["loss"]
             self._booster = HistGradientBoostingClassifier(**arguments)
@@ -65,13 +71,19 @@ class Family:
         self._counts = {column.place: column.count for column in problem.categories}
 
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
-        """Trains the model; the progress is read from the lines that scikit-learn prints after each round."""
-        self._check_targets(train.targets)
+        """Trains the model; the losses on both sets of rows are read from what scikit-learn prints after each round."""
+        losses.check_targets(self.parameters["loss"], train.targets, "hist_gradient_boosting.loss", "squared_error")
         features = _matrix(train.features)
         # A column without any value has no bins, which scikit-learn does not expect; nothing is learned from it.
         features[:, np.isnan(features).all(axis=0)] = 0.0
         with contextlib.redirect_stdout(_RoundLines(progress)):
-            self._booster.fit(features, train.targets)
+            self._booster.fit(
+                features,
+                train.targets,
+                sample_weight=train.weights,
+                X_val=_matrix(validation.features),
+                y_val=validation.targets,
+            )
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         """Returns the class probabilities or the values."""
@@ -91,48 +103,8 @@ class Family:
             for boosting_round in self._booster._predictors
             for target, predictor in enumerate(boosting_round)
         ]
-        classes = self._problem.class_count
-        link = self._link()
-        nodes = trees.sum_nodes(grown, "BRANCH_LEQ", base, "raw" if link else graph.SCORES)
-        return graph.model(
-            nodes + link,
-            {"one": graph.ONE} if classes == 2 else {},
-            self._problem.feature_shape,
-            max(classes, 1),
-        )
-
-    def _link(self) -> list[onnx.NodeProto]:
-        """Returns the operations from the sum of the trees to the scores."""
-        if self._problem.class_count == 2:
-            return [
-                helper.make_node("Sigmoid", ["raw"], ["second_class"]),
-                *graph.two_classes("second_class"),
-            ]
-        if self._problem.class_count:
-            return [helper.make_node("Softmax", ["raw"], [graph.SCORES], axis=1)]
-        if self.parameters["loss"] in _LOG_LINK_LOSSES:
-            return [helper.make_node("Exp", ["raw"], [graph.SCORES])]
-        return []
-
-    def _check_targets(self, targets: NDArray[np.int64] | NDArray[np.float64]) -> None:
-        """Raises INVALID_FIELD if the loss or early stopping cannot work with these targets."""
-        loss = self.parameters["loss"]
-        if loss == "gamma" and targets.min() <= 0:
-            raise _invalid("loss", "gamma needs targets above zero; use squared_error for others")
-        if loss == "poisson" and (targets.min() < 0 or targets.sum() <= 0):
-            raise _invalid(
-                "loss", "poisson needs targets of zero or more, some above zero; use squared_error for others"
-            )
-        if not self.parameters["early_stopping"]:
-            return
-        # A tenth is set aside, by class for classification.
-        aside = -(-len(targets) // 10)
-        classes = self._problem.class_count
-        rarest = np.bincount(targets.astype(np.int64)).min() if classes else 2
-        if rarest < 2 or min(aside, len(targets) - aside) < max(classes, 1):
-            raise _invalid(
-                "early_stopping", "there are too few rows to set a tenth of each label aside; leave it unset"
-            )
+        link: boosted.Link = "log" if self.parameters["loss"] in _LOG_LINK_LOSSES else "identity"
+        return boosted.model(grown, "BRANCH_LEQ", base, self._problem, link)
 
 
 class _RoundLines(io.TextIOBase):
@@ -155,7 +127,7 @@ class _RoundLines(io.TextIOBase):
         return len(text)
 
 
-_LOSS_NAMES = {"train": "loss", "val": "early_stopping_loss"}
+_LOSS_NAMES = {"train": "loss", "val": "validation_loss"}
 
 
 # Any: scikit-learn has no types for its trees.
@@ -184,13 +156,6 @@ def _members(bitset: NDArray[np.uint32]) -> Integers:
     return np.flatnonzero(np.unpackbits(bitset.astype("<u4").view(np.uint8), bitorder="little"))
 
 
-def _check(parameters: Mapping[str, Json], problem: Problem) -> None:
-    if problem.task == "classification" and parameters["loss"] is not None:
-        raise _invalid("loss", "classification always uses the log loss; leave it unset, or set task to regression")
-    if problem.task == "regression" and parameters["class_weight"] is not None:
-        raise _invalid("class_weight", "regression has no classes to weigh; leave it unset")
-
-
 def _check_categories(parameters: Mapping[str, Json], problem: Problem) -> None:
     most = parameters["max_bins"]
     assert isinstance(most, int)
@@ -201,10 +166,6 @@ def _check_categories(parameters: Mapping[str, Json], problem: Problem) -> None:
                 f"it has {column.count} categories and hist_gradient_boosting splits {most} (max_bins, at most 255); group "
                 "rare ones, or use xgboost",
             )
-
-
-def _invalid(field: str, message: str) -> Exception:
-    return invalid_field(f"hist_gradient_boosting.{field}", message)
 
 
 def _matrix(features: Floats) -> NDArray[np.float64]:

@@ -9,14 +9,13 @@ import numpy as np
 import onnx
 from google.protobuf.message import Message
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from training.algorithms.base import Problem
 from training.data import Floats, Rows
-from training.export import graph
+from training.export import graph, products
 from training.progress import Progress
 from training.spec import Json, effective_parameters
 
@@ -47,7 +46,7 @@ class Family:
 
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
         """Trains the model; the solver shows nothing until it ends, so there is one step."""
-        self._pipeline.fit(_matrix(train.features), train.targets)
+        self._pipeline.fit(_matrix(train.features), train.targets, classify__sample_weight=train.weights)
         iterations = int(self._classifier.n_iter_.max())
         progress.step(iterations, iterations, "iteration")
 
@@ -66,17 +65,13 @@ class Family:
             intercept = np.array([0.0, float(np.ravel(intercept)[0])])
         weights = coefficients / scaler.scale_
         bias = intercept - weights @ scaler.mean_
-        shape = self._problem.feature_shape
+        constants: dict[str, NDArray[np.generic]] = {}
         nodes = [
-            helper.make_node("Flatten", [graph.FEATURES], ["flat"]),
-            helper.make_node("Cast", ["flat"], ["doubles"], to=TensorProto.DOUBLE),
-            helper.make_node("MatMul", ["doubles", "weights"], ["products"]),
-            helper.make_node("Add", ["products", "bias"], ["decisions"]),
-            helper.make_node("Softmax", ["decisions"], ["probabilities"], axis=1),
-            helper.make_node("Cast", ["probabilities"], [graph.SCORES], to=TensorProto.FLOAT),
+            *products.doubles(),
+            *products.affine("doubles", weights, bias, "decisions", constants),
+            *products.probabilities("decisions"),
         ]
-        constants = {"weights": np.ascontiguousarray(weights.T), "bias": bias}
-        return graph.model(nodes, constants, shape, self._problem.class_count)
+        return graph.model(nodes, constants, self._problem.feature_shape, self._problem.class_count)
 
 
 def _matrix(features: Floats) -> NDArray[np.float64]:

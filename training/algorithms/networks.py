@@ -155,11 +155,13 @@ class Network:
             self._target_mean = float(train.targets.mean())
             self._target_deviation = float(train.targets.std()) or 1.0
         features, targets = torch.from_numpy(train.features), self._targets(train)
-        loss_of = nn.CrossEntropyLoss() if self._problem.class_count else nn.MSELoss()
+        weights = _weights(train)
+        kind = nn.CrossEntropyLoss if self._problem.class_count else nn.MSELoss
+        loss_of, losses_of = kind(), kind(reduction="none")
         optimizer = _Adam(list(self._body.parameters()), schedule)
         validation_targets = self._targets(validation)
         for epoch in range(1, schedule.epochs + 1):
-            loss = self._run_epoch(features, targets, schedule.batch_size, loss_of, optimizer)
+            loss = self._run_epoch(features, targets, weights, schedule.batch_size, losses_of, optimizer)
             validation_loss = float(loss_of(self._outputs(validation.features), validation_targets))
             if not math.isfinite(loss + validation_loss):
                 raise invalid_field(
@@ -202,15 +204,17 @@ class Network:
         self,
         features: Tensor,
         targets: Tensor,
+        weights: Tensor,
         batch_size: int,
-        loss_of: Callable[[Tensor, Tensor], Tensor],
+        losses_of: Callable[[Tensor, Tensor], Tensor],
         optimizer: _Adam,
     ) -> float:
         """Trains on all rows once, in random order; returns the mean loss."""
         self._body.train()
         total = torch.zeros(())
         for rows in torch.split(torch.randperm(len(features)), batch_size):
-            loss = loss_of(self._body(features[rows]), targets[rows])
+            losses = losses_of(self._body(features[rows]), targets[rows])
+            loss = (losses.reshape(len(rows), -1).mean(1) * weights[rows]).mean()
             optimizer.step(loss)
             total += loss.detach() * len(rows)
         return float(total) / len(features)
@@ -220,6 +224,13 @@ class Network:
         self._body.eval()
         with torch.inference_mode():
             return torch.cat([self._body(rows) for rows in torch.split(torch.from_numpy(features), _PREDICT_ROWS)])
+
+
+def _weights(rows: Rows) -> Tensor:
+    """Returns what each row counts, one on average."""
+    if rows.weights is None:
+        return torch.ones(len(rows))
+    return torch.from_numpy((rows.weights / rows.weights.mean()).astype(np.float32))
 
 
 class NetworkFamily:

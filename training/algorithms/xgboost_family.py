@@ -12,11 +12,11 @@ import onnx
 import xgboost
 from google.protobuf.message import Message
 from numpy.typing import NDArray
-from onnx import helper
 
+from training.algorithms import losses, weights
 from training.algorithms.base import Problem
 from training.data import Floats, Rows
-from training.export import graph, trees
+from training.export import boosted, trees
 from training.export.code_sets import CodeSet
 from training.progress import Progress
 from training.spec import Json, effective_parameters
@@ -36,12 +36,15 @@ class Family:
         "reg_alpha": 0.0,
         "reg_lambda": 1.0,
         "max_bin": 256,
+        "early_stopping_rounds": None,
+        "class_weight": None,
     }
     LIBRARIES: ClassVar[tuple[str, ...]] = ("xgboost",)
 
     def __init__(self, hyper_parameters: Message, problem: Problem) -> None:
         """Builds the untrained model."""
         self.parameters = effective_parameters(hyper_parameters, self.DEFAULTS)
+        losses.check_class_weight(self.parameters["class_weight"], problem, "xgboost.class_weight")
         self._problem = problem
         self._booster = xgboost.Booster()
 
@@ -50,17 +53,22 @@ class Family:
         arguments = dict(self.parameters)
         rounds = arguments.pop("n_estimators")
         assert isinstance(rounds, int)
+        class_weight = arguments.pop("class_weight")
+        callbacks: list[xgboost.callback.TrainingCallback] = [_Rounds(progress, rounds)]
+        patience = arguments.pop("early_stopping_rounds")
+        if patience is not None:
+            callbacks.append(xgboost.callback.EarlyStopping(rounds=patience, data_name="validation", save_best=True))
         arguments |= {"tree_method": "hist", "seed": self._problem.seed, "nthread": self._problem.cores}
         arguments |= self._objective()
-        train_matrix = self._quantiles(train, None)
-        validation_matrix = self._quantiles(validation, train_matrix)
+        train_matrix = self._quantiles(train, weights.of_rows(train, class_weight), None)
+        validation_matrix = self._quantiles(validation, None, train_matrix)
         self._booster = xgboost.train(
             arguments,
             train_matrix,
             rounds,
             evals=[(train_matrix, "train"), (validation_matrix, "validation")],
             verbose_eval=False,
-            callbacks=[_Rounds(progress, rounds)],
+            callbacks=callbacks,
         )
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
@@ -75,24 +83,18 @@ class Family:
         learner = json.loads(self._booster.save_raw("json"))["learner"]
         booster = learner["gradient_booster"]["model"]
         base = np.array(json.loads(learner["learner_model_param"]["base_score"]), np.float64)
-        classes = self._problem.class_count
-        if classes == 2:
+        if self._problem.class_count == 2:
             base = np.array([math.log(base[0] / (1.0 - base[0]))])
         counts = {column.place: column.count for column in self._problem.categories}
         grown = [
             _tree(tree, target, counts) for tree, target in zip(booster["trees"], booster["tree_info"], strict=True)
         ]
-        link = self._link()
-        nodes = trees.sum_nodes(grown, "BRANCH_LT", base, "raw" if link else graph.SCORES)
-        return graph.model(
-            nodes + link,
-            {"one": graph.ONE} if classes == 2 else {},
-            self._problem.feature_shape,
-            max(classes, 1),
-        )
+        return boosted.model(grown, "BRANCH_LT", base, self._problem)
 
-    def _quantiles(self, rows: Rows, ref: xgboost.QuantileDMatrix | None) -> xgboost.QuantileDMatrix:
-        """Returns rows in the bins of `ref`, or in bins of their own."""
+    def _quantiles(
+        self, rows: Rows, counts: NDArray[np.float64] | None, ref: xgboost.QuantileDMatrix | None
+    ) -> xgboost.QuantileDMatrix:
+        """Returns rows, which count as given, in the bins of `ref`, or in bins of their own."""
         features = _matrix(rows.features)
         types = ["q"] * features.shape[1]
         for column in self._problem.categories:
@@ -100,6 +102,7 @@ class Family:
         return xgboost.QuantileDMatrix(
             features,
             rows.targets,
+            weight=counts,
             nthread=self._problem.cores,
             max_bin=self.parameters["max_bin"],
             ref=ref,
@@ -114,17 +117,6 @@ class Family:
         if classes == 2:
             return {"objective": "binary:logistic"}
         return {"objective": "multi:softprob", "num_class": classes}
-
-    def _link(self) -> list[onnx.NodeProto]:
-        """Returns the operations from the sum of the trees to the scores."""
-        if self._problem.class_count == 2:
-            return [
-                helper.make_node("Sigmoid", ["raw"], ["second_class"]),
-                *graph.two_classes("second_class"),
-            ]
-        if self._problem.class_count:
-            return [helper.make_node("Softmax", ["raw"], [graph.SCORES], axis=1)]
-        return []
 
 
 class _Rounds(xgboost.callback.TrainingCallback):

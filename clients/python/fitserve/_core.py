@@ -29,7 +29,7 @@ from fitserve.v1 import (
 Task: TypeAlias = Literal["classification", "regression"]
 Existing: TypeAlias = Literal["fail", "new_version"]
 OnError: TypeAlias = Literal["raise", "yield"]
-Chunk: TypeAlias = tuple[Rows, npt.ArrayLike | None]
+Chunk: TypeAlias = tuple[Rows, npt.ArrayLike | None] | tuple[Rows, npt.ArrayLike | None, npt.ArrayLike | None]
 Source: TypeAlias = Iterator[Chunk] | AsyncIterator[Chunk]
 
 INLINE_BYTES = 48_000_000
@@ -92,6 +92,8 @@ def fit(
     existing: Existing,
     load: bool,
     request_id: str | None,
+    sample_weight: npt.ArrayLike | None,
+    class_weights: Mapping[str, float] | None,
 ) -> Fit:
     """Builds a FitRequest.
 
@@ -121,28 +123,32 @@ def fit(
         seconds = time_limit if isinstance(time_limit, datetime.timedelta) else datetime.timedelta(seconds=time_limit)
         request.time_limit.FromTimedelta(seconds)
     _set_algorithm(request, algorithm, hyperparameters)
-    return Fit(request, _set_data(request, rows, targets))
+    request.class_weights.update(class_weights or {})
+    return Fit(request, _set_data(request, rows, targets, sample_weight))
 
 
 def _set_data(
     request: training_service_pb2.FitRequest,
     rows: Rows | data_pb2.Inputs | None,
     targets: npt.ArrayLike | None,
+    weights: npt.ArrayLike | None,
 ) -> TrainingData | None:
     """Puts the data into the request, or returns it if it is too large for that."""
     if (rows is None) == (not request.dataset):
         raise TypeError("fit() takes either X, or dataset=DIGEST of uploaded data")
     if rows is None:
-        if targets is not None:
+        if targets is not None or weights is not None:
             raise TypeError("fit() takes y together with X; uploaded data has its own targets, or target=COLUMN")
         return None
     if (targets is None) == (not request.target):
         raise TypeError("fit() takes either y, or target=COLUMN to name a column of X")
     if isinstance(rows, data_pb2.Inputs):
         column = None if targets is None else _features.column("", targets).message()
-        request.inline.CopyFrom(training_service_pb2.InlineDataset(inputs=rows, targets=column))
+        inline = training_service_pb2.InlineDataset(inputs=rows, targets=column)
+        inline.weights.extend([] if weights is None else np.asarray(weights, np.float64))
+        request.inline.CopyFrom(inline)
         return None
-    data = _features.training_data(rows, targets)
+    data = _features.training_data(rows, targets, weights)
     if data.size_bytes > INLINE_BYTES:
         return data
     request.inline.CopyFrom(data.inline())
@@ -210,7 +216,7 @@ def chunks(rows: Rows | Source, targets: npt.ArrayLike | None) -> Iterable[Chunk
 
 
 def chunks(rows: Rows | Source, targets: npt.ArrayLike | None) -> Iterable[Chunk] | AsyncIterable[Chunk]:
-    """Returns what to upload as pairs of features and targets: one pair, or those of an iterator.
+    """Returns what to upload as tuples of features, targets and weights: one, or those of an iterator.
 
     Raises:
         TypeError: There is an iterator and targets too.
@@ -223,13 +229,16 @@ def chunks(rows: Rows | Source, targets: npt.ArrayLike | None) -> Iterable[Chunk
 
 
 def read_chunk(chunk: Chunk) -> TrainingData:
-    """Reads one pair of features and targets.
+    """Reads one pair of features and targets, or these and weights.
 
     Raises:
         TypeError, ValueError: It is no pair, or of a wrong type or shape.
     """
-    if not isinstance(chunk, tuple) or len(chunk) != 2:
-        raise TypeError(f"an iterator of chunks yields pairs (X, y), or (X, None), not {type(chunk).__name__}")
+    if not isinstance(chunk, tuple) or len(chunk) not in (2, 3):
+        raise TypeError(
+            "an iterator of chunks yields pairs (X, y), or (X, None), or (X, y, sample_weight), "
+            f"not {type(chunk).__name__}"
+        )
     return _features.training_data(*chunk)
 
 
@@ -243,7 +252,7 @@ def upload_parts(data: TrainingData, chunk_rows: int | None) -> Iterator[trainin
     """Yields the messages that hold some data, each of `chunk_rows` rows or about CHUNK_BYTES."""
     for part in data.parts(chunk_rows, CHUNK_BYTES):
         targets = part.targets.message() if part.targets else None
-        message = dataset_pb2.DatasetChunk(inputs=part.features.message(), targets=targets)
+        message = dataset_pb2.DatasetChunk(inputs=part.features.message(), targets=targets, weights=part.weights)
         yield training_service_pb2.UploadDatasetRequest(chunk=message)
 
 

@@ -134,11 +134,13 @@ class TrainingData:
 
     features: Matrix | Columns
     targets: TypedColumn | None
+    weights: npt.NDArray[np.float64] | None = None
 
     @property
     def size_bytes(self) -> int:
         """About how many bytes the data takes in a message."""
-        return self.features.size_bytes + (self.targets.size_bytes if self.targets else 0)
+        weights = 0 if self.weights is None else self.weights.nbytes
+        return self.features.size_bytes + (self.targets.size_bytes if self.targets else 0) + weights
 
     def parts(self, row_count: int | None, size_bytes: int) -> Iterator[TrainingData]:
         """Yields the data in parts of `row_count` rows or, if that is None, of about `size_bytes`."""
@@ -148,12 +150,13 @@ class TrainingData:
         for start in range(0, total, step):
             stop = min(start + step, total)
             targets = self.targets.part(start, stop) if self.targets else None
-            yield TrainingData(self.features.part(start, stop), targets)
+            weights = None if self.weights is None else self.weights[start:stop]
+            yield TrainingData(self.features.part(start, stop), targets, weights)
 
     def inline(self) -> training_service_pb2.InlineDataset:
         """Returns the data as part of a FitRequest."""
         targets = self.targets.message() if self.targets else None
-        return training_service_pb2.InlineDataset(inputs=self.features.message(), targets=targets)
+        return training_service_pb2.InlineDataset(inputs=self.features.message(), targets=targets, weights=self.weights)
 
 
 def features(rows: Rows) -> Matrix | Columns:
@@ -174,14 +177,17 @@ def features(rows: Rows) -> Matrix | Columns:
     return _matrix(np.asarray(rows))
 
 
-def training_data(rows: Rows, targets: npt.ArrayLike | None) -> TrainingData:
-    """Reads features and targets.
+def training_data(rows: Rows, targets: npt.ArrayLike | None, weights: npt.ArrayLike | None = None) -> TrainingData:
+    """Reads features, targets, and what each row counts.
 
     Raises:
         TypeError: As `features` does.
-        ValueError: As `features` does, and if features and targets differ in length.
+        ValueError: As `features` does, and if features and targets or weights differ in length.
     """
-    data = TrainingData(features(rows), None if targets is None else column("", targets))
+    counts = None if weights is None else np.asarray(weights, np.float64)
+    data = TrainingData(features(rows), None if targets is None else column("", targets), counts)
+    if counts is not None and counts.shape != (data.features.row_count,):
+        raise ValueError(f"X has {data.features.row_count} rows but sample_weight has the shape {counts.shape}")
     if data.targets is not None and len(data.targets.values) != data.features.row_count:
         raise ValueError(f"X has {data.features.row_count} rows but y has {len(data.targets.values)} values")
     return data

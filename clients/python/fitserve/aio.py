@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Literal, Self, TypeVar, overload
@@ -107,6 +107,8 @@ class AsyncClient:
         existing: Existing = "fail",
         load: bool = False,
         request_id: str | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+        class_weights: Mapping[str, float] | None = None,
         timeout: float | None = None,
         **hyperparameters: object,
     ) -> AsyncJob:
@@ -129,6 +131,8 @@ class AsyncClient:
             existing=existing,
             load=load,
             request_id=request_id,
+            sample_weight=sample_weight,
+            class_weights=class_weights,
         )
         if fit.upload:
             fit.request.dataset = (await self._upload(each([fit.upload]), None, model, timeout)).digest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Literal, Self, TypeVar, overload
@@ -117,6 +117,8 @@ class Client:
         existing: Existing = "fail",
         load: bool = False,
         request_id: str | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+        class_weights: Mapping[str, float] | None = None,
         timeout: float | None = None,
         **hyperparameters: object,
     ) -> Job:
@@ -146,6 +148,9 @@ class Client:
             load: Whether the new version is loaded when it is ready.
             request_id: Makes the call idempotent over programs: the same identifier gives the same job.
                 Without it the client makes one up, so that its own retries start no second job.
+            sample_weight: What each row of X counts in training, shape [rows].
+            class_weights: What the rows of a label count in training, by the label as a text, such as
+                {"setosa": 2, "virginica": 0.5}; 1 for the others.
             timeout: How many seconds the call may take; it does not wait for the training.
             **hyperparameters: Of the algorithm, such as n_estimators=200; None means the default.
 
@@ -180,6 +185,8 @@ class Client:
             existing=existing,
             load=load,
             request_id=request_id,
+            sample_weight=sample_weight,
+            class_weights=class_weights,
         )
         if fit.upload:
             fit.request.dataset = self._upload([fit.upload], None, model, timeout).digest
@@ -199,7 +206,8 @@ class Client:
 
         Args:
             X: The features, as in `fit`; or an iterator of pairs (X, y), for data that does not fit in
-                memory. It is read from another thread. All its chunks must have the same columns and types.
+                memory, or of triples (X, y, sample_weight). It is read from another thread. All its chunks
+                must have the same columns and types.
             y: The values to learn, or None if X has a column for them.
             chunk_rows: The number of rows of a message; None makes messages of about 3 MB.
             display_name: A name for people.

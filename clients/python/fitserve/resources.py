@@ -142,6 +142,7 @@ class Dataset:
         size_bytes: The size on disk.
         create_time: When the upload was complete.
         display_name: The name for people.
+        has_weights: Whether the rows came with weights.
     """
 
     digest: str
@@ -152,6 +153,7 @@ class Dataset:
     size_bytes: int
     create_time: datetime.datetime | None
     display_name: str
+    has_weights: bool
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,8 @@ def test_fit_sends_what_it_was_told(client: fitserve.Client, fits: list[training
         existing="new_version",
         load=True,
         request_id="r1",
+        sample_weight=[1, 0.5, 2],
+        class_weights={Y[0]: 3},
     )
     (request,) = fits
     expected = training_service_pb2.FitRequest(
@@ -81,7 +83,9 @@ def test_fit_sends_what_it_was_told(client: fitserve.Client, fits: list[training
         existing=training_service_pb2.EXISTING_MODEL_NEW_VERSION,
         load=True,
         request_id="r1",
+        class_weights={Y[0]: 3},
     )
+    expected.inline.weights.extend([1, 0.5, 2])
     expected.time_limit.FromMilliseconds(1500)
     expected.inline.inputs.tensor.CopyFrom(
         data_pb2.Tensor(dtype=data_pb2.DATA_TYPE_FP32, shape=[3, 4], data=X.astype("<f4").tobytes())

@@ -101,6 +101,24 @@ REFUSALS = {
         "inline.targets",
         "more rows than labels",
     ),
+    "weights of rows that the algorithm does not take": (
+        order(),
+        dataset(has_weights=True),
+        "inline.weights",
+        "takes no weights of rows",
+    ),
+    "weights of labels that the algorithm does not take": (
+        order(class_weights=True),
+        dataset(),
+        "class_weights",
+        "takes no weights of labels",
+    ),
+    "weights of labels for numbers": (
+        order(algorithm=replace(TREE, sample_weights=True), class_weights=True, task=Task.REGRESSION),
+        dataset(),
+        "class_weights",
+        "regression has no labels",
+    ),
     "bad target column": (
         order(target="a", data="sha256:0"),
         dataset(shape=None, features=None, targets=None, columns=(summary("a", missing=1), summary("b"))),

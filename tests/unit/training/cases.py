@@ -29,13 +29,23 @@ def write_column(directory: Path, name: str, file: str, kind: str, values: Seque
     return described
 
 
-def write_tensor_dataset(directory: Path, features: NDArray[np.float32], kind: str, targets: Sequence[object]) -> Path:
+def write_tensor_dataset(
+    directory: Path,
+    features: NDArray[np.float32],
+    kind: str,
+    targets: Sequence[object],
+    weights: Sequence[float] | None = None,
+) -> Path:
     """Writes a dataset whose features are one tensor."""
     directory.mkdir()
     features.astype("<f4").tofile(directory / "features.bin")
     tensor = {"file": "features.bin", "dtype": "<f4", "shape": list(features.shape[1:])}
     target = write_column(directory, "", "targets.bin", kind, targets)
-    _describe(directory, len(features), tensor, [], target)
+    file = None
+    if weights is not None:
+        np.array(weights, "<f8").tofile(directory / "weights.bin")
+        file = {"file": "weights.bin", "dtype": "<f8"}
+    _describe(directory, len(features), tensor, [], target, file)
     return directory
 
 
@@ -99,8 +109,10 @@ def _describe(
     tensor: Mapping[str, object] | None,
     columns: Sequence[Mapping[str, object]],
     target: Mapping[str, object] | None,
+    weights: Mapping[str, object] | None = None,
 ) -> None:
     description = {
+        "weights": weights,
         "format": "fitserve-dataset-1",
         "row_count": row_count,
         "features": tensor,

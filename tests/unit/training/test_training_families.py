@@ -9,8 +9,17 @@ import pytest
 from fitserve.v1 import training_service_pb2
 from google.protobuf import json_format
 from numpy.typing import NDArray
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier, RandomForestRegressor
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVR
 
 from training import algorithms, metrics, parity
 from training.algorithms.base import Algorithm, Problem
@@ -26,10 +35,21 @@ SMALL: dict[str, Mapping[str, object]] = {
     "random_forest": {"n_estimators": 12},
     "hist_gradient_boosting": {"max_iter": 8},
     "xgboost": {"n_estimators": 8},
+    "lightgbm": {"n_estimators": 8, "min_child_samples": 2},
+    "extra_trees": {"n_estimators": 12},
+    "linear": {},
+    "ridge": {},
+    "elastic_net": {"alpha": 0.1},
+    "gaussian_nb": {},
+    "catboost": {"iterations": 8},
+    "svm": {},
+    "knn": {},
     "torch_mlp": {"epochs": 3, "hidden_sizes": [16, 8]},
     "torch_cnn": {"epochs": 2, "channels": [4, 8]},
 }
-REGRESSORS = sorted(set(SMALL) - {"logistic_regression"})
+MISSING = ["catboost", "hist_gradient_boosting", "lightgbm", "xgboost"]
+REGRESSORS = sorted(set(SMALL) - {"logistic_regression", "gaussian_nb"})
+CLASSIFIERS = sorted(set(SMALL) - {"linear", "ridge", "elastic_net"})
 
 
 class Steps(Progress):
@@ -50,6 +70,14 @@ def digits(task: Task, images: bool) -> tuple[Rows, Rows]:
     features = features.astype(np.float32).reshape(shape)
     rows = Rows(features, targets if task == "classification" else targets.astype(np.float64))
     return split(rows, task == "classification", 0.2, 0)
+
+
+def noisy_rows() -> tuple[Rows, Rows]:
+    """Returns rows of three classes that no model can tell apart well."""
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(600, 5)).astype(np.float32)
+    sums = features[:, 0] + generator.normal(size=600)
+    return split(Rows(features, np.digitize(sums, [-0.5, 0.5])), True, 0.3, 0)
 
 
 def build(name: str, problem: Problem, parameters: Mapping[str, object] | None = None) -> Algorithm:
@@ -74,7 +102,7 @@ def progress() -> Steps:
     return Steps()
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_classifier_of_ten_classes_is_exported_equal(name: str, progress: Steps) -> None:
     train, held_out = digits("classification", name == "torch_cnn")
     algorithm = build(name, Problem("classification", train.features.shape[1:], 10, 0, 1))
@@ -83,7 +111,7 @@ def test_a_classifier_of_ten_classes_is_exported_equal(name: str, progress: Step
     assert metrics.score("classification", held_out, algorithm.predict(held_out.features))["accuracy"] > 0.3
 
 
-@pytest.mark.parametrize("name", [name for name in SMALL if name != "torch_cnn"])
+@pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name != "torch_cnn"])
 def test_a_classifier_of_two_classes_is_exported_equal(name: str, progress: Steps) -> None:
     features, targets = load_breast_cancer(return_X_y=True)
     train, held_out = split(Rows(features.astype(np.float32), targets), True, 0.2, 0)
@@ -103,7 +131,7 @@ def test_a_regressor_is_exported_equal_at_any_scale(name: str, scale: float, pro
     assert difference(algorithm, name, unseen(held_out.features)) < 1e-5 * max(1, 9 * scale)
 
 
-@pytest.mark.parametrize("name", ["hist_gradient_boosting", "xgboost"])
+@pytest.mark.parametrize("name", MISSING)
 def test_missing_values_take_the_same_way_in_training_and_in_serving(name: str, progress: Steps) -> None:
     features, targets = load_diabetes(return_X_y=True)
     features = features.astype(np.float32)
@@ -143,20 +171,23 @@ def test_pruned_boosted_trees_are_exported_equal(progress: Steps) -> None:
     assert difference(algorithm, "xgboost", held_out.features) < 1e-5
 
 
+@pytest.mark.parametrize("name", ["random_forest", "extra_trees"])
 @pytest.mark.parametrize("task", ["classification", "regression"])
 @pytest.mark.parametrize("cores", [1, 3])
-def test_a_forest_grown_in_parts_is_the_one_grown_at_once(task: Task, cores: int, progress: Steps) -> None:
+def test_a_forest_grown_in_parts_is_the_one_grown_at_once(name: str, task: Task, cores: int, progress: Steps) -> None:
     train, held_out = digits(task, images=False)
     classes = 10 if task == "classification" else 0
-    algorithm = build("random_forest", Problem(task, (64,), classes, 42, cores))
+    algorithm = build(name, Problem(task, (64,), classes, 42, cores))
     algorithm.fit(train, held_out, progress)
     assert len(progress.steps) > 1
     assert progress.steps[-1][:3] == (12, 12, "tree")
     if classes:
-        plain = RandomForestClassifier(12, random_state=42).fit(train.features, train.targets)
+        classifier = RandomForestClassifier if name == "random_forest" else ExtraTreesClassifier
+        plain = classifier(12, random_state=42).fit(train.features, train.targets)
         expected = plain.predict_proba(held_out.features)
     else:
-        plain = RandomForestRegressor(12, random_state=42, max_features=None).fit(train.features, train.targets)
+        regressor = RandomForestRegressor if name == "random_forest" else ExtraTreesRegressor
+        plain = regressor(12, random_state=42, max_features=None).fit(train.features, train.targets)
         expected = plain.predict(held_out.features).reshape(-1, 1)
     # With more threads scikit-learn adds the trees' predictions in any order.
     assert np.abs(algorithm.predict(held_out.features) - expected).max() < 1e-12
@@ -169,17 +200,134 @@ def test_rounds_are_reported_without_changing_gradient_boosting(early_stopping: 
     parameters = {"max_iter": 60, "early_stopping": early_stopping}
     algorithm = build("hist_gradient_boosting", Problem("classification", (4,), 3, 42, 1), parameters)
     algorithm.fit(train, held_out, progress)
-    plain = HistGradientBoostingClassifier(**parameters, random_state=42).fit(train.features, train.targets)
+    plain = HistGradientBoostingClassifier(**parameters, random_state=42)
+    evaluation = {"X_val": held_out.features.astype(np.float64), "y_val": held_out.targets} if early_stopping else {}
+    plain.fit(train.features.astype(np.float64), train.targets, **evaluation)
     expected = plain.predict_proba(held_out.features.astype(np.float64))
     assert (algorithm.predict(held_out.features) == expected).all()
     assert [step[0] for step in progress.steps] == list(range(1, plain.n_iter_ + 1))
-    assert all(("early_stopping_loss" in step[3]) == early_stopping for step in progress.steps)
+    assert (plain.n_iter_ < 60) == early_stopping
+    assert all(set(step[3]) == {"loss", "validation_loss"} for step in progress.steps)
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        ("xgboost", "validation_mlogloss"),
+        ("lightgbm", "validation_multi_logloss"),
+        ("catboost", "validation_MultiClass"),
+    ],
+)
+def test_early_stopping_stops_and_keeps_the_round_that_was_best_on_the_held_out_rows(
+    name: str, loss: str, progress: Steps
+) -> None:
+    train, held_out = noisy_rows()
+    rounds = "iterations" if name == "catboost" else "n_estimators"
+    parameters = {rounds: 400, "early_stopping_rounds": 5, "learning_rate": 0.5}
+    algorithm = build(name, Problem("classification", (5,), 3, 0, 1), parameters)
+    algorithm.fit(train, held_out, progress)
+    losses = [step[3][loss] for step in progress.steps]
+    best = int(np.argmin(losses))
+    assert len(losses) == best + 1 + 5 < 400
+    measured = metrics.score("classification", held_out, algorithm.predict(held_out.features))
+    assert measured["log_loss"] == pytest.approx(losses[best], abs=1e-5)
+    assert difference(algorithm, name, unseen(held_out.features)) < 1e-5
+
+
+@pytest.mark.parametrize("policy", ["SymmetricTree", "Depthwise", "Lossguide"])
+@pytest.mark.parametrize("nan_mode", ["Min", "Max"])
+@pytest.mark.parametrize("loss", ["RMSE", "MAE", "Poisson"])
+def test_every_shape_of_catboosts_trees_is_exported_equal(
+    policy: str, nan_mode: str, loss: str, progress: Steps
+) -> None:
+    features, targets = load_diabetes(return_X_y=True)
+    features = features.astype(np.float32)
+    features[:, :5][np.random.default_rng(0).random((len(features), 5)) < 0.2] = np.nan
+    train, held_out = split(Rows(features, targets / 100), False, 0.2, 0)
+    parameters = {"grow_policy": policy, "nan_mode": nan_mode, "loss_function": loss, "iterations": 20}
+    algorithm = build("catboost", Problem("regression", (10,), 0, 0, 1), parameters)
+    algorithm.fit(train, held_out, progress)
+    # Here values are missing also in columns that had none to learn from.
+    model = graph.serialize(algorithm.export(), "catboost")
+    parity.prove(model, algorithm, "regression", held_out.features, missing_values=True, seed=0)
+
+
+@pytest.mark.parametrize("objective", ["regression", "regression_l1", "gamma", "poisson"])
+def test_every_objective_of_lightgbm_is_exported_equal(objective: str, progress: Steps) -> None:
+    features, targets = load_diabetes(return_X_y=True)
+    train, held_out = split(Rows(features.astype(np.float32), targets), False, 0.2, 0)
+    algorithm = build("lightgbm", Problem("regression", (10,), 0, 0, 1), {"objective": objective, "n_estimators": 8})
+    algorithm.fit(train, held_out, progress)
+    assert difference(algorithm, "lightgbm", held_out.features) < 1e-5 * targets.max()
+
+
+@pytest.mark.parametrize("kernel", ["linear", "poly", "rbf", "sigmoid"])
+@pytest.mark.parametrize("classes", [0, 2, 3])
+def test_every_kernel_is_exported_equal(kernel: str, classes: int, progress: Steps) -> None:
+    task: Task = "classification" if classes else "regression"
+    features, targets = load_wine(return_X_y=True)
+    rows = Rows(features.astype(np.float32), targets if classes == 3 else targets // 2 if classes else features[:, 0])
+    train, held_out = split(rows, bool(classes), 0.2, 0)
+    algorithm = build("svm", Problem(task, (13,), classes, 0, 1), {"kernel": kernel, "coef0": 0.5, "degree": 2})
+    algorithm.fit(train, held_out, progress)
+    assert difference(algorithm, "svm", unseen(held_out.features)) < 1e-5 * 15
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_svm_regression_is_the_librarys_own_on_scaled_features_and_targets(kernel: str, progress: Steps) -> None:
+    features, targets = load_diabetes(return_X_y=True)
+    train, held_out = split(Rows(features.astype(np.float32), targets), False, 0.2, 0)
+    algorithm = build("svm", Problem("regression", (10,), 0, 0, 1), {"kernel": kernel})
+    algorithm.fit(train, held_out, progress)
+    scale, values = StandardScaler(), StandardScaler()
+    scaled = scale.fit_transform(train.features.astype(np.float64))
+    plain = SVR(kernel=kernel, gamma=0.1).fit(scaled, values.fit_transform(train.targets.reshape(-1, 1))[:, 0])
+    predicted = plain.predict(scale.transform(held_out.features.astype(np.float64))).reshape(-1, 1)
+    assert algorithm.predict(held_out.features) == pytest.approx(values.inverse_transform(predicted), rel=1e-9)
+
+
+@pytest.mark.parametrize("weights", ["uniform", "distance"])
+@pytest.mark.parametrize("classes", [0, 3])
+def test_neighbours_are_the_librarys_own_where_no_distances_are_equal(
+    weights: str, classes: int, progress: Steps
+) -> None:
+    train, held_out = noisy_rows()
+    task: Task = "classification" if classes else "regression"
+    algorithm = build("knn", Problem(task, (5,), classes, 0, 1), {"weights": weights})
+    algorithm.fit(train, held_out, progress)
+    scale = StandardScaler()
+    scaled = scale.fit_transform(train.features.astype(np.float64))
+    # Rows that were trained on, too, where the distance is zero.
+    asked = np.concatenate([held_out.features, train.features[:20]])
+    points = scale.transform(asked.astype(np.float64))
+    if classes:
+        expected = KNeighborsClassifier(weights=weights).fit(scaled, train.targets).predict_proba(points)
+    else:
+        expected = KNeighborsRegressor(weights=weights).fit(scaled, train.targets).predict(points).reshape(-1, 1)
+    assert np.abs(algorithm.predict(asked) - expected).max() < 1e-12
+    assert difference(algorithm, "knn", asked) < 1e-5
+
+
+@pytest.mark.parametrize("weights", ["uniform", "distance"])
+@pytest.mark.parametrize("values", [1, 2, 3])
+def test_neighbours_at_equal_distances_are_the_first_ones_in_training_and_in_serving(
+    weights: str, values: int, progress: Steps
+) -> None:
+    generator = np.random.default_rng(0)
+    grid = generator.integers(0, values, size=(1000, 3)).astype(np.float32)
+    rows = Rows(grid, generator.integers(0, 4, 1000))
+    algorithm = build("knn", Problem("classification", (3,), 4, 0, 1), {"weights": weights, "n_neighbors": 7})
+    algorithm.fit(rows, rows, progress)
+    assert difference(algorithm, "knn", unseen(grid)) < 1e-5
 
 
 @pytest.mark.parametrize(
     ("name", "unit", "total", "measured"),
     [
         ("xgboost", "round", 8, {"train_mlogloss", "validation_mlogloss"}),
+        ("lightgbm", "round", 8, {"train_multi_logloss", "validation_multi_logloss"}),
+        ("catboost", "round", 8, {"train_MultiClass", "validation_MultiClass"}),
+        ("hist_gradient_boosting", "round", 8, {"loss", "validation_loss"}),
         ("torch_mlp", "epoch", 3, {"loss", "validation_loss"}),
         ("torch_cnn", "epoch", 2, {"loss", "validation_loss"}),
     ],
@@ -195,13 +343,14 @@ def test_every_step_is_reported_with_its_losses(
     ]
 
 
-@pytest.mark.parametrize("name", ["torch_mlp", "torch_cnn", "xgboost"])
+@pytest.mark.parametrize("name", ["torch_mlp", "torch_cnn", "xgboost", "lightgbm", "catboost"])
 def test_the_seed_decides_everything(name: str, progress: Steps) -> None:
     train, held_out = digits("classification", name == "torch_cnn")
 
     def predictions(seed: int) -> NDArray[np.float64]:
         problem = Problem("classification", train.features.shape[1:], 10, seed, 1)
-        given = {**SMALL[name], ("subsample" if name == "xgboost" else "dropout"): 0.5}
+        randomness = {"xgboost": {"subsample": 0.5}, "lightgbm": {"subsample": 0.5}, "catboost": {"rsm": 0.5}}
+        given = {**SMALL[name], **randomness.get(name, {"dropout": 0.5})}
         algorithm = build(name, problem, given)
         algorithm.fit(train, held_out, progress)
         return algorithm.predict(held_out.features)
@@ -227,6 +376,15 @@ def test_the_default_network_for_images_reads_digits(progress: Steps) -> None:
         ("random_forest", {"class_weight": "balanced"}, "regression", "class_weight"),
         ("hist_gradient_boosting", {"loss": "gamma"}, "classification", "loss"),
         ("hist_gradient_boosting", {"class_weight": "balanced"}, "regression", "class_weight"),
+        ("extra_trees", {"criterion": "gini"}, "regression", "criterion"),
+        ("lightgbm", {"objective": "gamma"}, "classification", "objective"),
+        ("lightgbm", {"class_weight": "balanced"}, "regression", "class_weight"),
+        ("xgboost", {"class_weight": "balanced"}, "regression", "class_weight"),
+        ("svm", {"class_weight": "balanced"}, "regression", "class_weight"),
+        ("catboost", {"loss_function": "MAE"}, "classification", "loss_function"),
+        ("catboost", {"auto_class_weights": "Balanced"}, "regression", "auto_class_weights"),
+        ("catboost", {"max_leaves": 8}, "regression", "max_leaves"),
+        ("catboost", {"min_data_in_leaf": 8}, "classification", "min_data_in_leaf"),
         ("torch_mlp", {"hidden_sizes": [8192] * 16}, "classification", "hidden_sizes"),
         ("torch_cnn", {"channels": [4, 4, 4, 4]}, "classification", "channels"),
     ],
@@ -246,7 +404,11 @@ def test_hyper_parameters_that_do_not_fit_each_other_are_refused(
         ("random_forest", {"criterion": "poisson"}, [-1.0, 2.0, 3.0], "criterion"),
         ("hist_gradient_boosting", {"loss": "gamma"}, [0.0, 2.0, 3.0], "loss"),
         ("hist_gradient_boosting", {"loss": "poisson"}, [-1.0, 2.0, 3.0], "loss"),
-        ("hist_gradient_boosting", {"early_stopping": True}, [1.0], "early_stopping"),
+        ("extra_trees", {"criterion": "poisson"}, [-1.0, 2.0, 3.0], "criterion"),
+        ("lightgbm", {"objective": "gamma"}, [0.0, 2.0, 3.0], "objective"),
+        ("lightgbm", {"objective": "poisson"}, [-1.0, 2.0, 3.0], "objective"),
+        ("catboost", {"loss_function": "Poisson"}, [-1.0, 2.0, 3.0], "loss_function"),
+        ("knn", {"n_neighbors": 4}, [1.0, 2.0, 3.0], "n_neighbors"),
         ("torch_mlp", {"learning_rate": 10.0, "weight_decay": 10.0, "epochs": 200}, [1.0, 1e30, 1.0], "learning_rate"),
     ],
 )
@@ -264,3 +426,32 @@ def test_targets_that_do_not_fit_the_hyper_parameters_are_refused(
 def test_training_a_network_leaves_the_compiler_out() -> None:
     assert "torch" in sys.modules
     assert "torch._dynamo" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("features", "targets"),
+    [(np.ones((4, 2)), [1.0, 2.0, 3.0, 4.0]), (np.eye(4), [1.0] * 4)],
+    ids=["no feature varies", "no target varies"],
+)
+def test_what_catboost_cannot_learn_from_is_refused_in_words(
+    features: NDArray[np.float64], targets: list[float], progress: Steps
+) -> None:
+    rows = Rows(features.astype(np.float32), np.array(targets))
+    algorithm = build("catboost", Problem("regression", rows.features.shape[1:], 0, 0, 1))
+    with pytest.raises(FitError, match="rows trained on") as caught:
+        algorithm.fit(rows, rows, progress)
+    assert (caught.value.reason, caught.value.field) == (Reason.INVALID_FIELD, "catboost")
+
+
+def test_svm_asks_for_two_rows_of_each_label_and_for_few_labels(progress: Steps) -> None:
+    rows = Rows(np.eye(4, dtype=np.float32), np.array([0, 0, 0, 1]))
+    with pytest.raises(FitError, match="two rows of each label"):
+        build("svm", Problem("classification", (4,), 2, 0, 1)).fit(rows, rows, progress)
+    with pytest.raises(FitError, match="at most 100 labels"):
+        build("svm", Problem("classification", (4,), 101, 0, 1))
+
+
+def test_neighbours_of_more_rows_than_a_model_can_hold_are_refused(progress: Steps) -> None:
+    rows = Rows(np.zeros((10_001, 1), np.float32), np.zeros(10_001))
+    with pytest.raises(FitError, match="10000 rows"):
+        build("knn", Problem("regression", (1,), 0, 0, 1)).fit(rows, rows, progress)

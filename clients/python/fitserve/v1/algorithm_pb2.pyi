@@ -203,6 +203,8 @@ class HistGradientBoosting(_message.Message):
     EARLY_STOPPING_FIELD_NUMBER: _builtins.int
     LOSS_FIELD_NUMBER: _builtins.int
     CLASS_WEIGHT_FIELD_NUMBER: _builtins.int
+    N_ITER_NO_CHANGE_FIELD_NUMBER: _builtins.int
+    TOL_FIELD_NUMBER: _builtins.int
     max_iter: _builtins.int
     """The number of boosting rounds. The default is 100."""
     learning_rate: _builtins.float
@@ -218,8 +220,8 @@ class HistGradientBoosting(_message.Message):
     max_bins: _builtins.int
     """The number of bins into which the values of a feature are put. The default is 255."""
     early_stopping: _builtins.bool
-    """Whether training stops when the loss on a tenth of the training rows, set aside, has not improved for ten rounds. The
-    default is false.
+    """Whether training stops when the loss on the held-out rows has not improved for `n_iter_no_change` rounds. The model
+    keeps all its trees. The default is false.
     """
     loss: _builtins.str
     """The loss for regression: squared_error, absolute_error, gamma (targets above 0) or poisson (targets of 0 or more).
@@ -229,6 +231,10 @@ class HistGradientBoosting(_message.Message):
     """Weights of the labels, for classification: balanced, in inverse proportion to their frequency, or unset for equal
     weights.
     """
+    n_iter_no_change: _builtins.int
+    """The number of rounds without improvement after which early stopping stops. The default is 10."""
+    tol: _builtins.float
+    """How much smaller a loss must be to count as an improvement. The default is 1e-7."""
     def __init__(
         self,
         *,
@@ -242,10 +248,12 @@ class HistGradientBoosting(_message.Message):
         early_stopping: _builtins.bool | None = ...,
         loss: _builtins.str | None = ...,
         class_weight: _builtins.str | None = ...,
+        n_iter_no_change: _builtins.int | None = ...,
+        tol: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight", "_early_stopping", b"_early_stopping", "_l2_regularization", b"_l2_regularization", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_bins", b"_max_bins", "_max_depth", b"_max_depth", "_max_iter", b"_max_iter", "_max_leaf_nodes", b"_max_leaf_nodes", "_min_samples_leaf", b"_min_samples_leaf", "class_weight", b"class_weight", "early_stopping", b"early_stopping", "l2_regularization", b"l2_regularization", "learning_rate", b"learning_rate", "loss", b"loss", "max_bins", b"max_bins", "max_depth", b"max_depth", "max_iter", b"max_iter", "max_leaf_nodes", b"max_leaf_nodes", "min_samples_leaf", b"min_samples_leaf"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight", "_early_stopping", b"_early_stopping", "_l2_regularization", b"_l2_regularization", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_bins", b"_max_bins", "_max_depth", b"_max_depth", "_max_iter", b"_max_iter", "_max_leaf_nodes", b"_max_leaf_nodes", "_min_samples_leaf", b"_min_samples_leaf", "_n_iter_no_change", b"_n_iter_no_change", "_tol", b"_tol", "class_weight", b"class_weight", "early_stopping", b"early_stopping", "l2_regularization", b"l2_regularization", "learning_rate", b"learning_rate", "loss", b"loss", "max_bins", b"max_bins", "max_depth", b"max_depth", "max_iter", b"max_iter", "max_leaf_nodes", b"max_leaf_nodes", "min_samples_leaf", b"min_samples_leaf", "n_iter_no_change", b"n_iter_no_change", "tol", b"tol"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight", "_early_stopping", b"_early_stopping", "_l2_regularization", b"_l2_regularization", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_bins", b"_max_bins", "_max_depth", b"_max_depth", "_max_iter", b"_max_iter", "_max_leaf_nodes", b"_max_leaf_nodes", "_min_samples_leaf", b"_min_samples_leaf", "class_weight", b"class_weight", "early_stopping", b"early_stopping", "l2_regularization", b"l2_regularization", "learning_rate", b"learning_rate", "loss", b"loss", "max_bins", b"max_bins", "max_depth", b"max_depth", "max_iter", b"max_iter", "max_leaf_nodes", b"max_leaf_nodes", "min_samples_leaf", b"min_samples_leaf"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight", "_early_stopping", b"_early_stopping", "_l2_regularization", b"_l2_regularization", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_bins", b"_max_bins", "_max_depth", b"_max_depth", "_max_iter", b"_max_iter", "_max_leaf_nodes", b"_max_leaf_nodes", "_min_samples_leaf", b"_min_samples_leaf", "_n_iter_no_change", b"_n_iter_no_change", "_tol", b"_tol", "class_weight", b"class_weight", "early_stopping", b"early_stopping", "l2_regularization", b"l2_regularization", "learning_rate", b"learning_rate", "loss", b"loss", "max_bins", b"max_bins", "max_depth", b"max_depth", "max_iter", b"max_iter", "max_leaf_nodes", b"max_leaf_nodes", "min_samples_leaf", b"min_samples_leaf", "n_iter_no_change", b"n_iter_no_change", "tol", b"tol"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__class_weight: _TypeAlias = _typing.Literal["class_weight"]  # noqa: Y015
     _WhichOneofArgType__class_weight: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight"]  # noqa: Y015
@@ -267,6 +275,10 @@ class HistGradientBoosting(_message.Message):
     _WhichOneofArgType__max_leaf_nodes: _TypeAlias = _typing.Literal["_max_leaf_nodes", b"_max_leaf_nodes"]  # noqa: Y015
     _WhichOneofReturnType__min_samples_leaf: _TypeAlias = _typing.Literal["min_samples_leaf"]  # noqa: Y015
     _WhichOneofArgType__min_samples_leaf: _TypeAlias = _typing.Literal["_min_samples_leaf", b"_min_samples_leaf"]  # noqa: Y015
+    _WhichOneofReturnType__n_iter_no_change: _TypeAlias = _typing.Literal["n_iter_no_change"]  # noqa: Y015
+    _WhichOneofArgType__n_iter_no_change: _TypeAlias = _typing.Literal["_n_iter_no_change", b"_n_iter_no_change"]  # noqa: Y015
+    _WhichOneofReturnType__tol: _TypeAlias = _typing.Literal["tol"]  # noqa: Y015
+    _WhichOneofArgType__tol: _TypeAlias = _typing.Literal["_tol", b"_tol"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__class_weight) -> _WhichOneofReturnType__class_weight | None: ...
     @_typing.overload
@@ -287,6 +299,10 @@ class HistGradientBoosting(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_leaf_nodes) -> _WhichOneofReturnType__max_leaf_nodes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_samples_leaf) -> _WhichOneofReturnType__min_samples_leaf | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__n_iter_no_change) -> _WhichOneofReturnType__n_iter_no_change | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tol) -> _WhichOneofReturnType__tol | None: ...
 
 Global___HistGradientBoosting: _TypeAlias = HistGradientBoosting  # noqa: Y015
 
@@ -309,6 +325,8 @@ class Xgboost(_message.Message):
     REG_ALPHA_FIELD_NUMBER: _builtins.int
     REG_LAMBDA_FIELD_NUMBER: _builtins.int
     MAX_BIN_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_ROUNDS_FIELD_NUMBER: _builtins.int
+    CLASS_WEIGHT_FIELD_NUMBER: _builtins.int
     n_estimators: _builtins.int
     """The number of boosting rounds. The default is 100. With more than two labels each round grows a tree a label."""
     max_depth: _builtins.int
@@ -329,6 +347,14 @@ class Xgboost(_message.Message):
     """The strength of the L2 regularization of the leaves. The default is 1."""
     max_bin: _builtins.int
     """The number of bins into which the values of a feature are put. The default is 256."""
+    early_stopping_rounds: _builtins.int
+    """The number of rounds without improvement after which training stops: the loss on the held-out rows decides, and the
+    model keeps the trees up to its best round. Unset for all rounds.
+    """
+    class_weight: _builtins.str
+    """Weights of the labels, for classification: balanced, in inverse proportion to their frequency, or unset for equal
+    weights.
+    """
     def __init__(
         self,
         *,
@@ -342,13 +368,19 @@ class Xgboost(_message.Message):
         reg_alpha: _builtins.float | None = ...,
         reg_lambda: _builtins.float | None = ...,
         max_bin: _builtins.int | None = ...,
+        early_stopping_rounds: _builtins.int | None = ...,
+        class_weight: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_colsample_bytree", b"_colsample_bytree", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_max_bin", b"_max_bin", "_max_depth", b"_max_depth", "_min_child_weight", b"_min_child_weight", "_n_estimators", b"_n_estimators", "_reg_alpha", b"_reg_alpha", "_reg_lambda", b"_reg_lambda", "_subsample", b"_subsample", "colsample_bytree", b"colsample_bytree", "gamma", b"gamma", "learning_rate", b"learning_rate", "max_bin", b"max_bin", "max_depth", b"max_depth", "min_child_weight", b"min_child_weight", "n_estimators", b"n_estimators", "reg_alpha", b"reg_alpha", "reg_lambda", b"reg_lambda", "subsample", b"subsample"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight", "_colsample_bytree", b"_colsample_bytree", "_early_stopping_rounds", b"_early_stopping_rounds", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_max_bin", b"_max_bin", "_max_depth", b"_max_depth", "_min_child_weight", b"_min_child_weight", "_n_estimators", b"_n_estimators", "_reg_alpha", b"_reg_alpha", "_reg_lambda", b"_reg_lambda", "_subsample", b"_subsample", "class_weight", b"class_weight", "colsample_bytree", b"colsample_bytree", "early_stopping_rounds", b"early_stopping_rounds", "gamma", b"gamma", "learning_rate", b"learning_rate", "max_bin", b"max_bin", "max_depth", b"max_depth", "min_child_weight", b"min_child_weight", "n_estimators", b"n_estimators", "reg_alpha", b"reg_alpha", "reg_lambda", b"reg_lambda", "subsample", b"subsample"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_colsample_bytree", b"_colsample_bytree", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_max_bin", b"_max_bin", "_max_depth", b"_max_depth", "_min_child_weight", b"_min_child_weight", "_n_estimators", b"_n_estimators", "_reg_alpha", b"_reg_alpha", "_reg_lambda", b"_reg_lambda", "_subsample", b"_subsample", "colsample_bytree", b"colsample_bytree", "gamma", b"gamma", "learning_rate", b"learning_rate", "max_bin", b"max_bin", "max_depth", b"max_depth", "min_child_weight", b"min_child_weight", "n_estimators", b"n_estimators", "reg_alpha", b"reg_alpha", "reg_lambda", b"reg_lambda", "subsample", b"subsample"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight", "_colsample_bytree", b"_colsample_bytree", "_early_stopping_rounds", b"_early_stopping_rounds", "_gamma", b"_gamma", "_learning_rate", b"_learning_rate", "_max_bin", b"_max_bin", "_max_depth", b"_max_depth", "_min_child_weight", b"_min_child_weight", "_n_estimators", b"_n_estimators", "_reg_alpha", b"_reg_alpha", "_reg_lambda", b"_reg_lambda", "_subsample", b"_subsample", "class_weight", b"class_weight", "colsample_bytree", b"colsample_bytree", "early_stopping_rounds", b"early_stopping_rounds", "gamma", b"gamma", "learning_rate", b"learning_rate", "max_bin", b"max_bin", "max_depth", b"max_depth", "min_child_weight", b"min_child_weight", "n_estimators", b"n_estimators", "reg_alpha", b"reg_alpha", "reg_lambda", b"reg_lambda", "subsample", b"subsample"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__class_weight: _TypeAlias = _typing.Literal["class_weight"]  # noqa: Y015
+    _WhichOneofArgType__class_weight: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight"]  # noqa: Y015
     _WhichOneofReturnType__colsample_bytree: _TypeAlias = _typing.Literal["colsample_bytree"]  # noqa: Y015
     _WhichOneofArgType__colsample_bytree: _TypeAlias = _typing.Literal["_colsample_bytree", b"_colsample_bytree"]  # noqa: Y015
+    _WhichOneofReturnType__early_stopping_rounds: _TypeAlias = _typing.Literal["early_stopping_rounds"]  # noqa: Y015
+    _WhichOneofArgType__early_stopping_rounds: _TypeAlias = _typing.Literal["_early_stopping_rounds", b"_early_stopping_rounds"]  # noqa: Y015
     _WhichOneofReturnType__gamma: _TypeAlias = _typing.Literal["gamma"]  # noqa: Y015
     _WhichOneofArgType__gamma: _TypeAlias = _typing.Literal["_gamma", b"_gamma"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
@@ -368,7 +400,11 @@ class Xgboost(_message.Message):
     _WhichOneofReturnType__subsample: _TypeAlias = _typing.Literal["subsample"]  # noqa: Y015
     _WhichOneofArgType__subsample: _TypeAlias = _typing.Literal["_subsample", b"_subsample"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__class_weight) -> _WhichOneofReturnType__class_weight | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__colsample_bytree) -> _WhichOneofReturnType__colsample_bytree | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__early_stopping_rounds) -> _WhichOneofReturnType__early_stopping_rounds | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gamma) -> _WhichOneofReturnType__gamma | None: ...
     @_typing.overload
@@ -533,3 +569,705 @@ class TorchCnn(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight_decay) -> _WhichOneofReturnType__weight_decay | None: ...
 
 Global___TorchCnn: _TypeAlias = TorchCnn  # noqa: Y015
+
+@_typing.final
+class Lightgbm(_message.Message):
+    """Lightgbm configures LightGBM's gradient boosted trees, which grow leaf by leaf. Missing values (NaN, or null) are allowed.
+    In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all). The loss for classification is the
+    log loss.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    N_ESTIMATORS_FIELD_NUMBER: _builtins.int
+    NUM_LEAVES_FIELD_NUMBER: _builtins.int
+    MAX_DEPTH_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    MIN_CHILD_SAMPLES_FIELD_NUMBER: _builtins.int
+    MIN_CHILD_WEIGHT_FIELD_NUMBER: _builtins.int
+    MIN_SPLIT_GAIN_FIELD_NUMBER: _builtins.int
+    SUBSAMPLE_FIELD_NUMBER: _builtins.int
+    COLSAMPLE_BYTREE_FIELD_NUMBER: _builtins.int
+    REG_ALPHA_FIELD_NUMBER: _builtins.int
+    REG_LAMBDA_FIELD_NUMBER: _builtins.int
+    MAX_BIN_FIELD_NUMBER: _builtins.int
+    OBJECTIVE_FIELD_NUMBER: _builtins.int
+    CLASS_WEIGHT_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_ROUNDS_FIELD_NUMBER: _builtins.int
+    n_estimators: _builtins.int
+    """The number of boosting rounds. The default is 100. With more than two labels each round grows a tree a label."""
+    num_leaves: _builtins.int
+    """The largest number of leaves of a tree. The default is 31."""
+    max_depth: _builtins.int
+    """The largest depth of a tree. Unlimited when unset."""
+    learning_rate: _builtins.float
+    """The factor by which each round's trees are shrunk. The default is 0.1."""
+    min_child_samples: _builtins.int
+    """The smallest number of rows in a leaf. The default is 20."""
+    min_child_weight: _builtins.float
+    """The smallest sum of the rows' weights (second derivatives of the loss) in a leaf. The default is 0.001."""
+    min_split_gain: _builtins.float
+    """The smallest reduction of the loss for which a leaf is split. The default is 0."""
+    subsample: _builtins.float
+    """The share of the rows that each tree sees. The default is 1, all of them."""
+    colsample_bytree: _builtins.float
+    """The share of the columns that each tree sees. The default is 1, all of them."""
+    reg_alpha: _builtins.float
+    """The strength of the L1 regularization of the leaves. The default is 0."""
+    reg_lambda: _builtins.float
+    """The strength of the L2 regularization of the leaves. The default is 0."""
+    max_bin: _builtins.int
+    """The number of bins into which the values of a feature are put. The default is 255."""
+    objective: _builtins.str
+    """The loss for regression: regression (squared error), regression_l1 (absolute error), gamma (targets above 0) or
+    poisson (targets of 0 or more). The default is regression. It must be unset for classification.
+    """
+    class_weight: _builtins.str
+    """Weights of the labels, for classification: balanced, in inverse proportion to their frequency, or unset for equal
+    weights.
+    """
+    early_stopping_rounds: _builtins.int
+    """The number of rounds without improvement after which training stops: the loss on the held-out rows decides, and the
+    model keeps the trees up to its best round. Unset for all rounds.
+    """
+    def __init__(
+        self,
+        *,
+        n_estimators: _builtins.int | None = ...,
+        num_leaves: _builtins.int | None = ...,
+        max_depth: _builtins.int | None = ...,
+        learning_rate: _builtins.float | None = ...,
+        min_child_samples: _builtins.int | None = ...,
+        min_child_weight: _builtins.float | None = ...,
+        min_split_gain: _builtins.float | None = ...,
+        subsample: _builtins.float | None = ...,
+        colsample_bytree: _builtins.float | None = ...,
+        reg_alpha: _builtins.float | None = ...,
+        reg_lambda: _builtins.float | None = ...,
+        max_bin: _builtins.int | None = ...,
+        objective: _builtins.str | None = ...,
+        class_weight: _builtins.str | None = ...,
+        early_stopping_rounds: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight", "_colsample_bytree", b"_colsample_bytree", "_early_stopping_rounds", b"_early_stopping_rounds", "_learning_rate", b"_learning_rate", "_max_bin", b"_max_bin", "_max_depth", b"_max_depth", "_min_child_samples", b"_min_child_samples", "_min_child_weight", b"_min_child_weight", "_min_split_gain", b"_min_split_gain", "_n_estimators", b"_n_estimators", "_num_leaves", b"_num_leaves", "_objective", b"_objective", "_reg_alpha", b"_reg_alpha", "_reg_lambda", b"_reg_lambda", "_subsample", b"_subsample", "class_weight", b"class_weight", "colsample_bytree", b"colsample_bytree", "early_stopping_rounds", b"early_stopping_rounds", "learning_rate", b"learning_rate", "max_bin", b"max_bin", "max_depth", b"max_depth", "min_child_samples", b"min_child_samples", "min_child_weight", b"min_child_weight", "min_split_gain", b"min_split_gain", "n_estimators", b"n_estimators", "num_leaves", b"num_leaves", "objective", b"objective", "reg_alpha", b"reg_alpha", "reg_lambda", b"reg_lambda", "subsample", b"subsample"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight", "_colsample_bytree", b"_colsample_bytree", "_early_stopping_rounds", b"_early_stopping_rounds", "_learning_rate", b"_learning_rate", "_max_bin", b"_max_bin", "_max_depth", b"_max_depth", "_min_child_samples", b"_min_child_samples", "_min_child_weight", b"_min_child_weight", "_min_split_gain", b"_min_split_gain", "_n_estimators", b"_n_estimators", "_num_leaves", b"_num_leaves", "_objective", b"_objective", "_reg_alpha", b"_reg_alpha", "_reg_lambda", b"_reg_lambda", "_subsample", b"_subsample", "class_weight", b"class_weight", "colsample_bytree", b"colsample_bytree", "early_stopping_rounds", b"early_stopping_rounds", "learning_rate", b"learning_rate", "max_bin", b"max_bin", "max_depth", b"max_depth", "min_child_samples", b"min_child_samples", "min_child_weight", b"min_child_weight", "min_split_gain", b"min_split_gain", "n_estimators", b"n_estimators", "num_leaves", b"num_leaves", "objective", b"objective", "reg_alpha", b"reg_alpha", "reg_lambda", b"reg_lambda", "subsample", b"subsample"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__class_weight: _TypeAlias = _typing.Literal["class_weight"]  # noqa: Y015
+    _WhichOneofArgType__class_weight: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight"]  # noqa: Y015
+    _WhichOneofReturnType__colsample_bytree: _TypeAlias = _typing.Literal["colsample_bytree"]  # noqa: Y015
+    _WhichOneofArgType__colsample_bytree: _TypeAlias = _typing.Literal["_colsample_bytree", b"_colsample_bytree"]  # noqa: Y015
+    _WhichOneofReturnType__early_stopping_rounds: _TypeAlias = _typing.Literal["early_stopping_rounds"]  # noqa: Y015
+    _WhichOneofArgType__early_stopping_rounds: _TypeAlias = _typing.Literal["_early_stopping_rounds", b"_early_stopping_rounds"]  # noqa: Y015
+    _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
+    _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__max_bin: _TypeAlias = _typing.Literal["max_bin"]  # noqa: Y015
+    _WhichOneofArgType__max_bin: _TypeAlias = _typing.Literal["_max_bin", b"_max_bin"]  # noqa: Y015
+    _WhichOneofReturnType__max_depth: _TypeAlias = _typing.Literal["max_depth"]  # noqa: Y015
+    _WhichOneofArgType__max_depth: _TypeAlias = _typing.Literal["_max_depth", b"_max_depth"]  # noqa: Y015
+    _WhichOneofReturnType__min_child_samples: _TypeAlias = _typing.Literal["min_child_samples"]  # noqa: Y015
+    _WhichOneofArgType__min_child_samples: _TypeAlias = _typing.Literal["_min_child_samples", b"_min_child_samples"]  # noqa: Y015
+    _WhichOneofReturnType__min_child_weight: _TypeAlias = _typing.Literal["min_child_weight"]  # noqa: Y015
+    _WhichOneofArgType__min_child_weight: _TypeAlias = _typing.Literal["_min_child_weight", b"_min_child_weight"]  # noqa: Y015
+    _WhichOneofReturnType__min_split_gain: _TypeAlias = _typing.Literal["min_split_gain"]  # noqa: Y015
+    _WhichOneofArgType__min_split_gain: _TypeAlias = _typing.Literal["_min_split_gain", b"_min_split_gain"]  # noqa: Y015
+    _WhichOneofReturnType__n_estimators: _TypeAlias = _typing.Literal["n_estimators"]  # noqa: Y015
+    _WhichOneofArgType__n_estimators: _TypeAlias = _typing.Literal["_n_estimators", b"_n_estimators"]  # noqa: Y015
+    _WhichOneofReturnType__num_leaves: _TypeAlias = _typing.Literal["num_leaves"]  # noqa: Y015
+    _WhichOneofArgType__num_leaves: _TypeAlias = _typing.Literal["_num_leaves", b"_num_leaves"]  # noqa: Y015
+    _WhichOneofReturnType__objective: _TypeAlias = _typing.Literal["objective"]  # noqa: Y015
+    _WhichOneofArgType__objective: _TypeAlias = _typing.Literal["_objective", b"_objective"]  # noqa: Y015
+    _WhichOneofReturnType__reg_alpha: _TypeAlias = _typing.Literal["reg_alpha"]  # noqa: Y015
+    _WhichOneofArgType__reg_alpha: _TypeAlias = _typing.Literal["_reg_alpha", b"_reg_alpha"]  # noqa: Y015
+    _WhichOneofReturnType__reg_lambda: _TypeAlias = _typing.Literal["reg_lambda"]  # noqa: Y015
+    _WhichOneofArgType__reg_lambda: _TypeAlias = _typing.Literal["_reg_lambda", b"_reg_lambda"]  # noqa: Y015
+    _WhichOneofReturnType__subsample: _TypeAlias = _typing.Literal["subsample"]  # noqa: Y015
+    _WhichOneofArgType__subsample: _TypeAlias = _typing.Literal["_subsample", b"_subsample"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__class_weight) -> _WhichOneofReturnType__class_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__colsample_bytree) -> _WhichOneofReturnType__colsample_bytree | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__early_stopping_rounds) -> _WhichOneofReturnType__early_stopping_rounds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_bin) -> _WhichOneofReturnType__max_bin | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_depth) -> _WhichOneofReturnType__max_depth | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_child_samples) -> _WhichOneofReturnType__min_child_samples | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_child_weight) -> _WhichOneofReturnType__min_child_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_split_gain) -> _WhichOneofReturnType__min_split_gain | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__n_estimators) -> _WhichOneofReturnType__n_estimators | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__num_leaves) -> _WhichOneofReturnType__num_leaves | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__objective) -> _WhichOneofReturnType__objective | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reg_alpha) -> _WhichOneofReturnType__reg_alpha | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reg_lambda) -> _WhichOneofReturnType__reg_lambda | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__subsample) -> _WhichOneofReturnType__subsample | None: ...
+
+Global___Lightgbm: _TypeAlias = Lightgbm  # noqa: Y015
+
+@_typing.final
+class ExtraTrees(_message.Message):
+    """ExtraTrees configures scikit-learn's ExtraTreesClassifier and ExtraTreesRegressor: forests whose splits are drawn at
+    random. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing categories one of
+    their own, and a missing number the median; in a matrix missing values are refused.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    N_ESTIMATORS_FIELD_NUMBER: _builtins.int
+    MAX_DEPTH_FIELD_NUMBER: _builtins.int
+    CRITERION_FIELD_NUMBER: _builtins.int
+    MIN_SAMPLES_SPLIT_FIELD_NUMBER: _builtins.int
+    MIN_SAMPLES_LEAF_FIELD_NUMBER: _builtins.int
+    MAX_FEATURES_FIELD_NUMBER: _builtins.int
+    MAX_LEAF_NODES_FIELD_NUMBER: _builtins.int
+    BOOTSTRAP_FIELD_NUMBER: _builtins.int
+    CLASS_WEIGHT_FIELD_NUMBER: _builtins.int
+    n_estimators: _builtins.int
+    """The number of trees. The default is 100."""
+    max_depth: _builtins.int
+    """The largest depth of a tree. Trees grow until their leaves are pure when it is unset."""
+    criterion: _builtins.str
+    """The measure of a split's quality: gini, entropy or log_loss for classification (default gini);
+    squared_error, absolute_error, friedman_mse or poisson for regression (default squared_error).
+    """
+    min_samples_split: _builtins.int
+    """The smallest number of rows with which a node is split. The default is 2."""
+    min_samples_leaf: _builtins.int
+    """The smallest number of rows in a leaf. The default is 1."""
+    max_features: _builtins.str
+    """The features looked at for a split: sqrt, log2 or all. The default is sqrt for classification and all for
+    regression.
+    """
+    max_leaf_nodes: _builtins.int
+    """The largest number of leaves of a tree. Unlimited when unset."""
+    bootstrap: _builtins.bool
+    """Whether each tree sees a bootstrap sample of the rows. The default is false."""
+    class_weight: _builtins.str
+    """Weights of the labels, for classification: balanced, by their frequency in all rows, or balanced_subsample, in the
+    rows that the tree sees. Unset for equal weights.
+    """
+    def __init__(
+        self,
+        *,
+        n_estimators: _builtins.int | None = ...,
+        max_depth: _builtins.int | None = ...,
+        criterion: _builtins.str | None = ...,
+        min_samples_split: _builtins.int | None = ...,
+        min_samples_leaf: _builtins.int | None = ...,
+        max_features: _builtins.str | None = ...,
+        max_leaf_nodes: _builtins.int | None = ...,
+        bootstrap: _builtins.bool | None = ...,
+        class_weight: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bootstrap", b"_bootstrap", "_class_weight", b"_class_weight", "_criterion", b"_criterion", "_max_depth", b"_max_depth", "_max_features", b"_max_features", "_max_leaf_nodes", b"_max_leaf_nodes", "_min_samples_leaf", b"_min_samples_leaf", "_min_samples_split", b"_min_samples_split", "_n_estimators", b"_n_estimators", "bootstrap", b"bootstrap", "class_weight", b"class_weight", "criterion", b"criterion", "max_depth", b"max_depth", "max_features", b"max_features", "max_leaf_nodes", b"max_leaf_nodes", "min_samples_leaf", b"min_samples_leaf", "min_samples_split", b"min_samples_split", "n_estimators", b"n_estimators"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bootstrap", b"_bootstrap", "_class_weight", b"_class_weight", "_criterion", b"_criterion", "_max_depth", b"_max_depth", "_max_features", b"_max_features", "_max_leaf_nodes", b"_max_leaf_nodes", "_min_samples_leaf", b"_min_samples_leaf", "_min_samples_split", b"_min_samples_split", "_n_estimators", b"_n_estimators", "bootstrap", b"bootstrap", "class_weight", b"class_weight", "criterion", b"criterion", "max_depth", b"max_depth", "max_features", b"max_features", "max_leaf_nodes", b"max_leaf_nodes", "min_samples_leaf", b"min_samples_leaf", "min_samples_split", b"min_samples_split", "n_estimators", b"n_estimators"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bootstrap: _TypeAlias = _typing.Literal["bootstrap"]  # noqa: Y015
+    _WhichOneofArgType__bootstrap: _TypeAlias = _typing.Literal["_bootstrap", b"_bootstrap"]  # noqa: Y015
+    _WhichOneofReturnType__class_weight: _TypeAlias = _typing.Literal["class_weight"]  # noqa: Y015
+    _WhichOneofArgType__class_weight: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight"]  # noqa: Y015
+    _WhichOneofReturnType__criterion: _TypeAlias = _typing.Literal["criterion"]  # noqa: Y015
+    _WhichOneofArgType__criterion: _TypeAlias = _typing.Literal["_criterion", b"_criterion"]  # noqa: Y015
+    _WhichOneofReturnType__max_depth: _TypeAlias = _typing.Literal["max_depth"]  # noqa: Y015
+    _WhichOneofArgType__max_depth: _TypeAlias = _typing.Literal["_max_depth", b"_max_depth"]  # noqa: Y015
+    _WhichOneofReturnType__max_features: _TypeAlias = _typing.Literal["max_features"]  # noqa: Y015
+    _WhichOneofArgType__max_features: _TypeAlias = _typing.Literal["_max_features", b"_max_features"]  # noqa: Y015
+    _WhichOneofReturnType__max_leaf_nodes: _TypeAlias = _typing.Literal["max_leaf_nodes"]  # noqa: Y015
+    _WhichOneofArgType__max_leaf_nodes: _TypeAlias = _typing.Literal["_max_leaf_nodes", b"_max_leaf_nodes"]  # noqa: Y015
+    _WhichOneofReturnType__min_samples_leaf: _TypeAlias = _typing.Literal["min_samples_leaf"]  # noqa: Y015
+    _WhichOneofArgType__min_samples_leaf: _TypeAlias = _typing.Literal["_min_samples_leaf", b"_min_samples_leaf"]  # noqa: Y015
+    _WhichOneofReturnType__min_samples_split: _TypeAlias = _typing.Literal["min_samples_split"]  # noqa: Y015
+    _WhichOneofArgType__min_samples_split: _TypeAlias = _typing.Literal["_min_samples_split", b"_min_samples_split"]  # noqa: Y015
+    _WhichOneofReturnType__n_estimators: _TypeAlias = _typing.Literal["n_estimators"]  # noqa: Y015
+    _WhichOneofArgType__n_estimators: _TypeAlias = _typing.Literal["_n_estimators", b"_n_estimators"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bootstrap) -> _WhichOneofReturnType__bootstrap | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__class_weight) -> _WhichOneofReturnType__class_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__criterion) -> _WhichOneofReturnType__criterion | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_depth) -> _WhichOneofReturnType__max_depth | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_features) -> _WhichOneofReturnType__max_features | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_leaf_nodes) -> _WhichOneofReturnType__max_leaf_nodes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_samples_leaf) -> _WhichOneofReturnType__min_samples_leaf | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_samples_split) -> _WhichOneofReturnType__min_samples_split | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__n_estimators) -> _WhichOneofReturnType__n_estimators | None: ...
+
+Global___ExtraTrees: _TypeAlias = ExtraTrees  # noqa: Y015
+
+@_typing.final
+class Linear(_message.Message):
+    """Linear configures scikit-learn's LinearRegression, ordinary least squares. Features are standardized first; the scaling
+    belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing
+    categories one of their own, and a missing number the median; in a matrix missing values are refused.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIT_INTERCEPT_FIELD_NUMBER: _builtins.int
+    POSITIVE_FIELD_NUMBER: _builtins.int
+    fit_intercept: _builtins.bool
+    """Whether an intercept is fitted. The default is true."""
+    positive: _builtins.bool
+    """Whether the coefficients must be zero or more. The default is false."""
+    def __init__(
+        self,
+        *,
+        fit_intercept: _builtins.bool | None = ...,
+        positive: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fit_intercept", b"_fit_intercept", "_positive", b"_positive", "fit_intercept", b"fit_intercept", "positive", b"positive"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fit_intercept", b"_fit_intercept", "_positive", b"_positive", "fit_intercept", b"fit_intercept", "positive", b"positive"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fit_intercept: _TypeAlias = _typing.Literal["fit_intercept"]  # noqa: Y015
+    _WhichOneofArgType__fit_intercept: _TypeAlias = _typing.Literal["_fit_intercept", b"_fit_intercept"]  # noqa: Y015
+    _WhichOneofReturnType__positive: _TypeAlias = _typing.Literal["positive"]  # noqa: Y015
+    _WhichOneofArgType__positive: _TypeAlias = _typing.Literal["_positive", b"_positive"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fit_intercept) -> _WhichOneofReturnType__fit_intercept | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__positive) -> _WhichOneofReturnType__positive | None: ...
+
+Global___Linear: _TypeAlias = Linear  # noqa: Y015
+
+@_typing.final
+class Ridge(_message.Message):
+    """Ridge configures scikit-learn's Ridge, least squares with L2 regularization. Features are standardized first; the scaling
+    belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing
+    categories one of their own, and a missing number the median; in a matrix missing values are refused.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALPHA_FIELD_NUMBER: _builtins.int
+    FIT_INTERCEPT_FIELD_NUMBER: _builtins.int
+    POSITIVE_FIELD_NUMBER: _builtins.int
+    alpha: _builtins.float
+    """The strength of the regularization. The default is 1."""
+    fit_intercept: _builtins.bool
+    """Whether an intercept is fitted. The default is true."""
+    positive: _builtins.bool
+    """Whether the coefficients must be zero or more. The default is false."""
+    def __init__(
+        self,
+        *,
+        alpha: _builtins.float | None = ...,
+        fit_intercept: _builtins.bool | None = ...,
+        positive: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_fit_intercept", b"_fit_intercept", "_positive", b"_positive", "alpha", b"alpha", "fit_intercept", b"fit_intercept", "positive", b"positive"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_fit_intercept", b"_fit_intercept", "_positive", b"_positive", "alpha", b"alpha", "fit_intercept", b"fit_intercept", "positive", b"positive"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
+    _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
+    _WhichOneofReturnType__fit_intercept: _TypeAlias = _typing.Literal["fit_intercept"]  # noqa: Y015
+    _WhichOneofArgType__fit_intercept: _TypeAlias = _typing.Literal["_fit_intercept", b"_fit_intercept"]  # noqa: Y015
+    _WhichOneofReturnType__positive: _TypeAlias = _typing.Literal["positive"]  # noqa: Y015
+    _WhichOneofArgType__positive: _TypeAlias = _typing.Literal["_positive", b"_positive"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__alpha) -> _WhichOneofReturnType__alpha | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fit_intercept) -> _WhichOneofReturnType__fit_intercept | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__positive) -> _WhichOneofReturnType__positive | None: ...
+
+Global___Ridge: _TypeAlias = Ridge  # noqa: Y015
+
+@_typing.final
+class ElasticNet(_message.Message):
+    """ElasticNet configures scikit-learn's ElasticNet, least squares with L1 and L2 regularization. Features are standardized
+    first; the scaling belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for
+    all), missing categories one of their own, and a missing number the median; in a matrix missing values are refused.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALPHA_FIELD_NUMBER: _builtins.int
+    L1_RATIO_FIELD_NUMBER: _builtins.int
+    FIT_INTERCEPT_FIELD_NUMBER: _builtins.int
+    POSITIVE_FIELD_NUMBER: _builtins.int
+    MAX_ITER_FIELD_NUMBER: _builtins.int
+    TOL_FIELD_NUMBER: _builtins.int
+    SELECTION_FIELD_NUMBER: _builtins.int
+    alpha: _builtins.float
+    """The strength of the regularization. The default is 1."""
+    l1_ratio: _builtins.float
+    """The share of the L1 regularization: 0 is L2 alone, 1 is L1 alone (the lasso). The default is 0.5."""
+    fit_intercept: _builtins.bool
+    """Whether an intercept is fitted. The default is true."""
+    positive: _builtins.bool
+    """Whether the coefficients must be zero or more. The default is false."""
+    max_iter: _builtins.int
+    """The largest number of passes over the coefficients. The default is 1000."""
+    tol: _builtins.float
+    """The tolerance at which the solver stops. The default is 0.0001."""
+    selection: _builtins.str
+    """The order in which the coefficients are changed: cyclic or random. The default is cyclic."""
+    def __init__(
+        self,
+        *,
+        alpha: _builtins.float | None = ...,
+        l1_ratio: _builtins.float | None = ...,
+        fit_intercept: _builtins.bool | None = ...,
+        positive: _builtins.bool | None = ...,
+        max_iter: _builtins.int | None = ...,
+        tol: _builtins.float | None = ...,
+        selection: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_fit_intercept", b"_fit_intercept", "_l1_ratio", b"_l1_ratio", "_max_iter", b"_max_iter", "_positive", b"_positive", "_selection", b"_selection", "_tol", b"_tol", "alpha", b"alpha", "fit_intercept", b"fit_intercept", "l1_ratio", b"l1_ratio", "max_iter", b"max_iter", "positive", b"positive", "selection", b"selection", "tol", b"tol"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_fit_intercept", b"_fit_intercept", "_l1_ratio", b"_l1_ratio", "_max_iter", b"_max_iter", "_positive", b"_positive", "_selection", b"_selection", "_tol", b"_tol", "alpha", b"alpha", "fit_intercept", b"fit_intercept", "l1_ratio", b"l1_ratio", "max_iter", b"max_iter", "positive", b"positive", "selection", b"selection", "tol", b"tol"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
+    _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
+    _WhichOneofReturnType__fit_intercept: _TypeAlias = _typing.Literal["fit_intercept"]  # noqa: Y015
+    _WhichOneofArgType__fit_intercept: _TypeAlias = _typing.Literal["_fit_intercept", b"_fit_intercept"]  # noqa: Y015
+    _WhichOneofReturnType__l1_ratio: _TypeAlias = _typing.Literal["l1_ratio"]  # noqa: Y015
+    _WhichOneofArgType__l1_ratio: _TypeAlias = _typing.Literal["_l1_ratio", b"_l1_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__max_iter: _TypeAlias = _typing.Literal["max_iter"]  # noqa: Y015
+    _WhichOneofArgType__max_iter: _TypeAlias = _typing.Literal["_max_iter", b"_max_iter"]  # noqa: Y015
+    _WhichOneofReturnType__positive: _TypeAlias = _typing.Literal["positive"]  # noqa: Y015
+    _WhichOneofArgType__positive: _TypeAlias = _typing.Literal["_positive", b"_positive"]  # noqa: Y015
+    _WhichOneofReturnType__selection: _TypeAlias = _typing.Literal["selection"]  # noqa: Y015
+    _WhichOneofArgType__selection: _TypeAlias = _typing.Literal["_selection", b"_selection"]  # noqa: Y015
+    _WhichOneofReturnType__tol: _TypeAlias = _typing.Literal["tol"]  # noqa: Y015
+    _WhichOneofArgType__tol: _TypeAlias = _typing.Literal["_tol", b"_tol"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__alpha) -> _WhichOneofReturnType__alpha | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fit_intercept) -> _WhichOneofReturnType__fit_intercept | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__l1_ratio) -> _WhichOneofReturnType__l1_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_iter) -> _WhichOneofReturnType__max_iter | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__positive) -> _WhichOneofReturnType__positive | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__selection) -> _WhichOneofReturnType__selection | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tol) -> _WhichOneofReturnType__tol | None: ...
+
+Global___ElasticNet: _TypeAlias = ElasticNet  # noqa: Y015
+
+@_typing.final
+class GaussianNb(_message.Message):
+    """GaussianNb configures scikit-learn's GaussianNB, naive Bayes with a normal distribution a feature and label. In named
+    columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing categories one of their own, and a
+    missing number the median; in a matrix missing values are refused.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VAR_SMOOTHING_FIELD_NUMBER: _builtins.int
+    var_smoothing: _builtins.float
+    """The share of the largest variance of a feature that is added to all variances. The default is 1e-9."""
+    def __init__(
+        self,
+        *,
+        var_smoothing: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_var_smoothing", b"_var_smoothing", "var_smoothing", b"var_smoothing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_var_smoothing", b"_var_smoothing", "var_smoothing", b"var_smoothing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__var_smoothing: _TypeAlias = _typing.Literal["var_smoothing"]  # noqa: Y015
+    _WhichOneofArgType__var_smoothing: _TypeAlias = _typing.Literal["_var_smoothing", b"_var_smoothing"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__var_smoothing) -> _WhichOneofReturnType__var_smoothing | None: ...
+
+Global___GaussianNb: _TypeAlias = GaussianNb  # noqa: Y015
+
+@_typing.final
+class Catboost(_message.Message):
+    """Catboost configures CatBoost's gradient boosted trees. Missing values (NaN, or null) are allowed. In named
+    columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all). The loss for classification is the log loss.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITERATIONS_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
+    L2_LEAF_REG_FIELD_NUMBER: _builtins.int
+    RANDOM_STRENGTH_FIELD_NUMBER: _builtins.int
+    RSM_FIELD_NUMBER: _builtins.int
+    BORDER_COUNT_FIELD_NUMBER: _builtins.int
+    GROW_POLICY_FIELD_NUMBER: _builtins.int
+    MIN_DATA_IN_LEAF_FIELD_NUMBER: _builtins.int
+    MAX_LEAVES_FIELD_NUMBER: _builtins.int
+    NAN_MODE_FIELD_NUMBER: _builtins.int
+    LOSS_FUNCTION_FIELD_NUMBER: _builtins.int
+    AUTO_CLASS_WEIGHTS_FIELD_NUMBER: _builtins.int
+    EARLY_STOPPING_ROUNDS_FIELD_NUMBER: _builtins.int
+    iterations: _builtins.int
+    """The number of boosting rounds, each of which grows a tree. The default is 1000."""
+    learning_rate: _builtins.float
+    """The factor by which each tree is shrunk. When it is unset, CatBoost chooses it by the number of rows and rounds."""
+    depth: _builtins.int
+    """The largest depth of a tree. The default is 6."""
+    l2_leaf_reg: _builtins.float
+    """The strength of the L2 regularization of the leaves. The default is 3."""
+    random_strength: _builtins.float
+    """How much randomness is added to the scores of splits. The default is 1."""
+    rsm: _builtins.float
+    """The share of the columns that each split looks at. The default is 1, all of them."""
+    border_count: _builtins.int
+    """The number of borders between the values of a feature. The default is 254."""
+    grow_policy: _builtins.str
+    """How trees grow: SymmetricTree, with one condition a level; Depthwise, level by level; Lossguide, leaf by leaf. The
+    default is SymmetricTree.
+    """
+    min_data_in_leaf: _builtins.int
+    """The smallest number of rows in a leaf that is split, for Depthwise and Lossguide. The default is 1."""
+    max_leaves: _builtins.int
+    """The largest number of leaves of a tree, for Lossguide. The default is 31."""
+    nan_mode: _builtins.str
+    """Whether a missing value counts as less than all others, Min, or as more, Max. The default is Min."""
+    loss_function: _builtins.str
+    """The loss for regression: RMSE (squared error), MAE (absolute error) or Poisson (targets of 0 or more). The default is
+    RMSE. It must be unset for classification.
+    """
+    auto_class_weights: _builtins.str
+    """Weights of the labels, for classification: Balanced, in inverse proportion to their frequency, or SqrtBalanced, to its
+    square root. Unset for equal weights.
+    """
+    early_stopping_rounds: _builtins.int
+    """The number of rounds without improvement after which training stops: the loss on the held-out rows decides, and the
+    model keeps the trees up to its best round. Unset for all rounds.
+    """
+    def __init__(
+        self,
+        *,
+        iterations: _builtins.int | None = ...,
+        learning_rate: _builtins.float | None = ...,
+        depth: _builtins.int | None = ...,
+        l2_leaf_reg: _builtins.float | None = ...,
+        random_strength: _builtins.float | None = ...,
+        rsm: _builtins.float | None = ...,
+        border_count: _builtins.int | None = ...,
+        grow_policy: _builtins.str | None = ...,
+        min_data_in_leaf: _builtins.int | None = ...,
+        max_leaves: _builtins.int | None = ...,
+        nan_mode: _builtins.str | None = ...,
+        loss_function: _builtins.str | None = ...,
+        auto_class_weights: _builtins.str | None = ...,
+        early_stopping_rounds: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_auto_class_weights", b"_auto_class_weights", "_border_count", b"_border_count", "_depth", b"_depth", "_early_stopping_rounds", b"_early_stopping_rounds", "_grow_policy", b"_grow_policy", "_iterations", b"_iterations", "_l2_leaf_reg", b"_l2_leaf_reg", "_learning_rate", b"_learning_rate", "_loss_function", b"_loss_function", "_max_leaves", b"_max_leaves", "_min_data_in_leaf", b"_min_data_in_leaf", "_nan_mode", b"_nan_mode", "_random_strength", b"_random_strength", "_rsm", b"_rsm", "auto_class_weights", b"auto_class_weights", "border_count", b"border_count", "depth", b"depth", "early_stopping_rounds", b"early_stopping_rounds", "grow_policy", b"grow_policy", "iterations", b"iterations", "l2_leaf_reg", b"l2_leaf_reg", "learning_rate", b"learning_rate", "loss_function", b"loss_function", "max_leaves", b"max_leaves", "min_data_in_leaf", b"min_data_in_leaf", "nan_mode", b"nan_mode", "random_strength", b"random_strength", "rsm", b"rsm"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_auto_class_weights", b"_auto_class_weights", "_border_count", b"_border_count", "_depth", b"_depth", "_early_stopping_rounds", b"_early_stopping_rounds", "_grow_policy", b"_grow_policy", "_iterations", b"_iterations", "_l2_leaf_reg", b"_l2_leaf_reg", "_learning_rate", b"_learning_rate", "_loss_function", b"_loss_function", "_max_leaves", b"_max_leaves", "_min_data_in_leaf", b"_min_data_in_leaf", "_nan_mode", b"_nan_mode", "_random_strength", b"_random_strength", "_rsm", b"_rsm", "auto_class_weights", b"auto_class_weights", "border_count", b"border_count", "depth", b"depth", "early_stopping_rounds", b"early_stopping_rounds", "grow_policy", b"grow_policy", "iterations", b"iterations", "l2_leaf_reg", b"l2_leaf_reg", "learning_rate", b"learning_rate", "loss_function", b"loss_function", "max_leaves", b"max_leaves", "min_data_in_leaf", b"min_data_in_leaf", "nan_mode", b"nan_mode", "random_strength", b"random_strength", "rsm", b"rsm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__auto_class_weights: _TypeAlias = _typing.Literal["auto_class_weights"]  # noqa: Y015
+    _WhichOneofArgType__auto_class_weights: _TypeAlias = _typing.Literal["_auto_class_weights", b"_auto_class_weights"]  # noqa: Y015
+    _WhichOneofReturnType__border_count: _TypeAlias = _typing.Literal["border_count"]  # noqa: Y015
+    _WhichOneofArgType__border_count: _TypeAlias = _typing.Literal["_border_count", b"_border_count"]  # noqa: Y015
+    _WhichOneofReturnType__depth: _TypeAlias = _typing.Literal["depth"]  # noqa: Y015
+    _WhichOneofArgType__depth: _TypeAlias = _typing.Literal["_depth", b"_depth"]  # noqa: Y015
+    _WhichOneofReturnType__early_stopping_rounds: _TypeAlias = _typing.Literal["early_stopping_rounds"]  # noqa: Y015
+    _WhichOneofArgType__early_stopping_rounds: _TypeAlias = _typing.Literal["_early_stopping_rounds", b"_early_stopping_rounds"]  # noqa: Y015
+    _WhichOneofReturnType__grow_policy: _TypeAlias = _typing.Literal["grow_policy"]  # noqa: Y015
+    _WhichOneofArgType__grow_policy: _TypeAlias = _typing.Literal["_grow_policy", b"_grow_policy"]  # noqa: Y015
+    _WhichOneofReturnType__iterations: _TypeAlias = _typing.Literal["iterations"]  # noqa: Y015
+    _WhichOneofArgType__iterations: _TypeAlias = _typing.Literal["_iterations", b"_iterations"]  # noqa: Y015
+    _WhichOneofReturnType__l2_leaf_reg: _TypeAlias = _typing.Literal["l2_leaf_reg"]  # noqa: Y015
+    _WhichOneofArgType__l2_leaf_reg: _TypeAlias = _typing.Literal["_l2_leaf_reg", b"_l2_leaf_reg"]  # noqa: Y015
+    _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
+    _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
+    _WhichOneofReturnType__loss_function: _TypeAlias = _typing.Literal["loss_function"]  # noqa: Y015
+    _WhichOneofArgType__loss_function: _TypeAlias = _typing.Literal["_loss_function", b"_loss_function"]  # noqa: Y015
+    _WhichOneofReturnType__max_leaves: _TypeAlias = _typing.Literal["max_leaves"]  # noqa: Y015
+    _WhichOneofArgType__max_leaves: _TypeAlias = _typing.Literal["_max_leaves", b"_max_leaves"]  # noqa: Y015
+    _WhichOneofReturnType__min_data_in_leaf: _TypeAlias = _typing.Literal["min_data_in_leaf"]  # noqa: Y015
+    _WhichOneofArgType__min_data_in_leaf: _TypeAlias = _typing.Literal["_min_data_in_leaf", b"_min_data_in_leaf"]  # noqa: Y015
+    _WhichOneofReturnType__nan_mode: _TypeAlias = _typing.Literal["nan_mode"]  # noqa: Y015
+    _WhichOneofArgType__nan_mode: _TypeAlias = _typing.Literal["_nan_mode", b"_nan_mode"]  # noqa: Y015
+    _WhichOneofReturnType__random_strength: _TypeAlias = _typing.Literal["random_strength"]  # noqa: Y015
+    _WhichOneofArgType__random_strength: _TypeAlias = _typing.Literal["_random_strength", b"_random_strength"]  # noqa: Y015
+    _WhichOneofReturnType__rsm: _TypeAlias = _typing.Literal["rsm"]  # noqa: Y015
+    _WhichOneofArgType__rsm: _TypeAlias = _typing.Literal["_rsm", b"_rsm"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__auto_class_weights) -> _WhichOneofReturnType__auto_class_weights | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__border_count) -> _WhichOneofReturnType__border_count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__depth) -> _WhichOneofReturnType__depth | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__early_stopping_rounds) -> _WhichOneofReturnType__early_stopping_rounds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__grow_policy) -> _WhichOneofReturnType__grow_policy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__iterations) -> _WhichOneofReturnType__iterations | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__l2_leaf_reg) -> _WhichOneofReturnType__l2_leaf_reg | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__learning_rate) -> _WhichOneofReturnType__learning_rate | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__loss_function) -> _WhichOneofReturnType__loss_function | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_leaves) -> _WhichOneofReturnType__max_leaves | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_data_in_leaf) -> _WhichOneofReturnType__min_data_in_leaf | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nan_mode) -> _WhichOneofReturnType__nan_mode | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__random_strength) -> _WhichOneofReturnType__random_strength | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rsm) -> _WhichOneofReturnType__rsm | None: ...
+
+Global___Catboost: _TypeAlias = Catboost  # noqa: Y015
+
+@_typing.final
+class Svm(_message.Message):
+    """Svm configures scikit-learn's support vector machines, SVC and SVR. Features, and the targets of regression, are
+    standardized first; the scaling belongs to the model. Training takes time in proportion to the square of the number of
+    rows, and more. Probabilities come from a logistic function of each label's decision value, fitted to those of a
+    cross-validation; at most 100 labels. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for
+    all), missing categories one of their own, and a missing number the median; in a matrix missing values are refused.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    C_FIELD_NUMBER: _builtins.int
+    KERNEL_FIELD_NUMBER: _builtins.int
+    DEGREE_FIELD_NUMBER: _builtins.int
+    GAMMA_FIELD_NUMBER: _builtins.int
+    COEF0_FIELD_NUMBER: _builtins.int
+    TOL_FIELD_NUMBER: _builtins.int
+    MAX_ITER_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
+    CLASS_WEIGHT_FIELD_NUMBER: _builtins.int
+    c: _builtins.float
+    """The inverse of the strength of the regularization: smaller is stronger. The default is 1."""
+    kernel: _builtins.str
+    """The kernel: linear, poly, rbf or sigmoid. The default is rbf."""
+    degree: _builtins.int
+    """The degree of the kernel poly. The default is 3."""
+    gamma: _builtins.float
+    """The factor in the kernels poly, rbf and sigmoid. The default is 1 divided by the number of columns."""
+    coef0: _builtins.float
+    """What is added in the kernels poly and sigmoid. The default is 0."""
+    tol: _builtins.float
+    """The tolerance at which the solver stops. The default is 0.001."""
+    max_iter: _builtins.int
+    """The largest number of solver iterations. Unlimited when unset."""
+    epsilon: _builtins.float
+    """How far a value may be from its target, in standard deviations of the targets, and count as equal; for regression. The
+    default is 0.1.
+    """
+    class_weight: _builtins.str
+    """Weights of the labels, for classification: balanced, in inverse proportion to their frequency, or unset for equal
+    weights.
+    """
+    def __init__(
+        self,
+        *,
+        c: _builtins.float | None = ...,
+        kernel: _builtins.str | None = ...,
+        degree: _builtins.int | None = ...,
+        gamma: _builtins.float | None = ...,
+        coef0: _builtins.float | None = ...,
+        tol: _builtins.float | None = ...,
+        max_iter: _builtins.int | None = ...,
+        epsilon: _builtins.float | None = ...,
+        class_weight: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_c", b"_c", "_class_weight", b"_class_weight", "_coef0", b"_coef0", "_degree", b"_degree", "_epsilon", b"_epsilon", "_gamma", b"_gamma", "_kernel", b"_kernel", "_max_iter", b"_max_iter", "_tol", b"_tol", "c", b"c", "class_weight", b"class_weight", "coef0", b"coef0", "degree", b"degree", "epsilon", b"epsilon", "gamma", b"gamma", "kernel", b"kernel", "max_iter", b"max_iter", "tol", b"tol"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_c", b"_c", "_class_weight", b"_class_weight", "_coef0", b"_coef0", "_degree", b"_degree", "_epsilon", b"_epsilon", "_gamma", b"_gamma", "_kernel", b"_kernel", "_max_iter", b"_max_iter", "_tol", b"_tol", "c", b"c", "class_weight", b"class_weight", "coef0", b"coef0", "degree", b"degree", "epsilon", b"epsilon", "gamma", b"gamma", "kernel", b"kernel", "max_iter", b"max_iter", "tol", b"tol"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__c: _TypeAlias = _typing.Literal["c"]  # noqa: Y015
+    _WhichOneofArgType__c: _TypeAlias = _typing.Literal["_c", b"_c"]  # noqa: Y015
+    _WhichOneofReturnType__class_weight: _TypeAlias = _typing.Literal["class_weight"]  # noqa: Y015
+    _WhichOneofArgType__class_weight: _TypeAlias = _typing.Literal["_class_weight", b"_class_weight"]  # noqa: Y015
+    _WhichOneofReturnType__coef0: _TypeAlias = _typing.Literal["coef0"]  # noqa: Y015
+    _WhichOneofArgType__coef0: _TypeAlias = _typing.Literal["_coef0", b"_coef0"]  # noqa: Y015
+    _WhichOneofReturnType__degree: _TypeAlias = _typing.Literal["degree"]  # noqa: Y015
+    _WhichOneofArgType__degree: _TypeAlias = _typing.Literal["_degree", b"_degree"]  # noqa: Y015
+    _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
+    _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
+    _WhichOneofReturnType__gamma: _TypeAlias = _typing.Literal["gamma"]  # noqa: Y015
+    _WhichOneofArgType__gamma: _TypeAlias = _typing.Literal["_gamma", b"_gamma"]  # noqa: Y015
+    _WhichOneofReturnType__kernel: _TypeAlias = _typing.Literal["kernel"]  # noqa: Y015
+    _WhichOneofArgType__kernel: _TypeAlias = _typing.Literal["_kernel", b"_kernel"]  # noqa: Y015
+    _WhichOneofReturnType__max_iter: _TypeAlias = _typing.Literal["max_iter"]  # noqa: Y015
+    _WhichOneofArgType__max_iter: _TypeAlias = _typing.Literal["_max_iter", b"_max_iter"]  # noqa: Y015
+    _WhichOneofReturnType__tol: _TypeAlias = _typing.Literal["tol"]  # noqa: Y015
+    _WhichOneofArgType__tol: _TypeAlias = _typing.Literal["_tol", b"_tol"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__c) -> _WhichOneofReturnType__c | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__class_weight) -> _WhichOneofReturnType__class_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__coef0) -> _WhichOneofReturnType__coef0 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__degree) -> _WhichOneofReturnType__degree | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gamma) -> _WhichOneofReturnType__gamma | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kernel) -> _WhichOneofReturnType__kernel | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_iter) -> _WhichOneofReturnType__max_iter | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tol) -> _WhichOneofReturnType__tol | None: ...
+
+Global___Svm: _TypeAlias = Svm  # noqa: Y015
+
+@_typing.final
+class Knn(_message.Message):
+    """Knn configures scikit-learn's KNeighborsClassifier and KNeighborsRegressor: the rows trained on that are nearest decide.
+    Features are standardized first; the scaling belongs to the model. Of rows at the same distance the first ones in the
+    model's order count. The model holds all rows trained on, so there may be 10,000. Weights of rows are refused. In named columns
+    each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing categories one of their own, and a missing
+    number the median; in a matrix missing values are refused.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    N_NEIGHBORS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    n_neighbors: _builtins.int
+    """The number of nearest rows that decide. The default is 5."""
+    weights: _builtins.str
+    """What they count: uniform, all the same, or distance, in inverse proportion to their distance. The default is uniform."""
+    def __init__(
+        self,
+        *,
+        n_neighbors: _builtins.int | None = ...,
+        weights: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_n_neighbors", b"_n_neighbors", "_weights", b"_weights", "n_neighbors", b"n_neighbors", "weights", b"weights"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_n_neighbors", b"_n_neighbors", "_weights", b"_weights", "n_neighbors", b"n_neighbors", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__n_neighbors: _TypeAlias = _typing.Literal["n_neighbors"]  # noqa: Y015
+    _WhichOneofArgType__n_neighbors: _TypeAlias = _typing.Literal["_n_neighbors", b"_n_neighbors"]  # noqa: Y015
+    _WhichOneofReturnType__weights: _TypeAlias = _typing.Literal["weights"]  # noqa: Y015
+    _WhichOneofArgType__weights: _TypeAlias = _typing.Literal["_weights", b"_weights"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__n_neighbors) -> _WhichOneofReturnType__n_neighbors | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weights) -> _WhichOneofReturnType__weights | None: ...
+
+Global___Knn: _TypeAlias = Knn  # noqa: Y015

@@ -67,6 +67,7 @@ class Dataset(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    HAS_WEIGHTS_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """The digest of the content, "sha256:" and 64 hexadecimal digits. It identifies the data: the same rows have the same
     digest, in whichever chunks they came. FitRequest.dataset and DeleteDatasetRequest take it.
@@ -79,6 +80,8 @@ class Dataset(_message.Message):
     """The size on disk, in bytes."""
     display_name: _builtins.str
     """The name for people that the first upload of the data gave."""
+    has_weights: _builtins.bool
+    """Whether the rows came with weights."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The shape of one row's features: [columns], or [channels, height, width] for images. Empty for data that came as tables."""
@@ -102,10 +105,11 @@ class Dataset(_message.Message):
         size_bytes: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         display_name: _builtins.str = ...,
+        has_weights: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "create_time", b"create_time", "digest", b"digest", "display_name", b"display_name", "has_targets", b"has_targets", "row_count", b"row_count", "shape", b"shape", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "create_time", b"create_time", "digest", b"digest", "display_name", b"display_name", "has_targets", b"has_targets", "has_weights", b"has_weights", "row_count", b"row_count", "shape", b"shape", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -154,6 +158,7 @@ class DatasetChunk(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     content: _builtins.bytes
     """The next bytes of the file, for the formats that are files. Not in this release."""
     @_builtins.property
@@ -164,16 +169,21 @@ class DatasetChunk(_message.Message):
     def targets(self) -> _data_pb2.Column:
         """The values to learn, one a row, in every chunk or in none. Without them the Fit names a column as its target."""
 
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What each row counts in training, in every chunk or in none, as in InlineDataset."""
+
     def __init__(
         self,
         *,
         inputs: _data_pb2.Inputs | None = ...,
         targets: _data_pb2.Column | None = ...,
         content: _builtins.bytes = ...,
+        weights: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "targets", b"targets"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "inputs", b"inputs", "targets", b"targets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "inputs", b"inputs", "targets", b"targets", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -94,6 +94,7 @@ class AlgorithmTraits(_message.Message):
     MISSING_VALUES_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
     NATIVE_CATEGORIES_FIELD_NUMBER: _builtins.int
+    SAMPLE_WEIGHTS_FIELD_NUMBER: _builtins.int
     classification: _builtins.bool
     """The algorithm has a classifier."""
     regression: _builtins.bool
@@ -108,6 +109,8 @@ class AlgorithmTraits(_message.Message):
     """The algorithm splits by categories itself and takes their codes. For the others the model makes an indicator, 0 or 1,
     of each category.
     """
+    sample_weights: _builtins.bool
+    """The algorithm takes weights of rows and of labels."""
     def __init__(
         self,
         *,
@@ -116,10 +119,11 @@ class AlgorithmTraits(_message.Message):
         missing_values: _builtins.bool = ...,
         images: _builtins.bool = ...,
         native_categories: _builtins.bool = ...,
+        sample_weights: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classification", b"classification", "images", b"images", "missing_values", b"missing_values", "native_categories", b"native_categories", "regression", b"regression"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classification", b"classification", "images", b"images", "missing_values", b"missing_values", "native_categories", b"native_categories", "regression", b"regression", "sample_weights", b"sample_weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

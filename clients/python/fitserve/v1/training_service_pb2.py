@@ -32,13 +32,15 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"fitserve/v1/training_service.proto\x12\x0b\x66itserve.v1\x1a\x1b\x66itserve/v1/algorithm.proto\x1a\x16\x66itserve/v1/data.proto\x1a\x19\x66itserve/v1/dataset.proto\x1a\x19\x66itserve/v1/options.proto\x1a\x1e\x66itserve/v1/training_job.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xb9\x08\n\nFitRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x34\n\x06inline\x18\x02 \x01(\x0b\x32\x1a.fitserve.v1.InlineDatasetH\x00R\x06inline\x12\x1a\n\x07\x64\x61taset\x18\x03 \x01(\tH\x00R\x07\x64\x61taset\x12\x16\n\x06target\x18\x04 \x01(\tR\x06target\x12R\n\x13logistic_regression\x18\n \x01(\x0b\x32\x1f.fitserve.v1.LogisticRegressionH\x01R\x12logisticRegression\x12@\n\rrandom_forest\x18\x0b \x01(\x0b\x32\x19.fitserve.v1.RandomForestH\x01R\x0crandomForest\x12Y\n\x16hist_gradient_boosting\x18\x0c \x01(\x0b\x32!.fitserve.v1.HistGradientBoostingH\x01R\x14histGradientBoosting\x12\x30\n\x07xgboost\x18\r \x01(\x0b\x32\x14.fitserve.v1.XgboostH\x01R\x07xgboost\x12\x34\n\ttorch_mlp\x18\x0e \x01(\x0b\x32\x15.fitserve.v1.TorchMlpH\x01R\x08torchMlp\x12\x34\n\ttorch_cnn\x18\x0f \x01(\x0b\x32\x15.fitserve.v1.TorchCnnH\x01R\x08torchCnn\x12%\n\x04task\x18\x1e \x01(\x0e\x32\x11.fitserve.v1.TaskR\x04task\x12L\n\x13validation_fraction\x18\x1f \x01(\x01\x42\x16\xaa\x9f\x19\x12\x11\xcd\xcc\xcc\xcc\xcc\xcc\xec?\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x02R\x12validationFraction\x88\x01\x01\x12\x17\n\x04seed\x18  \x01(\rH\x03R\x04seed\x88\x01\x01\x12\x31\n\x05\x63ores\x18! \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00\xb0@H\x04R\x05\x63ores\x88\x01\x01\x12\x38\n\ntime_limit\x18\" \x01(\x0b\x32\x19.google.protobuf.DurationR\ttimeLimit\x12I\n\x12memory_limit_bytes\x18# \x01(\x03\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x30\x41\x11\x00\x00\x00\x00\x00\x00\xb0\x43H\x05R\x10memoryLimitBytes\x88\x01\x01\x12\x14\n\x05queue\x18$ \x01(\x08R\x05queue\x12\x36\n\x08\x65xisting\x18% \x01(\x0e\x32\x1a.fitserve.v1.ExistingModelR\x08\x65xisting\x12\x12\n\x04load\x18& \x01(\x08R\x04load\x12\x1d\n\nrequest_id\x18\' \x01(\tR\trequestIdB\x06\n\x04\x64\x61taB\x0b\n\talgorithmB\x16\n\x14_validation_fractionB\x07\n\x05_seedB\x08\n\x06_coresB\x15\n\x13_memory_limit_bytes\"9\n\x0b\x46itResponse\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x18.fitserve.v1.TrainingJobR\x03job\"\x9f\x01\n\rInlineDataset\x12+\n\x06inputs\x18\x01 \x01(\x0b\x32\x13.fitserve.v1.InputsR\x06inputs\x12-\n\x07targets\x18\x02 \x01(\x0b\x32\x13.fitserve.v1.ColumnR\x07targets\x12\x32\n\x06labels\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.ListValueR\x06labels\"\x99\x01\n\x14UploadDatasetRequest\x12\x43\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x1f.fitserve.v1.DatasetDescriptionH\x00R\x0b\x64\x65scription\x12\x31\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x19.fitserve.v1.DatasetChunkH\x00R\x05\x63hunkB\t\n\x07message\"a\n\x15UploadDatasetResponse\x12.\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.fitserve.v1.DatasetR\x07\x64\x61taset\x12\x18\n\x07\x65xisted\x18\x02 \x01(\x08R\x07\x65xisted\"`\n\x13ListDatasetsRequest\x12*\n\tpage_size\x18\x01 \x01(\x05\x42\r\xaa\x9f\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"p\n\x14ListDatasetsResponse\x12\x30\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x14.fitserve.v1.DatasetR\x08\x64\x61tasets\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"0\n\x14\x44\x65leteDatasetRequest\x12\x18\n\x07\x64\x61taset\x18\x01 \x01(\tR\x07\x64\x61taset\"\x17\n\x15\x44\x65leteDatasetResponse\")\n\x15GetTrainingJobRequest\x12\x10\n\x03job\x18\x01 \x01(\tR\x03job\"D\n\x16GetTrainingJobResponse\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x18.fitserve.v1.TrainingJobR\x03job\"\xa9\x01\n\x17ListTrainingJobsRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12-\n\x06states\x18\x02 \x03(\x0e\x32\x15.fitserve.v1.JobStateR\x06states\x12*\n\tpage_size\x18\x03 \x01(\x05\x42\r\xaa\x9f\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x04 \x01(\tR\tpageToken\"p\n\x18ListTrainingJobsResponse\x12,\n\x04jobs\x18\x01 \x03(\x0b\x32\x18.fitserve.v1.TrainingJobR\x04jobs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\",\n\x18\x43\x61ncelTrainingJobRequest\x12\x10\n\x03job\x18\x01 \x01(\tR\x03job\"G\n\x19\x43\x61ncelTrainingJobResponse\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x18.fitserve.v1.TrainingJobR\x03job\"+\n\x17WatchTrainingJobRequest\x12\x10\n\x03job\x18\x01 \x01(\tR\x03job\"\x94\x01\n\x18WatchTrainingJobResponse\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x18.fitserve.v1.TrainingJobR\x03job\x12/\n\x05steps\x18\x02 \x03(\x0b\x32\x19.fitserve.v1.TrainingStepR\x05steps\x12\x1b\n\tlog_lines\x18\x03 \x03(\tR\x08logLines*h\n\rExistingModel\x12\x1e\n\x1a\x45XISTING_MODEL_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45XISTING_MODEL_FAIL\x10\x01\x12\x1e\n\x1a\x45XISTING_MODEL_NEW_VERSION\x10\x02\x32\xd4\x07\n\x0fTrainingService\x12^\n\x03\x46it\x12\x17.fitserve.v1.FitRequest\x1a\x18.fitserve.v1.FitResponse\"$\x90\x02\x02\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/models/{model}:fit:\x01*\x12]\n\rUploadDataset\x12!.fitserve.v1.UploadDatasetRequest\x1a\".fitserve.v1.UploadDatasetResponse\"\x03\x90\x02\x02(\x01\x12l\n\x0cListDatasets\x12 .fitserve.v1.ListDatasetsRequest\x1a!.fitserve.v1.ListDatasetsResponse\"\x17\x90\x02\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/datasets\x12y\n\rDeleteDataset\x12!.fitserve.v1.DeleteDatasetRequest\x1a\".fitserve.v1.DeleteDatasetResponse\"!\x90\x02\x02\x82\xd3\xe4\x93\x02\x18*\x16/v1/datasets/{dataset}\x12|\n\x0eGetTrainingJob\x12\".fitserve.v1.GetTrainingJobRequest\x1a#.fitserve.v1.GetTrainingJobResponse\"!\x90\x02\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/trainingJobs/{job}\x12|\n\x10ListTrainingJobs\x12$.fitserve.v1.ListTrainingJobsRequest\x1a%.fitserve.v1.ListTrainingJobsResponse\"\x1b\x90\x02\x01\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/trainingJobs\x12\x8f\x01\n\x11\x43\x61ncelTrainingJob\x12%.fitserve.v1.CancelTrainingJobRequest\x1a&.fitserve.v1.CancelTrainingJobResponse\"+\x90\x02\x02\x82\xd3\xe4\x93\x02\"\"\x1d/v1/trainingJobs/{job}:cancel:\x01*\x12\x8a\x01\n\x10WatchTrainingJob\x12$.fitserve.v1.WatchTrainingJobRequest\x1a%.fitserve.v1.WatchTrainingJobResponse\"\'\x90\x02\x01\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/trainingJobs/{job}:watch0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"fitserve/v1/training_service.proto\x12\x0b\x66itserve.v1\x1a\x1b\x66itserve/v1/algorithm.proto\x1a\x16\x66itserve/v1/data.proto\x1a\x19\x66itserve/v1/dataset.proto\x1a\x19\x66itserve/v1/options.proto\x1a\x1e\x66itserve/v1/training_job.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x8f\r\n\nFitRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x34\n\x06inline\x18\x02 \x01(\x0b\x32\x1a.fitserve.v1.InlineDatasetH\x00R\x06inline\x12\x1a\n\x07\x64\x61taset\x18\x03 \x01(\tH\x00R\x07\x64\x61taset\x12\x16\n\x06target\x18\x04 \x01(\tR\x06target\x12R\n\x13logistic_regression\x18\n \x01(\x0b\x32\x1f.fitserve.v1.LogisticRegressionH\x01R\x12logisticRegression\x12@\n\rrandom_forest\x18\x0b \x01(\x0b\x32\x19.fitserve.v1.RandomForestH\x01R\x0crandomForest\x12Y\n\x16hist_gradient_boosting\x18\x0c \x01(\x0b\x32!.fitserve.v1.HistGradientBoostingH\x01R\x14histGradientBoosting\x12\x30\n\x07xgboost\x18\r \x01(\x0b\x32\x14.fitserve.v1.XgboostH\x01R\x07xgboost\x12\x34\n\ttorch_mlp\x18\x0e \x01(\x0b\x32\x15.fitserve.v1.TorchMlpH\x01R\x08torchMlp\x12\x34\n\ttorch_cnn\x18\x0f \x01(\x0b\x32\x15.fitserve.v1.TorchCnnH\x01R\x08torchCnn\x12\x33\n\x08lightgbm\x18\x10 \x01(\x0b\x32\x15.fitserve.v1.LightgbmH\x01R\x08lightgbm\x12:\n\x0b\x65xtra_trees\x18\x11 \x01(\x0b\x32\x17.fitserve.v1.ExtraTreesH\x01R\nextraTrees\x12-\n\x06linear\x18\x12 \x01(\x0b\x32\x13.fitserve.v1.LinearH\x01R\x06linear\x12*\n\x05ridge\x18\x13 \x01(\x0b\x32\x12.fitserve.v1.RidgeH\x01R\x05ridge\x12:\n\x0b\x65lastic_net\x18\x14 \x01(\x0b\x32\x17.fitserve.v1.ElasticNetH\x01R\nelasticNet\x12:\n\x0bgaussian_nb\x18\x15 \x01(\x0b\x32\x17.fitserve.v1.GaussianNbH\x01R\ngaussianNb\x12\x33\n\x08\x63\x61tboost\x18\x16 \x01(\x0b\x32\x15.fitserve.v1.CatboostH\x01R\x08\x63\x61tboost\x12$\n\x03svm\x18\x17 \x01(\x0b\x32\x10.fitserve.v1.SvmH\x01R\x03svm\x12$\n\x03knn\x18\x18 \x01(\x0b\x32\x10.fitserve.v1.KnnH\x01R\x03knn\x12%\n\x04task\x18\x1e \x01(\x0e\x32\x11.fitserve.v1.TaskR\x04task\x12L\n\x13validation_fraction\x18\x1f \x01(\x01\x42\x16\xaa\x9f\x19\x12\x11\xcd\xcc\xcc\xcc\xcc\xcc\xec?\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x02R\x12validationFraction\x88\x01\x01\x12\x17\n\x04seed\x18  \x01(\rH\x03R\x04seed\x88\x01\x01\x12\x31\n\x05\x63ores\x18! \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00\xb0@H\x04R\x05\x63ores\x88\x01\x01\x12\x38\n\ntime_limit\x18\" \x01(\x0b\x32\x19.google.protobuf.DurationR\ttimeLimit\x12I\n\x12memory_limit_bytes\x18# \x01(\x03\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x30\x41\x11\x00\x00\x00\x00\x00\x00\xb0\x43H\x05R\x10memoryLimitBytes\x88\x01\x01\x12\x14\n\x05queue\x18$ \x01(\x08R\x05queue\x12\x36\n\x08\x65xisting\x18% \x01(\x0e\x32\x1a.fitserve.v1.ExistingModelR\x08\x65xisting\x12\x12\n\x04load\x18& \x01(\x08R\x04load\x12\x1d\n\nrequest_id\x18\' \x01(\tR\trequestId\x12N\n\rclass_weights\x18( \x03(\x0b\x32).fitserve.v1.FitRequest.ClassWeightsEntryR\x0c\x63lassWeights\x1a?\n\x11\x43lassWeightsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x01R\x05value:\x02\x38\x01\x42\x06\n\x04\x64\x61taB\x0b\n\talgorithmB\x16\n\x14_validation_fractionB\x07\n\x05_seedB\x08\n\x06_coresB\x15\n\x13_memory_limit_bytes\"9\n\x0b\x46itResponse\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x18.fitserve.v1.TrainingJobR\x03job\"\xb9\x01\n\rInlineDataset\x12+\n\x06inputs\x18\x01 \x01(\x0b\x32\x13.fitserve.v1.InputsR\x06inputs\x12-\n\x07targets\x18\x02 \x01(\x0b\x32\x13.fitserve.v1.ColumnR\x07targets\x12\x32\n\x06labels\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.ListValueR\x06labels\x12\x18\n\x07weights\x18\x04 \x03(\x01R\x07weights\"\x99\x01\n\x14UploadDatasetRequest\x12\x43\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x1f.fitserve.v1.DatasetDescriptionH\x00R\x0b\x64\x65scription\x12\x31\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x19.fitserve.v1.DatasetChunkH\x00R\x05\x63hunkB\t\n\x07message\"a\n\x15UploadDatasetResponse\x12.\n\x07\x64\x61taset\x18\x01 \x01(\x0b\x32\x14.fitserve.v1.DatasetR\x07\x64\x61taset\x12\x18\n\x07\x65xisted\x18\x02 \x01(\x08R\x07\x65xisted\"`\n\x13ListDatasetsRequest\x12*\n\tpage_size\x18\x01 \x01(\x05\x42\r\xaa\x9f\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"p\n\x14ListDatasetsResponse\x12\x30\n\x08\x64\x61tasets\x18\x01 \x03(\x0b\x32\x14.fitserve.v1.DatasetR\x08\x64\x61tasets\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"0\n\x14\x44\x65leteDatasetRequest\x12\x18\n\x07\x64\x61taset\x18\x01 \x01(\tR\x07\x64\x61taset\"\x17\n\x15\x44\x65leteDatasetResponse\")\n\x15GetTrainingJobRequest\x12\x10\n\x03job\x18\x01 \x01(\tR\x03job\"D\n\x16GetTrainingJobResponse\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x18.fitserve.v1.TrainingJobR\x03job\"\xa9\x01\n\x17ListTrainingJobsRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12-\n\x06states\x18\x02 \x03(\x0e\x32\x15.fitserve.v1.JobStateR\x06states\x12*\n\tpage_size\x18\x03 \x01(\x05\x42\r\xaa\x9f\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x04 \x01(\tR\tpageToken\"p\n\x18ListTrainingJobsResponse\x12,\n\x04jobs\x18\x01 \x03(\x0b\x32\x18.fitserve.v1.TrainingJobR\x04jobs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\",\n\x18\x43\x61ncelTrainingJobRequest\x12\x10\n\x03job\x18\x01 \x01(\tR\x03job\"G\n\x19\x43\x61ncelTrainingJobResponse\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x18.fitserve.v1.TrainingJobR\x03job\"+\n\x17WatchTrainingJobRequest\x12\x10\n\x03job\x18\x01 \x01(\tR\x03job\"\x94\x01\n\x18WatchTrainingJobResponse\x12*\n\x03job\x18\x01 \x01(\x0b\x32\x18.fitserve.v1.TrainingJobR\x03job\x12/\n\x05steps\x18\x02 \x03(\x0b\x32\x19.fitserve.v1.TrainingStepR\x05steps\x12\x1b\n\tlog_lines\x18\x03 \x03(\tR\x08logLines*h\n\rExistingModel\x12\x1e\n\x1a\x45XISTING_MODEL_UNSPECIFIED\x10\x00\x12\x17\n\x13\x45XISTING_MODEL_FAIL\x10\x01\x12\x1e\n\x1a\x45XISTING_MODEL_NEW_VERSION\x10\x02\x32\xd4\x07\n\x0fTrainingService\x12^\n\x03\x46it\x12\x17.fitserve.v1.FitRequest\x1a\x18.fitserve.v1.FitResponse\"$\x90\x02\x02\x82\xd3\xe4\x93\x02\x1b\"\x16/v1/models/{model}:fit:\x01*\x12]\n\rUploadDataset\x12!.fitserve.v1.UploadDatasetRequest\x1a\".fitserve.v1.UploadDatasetResponse\"\x03\x90\x02\x02(\x01\x12l\n\x0cListDatasets\x12 .fitserve.v1.ListDatasetsRequest\x1a!.fitserve.v1.ListDatasetsResponse\"\x17\x90\x02\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/datasets\x12y\n\rDeleteDataset\x12!.fitserve.v1.DeleteDatasetRequest\x1a\".fitserve.v1.DeleteDatasetResponse\"!\x90\x02\x02\x82\xd3\xe4\x93\x02\x18*\x16/v1/datasets/{dataset}\x12|\n\x0eGetTrainingJob\x12\".fitserve.v1.GetTrainingJobRequest\x1a#.fitserve.v1.GetTrainingJobResponse\"!\x90\x02\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/trainingJobs/{job}\x12|\n\x10ListTrainingJobs\x12$.fitserve.v1.ListTrainingJobsRequest\x1a%.fitserve.v1.ListTrainingJobsResponse\"\x1b\x90\x02\x01\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/trainingJobs\x12\x8f\x01\n\x11\x43\x61ncelTrainingJob\x12%.fitserve.v1.CancelTrainingJobRequest\x1a&.fitserve.v1.CancelTrainingJobResponse\"+\x90\x02\x02\x82\xd3\xe4\x93\x02\"\"\x1d/v1/trainingJobs/{job}:cancel:\x01*\x12\x8a\x01\n\x10WatchTrainingJob\x12$.fitserve.v1.WatchTrainingJobRequest\x1a%.fitserve.v1.WatchTrainingJobResponse\"\'\x90\x02\x01\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/trainingJobs/{job}:watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fitserve.v1.training_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_FITREQUEST_CLASSWEIGHTSENTRY']._loaded_options = None
+  _globals['_FITREQUEST_CLASSWEIGHTSENTRY']._serialized_options = b'8\001'
   _globals['_FITREQUEST'].fields_by_name['validation_fraction']._loaded_options = None
   _globals['_FITREQUEST'].fields_by_name['validation_fraction']._serialized_options = b'\252\237\031\022\021\315\314\314\314\314\314\354?\031\000\000\000\000\000\000\000\000'
   _globals['_FITREQUEST'].fields_by_name['cores']._loaded_options = None
@@ -65,42 +67,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAININGSERVICE'].methods_by_name['CancelTrainingJob']._serialized_options = b'\220\002\002\202\323\344\223\002\"\"\035/v1/trainingJobs/{job}:cancel:\001*'
   _globals['_TRAININGSERVICE'].methods_by_name['WatchTrainingJob']._loaded_options = None
   _globals['_TRAININGSERVICE'].methods_by_name['WatchTrainingJob']._serialized_options = b'\220\002\001\202\323\344\223\002\036\022\034/v1/trainingJobs/{job}:watch'
-  _globals['_EXISTINGMODEL']._serialized_start=2843
-  _globals['_EXISTINGMODEL']._serialized_end=2947
+  _globals['_EXISTINGMODEL']._serialized_start=3467
+  _globals['_EXISTINGMODEL']._serialized_end=3571
   _globals['_FITREQUEST']._serialized_start=283
-  _globals['_FITREQUEST']._serialized_end=1364
-  _globals['_FITRESPONSE']._serialized_start=1366
-  _globals['_FITRESPONSE']._serialized_end=1423
-  _globals['_INLINEDATASET']._serialized_start=1426
-  _globals['_INLINEDATASET']._serialized_end=1585
-  _globals['_UPLOADDATASETREQUEST']._serialized_start=1588
-  _globals['_UPLOADDATASETREQUEST']._serialized_end=1741
-  _globals['_UPLOADDATASETRESPONSE']._serialized_start=1743
-  _globals['_UPLOADDATASETRESPONSE']._serialized_end=1840
-  _globals['_LISTDATASETSREQUEST']._serialized_start=1842
-  _globals['_LISTDATASETSREQUEST']._serialized_end=1938
-  _globals['_LISTDATASETSRESPONSE']._serialized_start=1940
-  _globals['_LISTDATASETSRESPONSE']._serialized_end=2052
-  _globals['_DELETEDATASETREQUEST']._serialized_start=2054
-  _globals['_DELETEDATASETREQUEST']._serialized_end=2102
-  _globals['_DELETEDATASETRESPONSE']._serialized_start=2104
-  _globals['_DELETEDATASETRESPONSE']._serialized_end=2127
-  _globals['_GETTRAININGJOBREQUEST']._serialized_start=2129
-  _globals['_GETTRAININGJOBREQUEST']._serialized_end=2170
-  _globals['_GETTRAININGJOBRESPONSE']._serialized_start=2172
-  _globals['_GETTRAININGJOBRESPONSE']._serialized_end=2240
-  _globals['_LISTTRAININGJOBSREQUEST']._serialized_start=2243
-  _globals['_LISTTRAININGJOBSREQUEST']._serialized_end=2412
-  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_start=2414
-  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_end=2526
-  _globals['_CANCELTRAININGJOBREQUEST']._serialized_start=2528
-  _globals['_CANCELTRAININGJOBREQUEST']._serialized_end=2572
-  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_start=2574
-  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_end=2645
-  _globals['_WATCHTRAININGJOBREQUEST']._serialized_start=2647
-  _globals['_WATCHTRAININGJOBREQUEST']._serialized_end=2690
-  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_start=2693
-  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_end=2841
-  _globals['_TRAININGSERVICE']._serialized_start=2950
-  _globals['_TRAININGSERVICE']._serialized_end=3930
+  _globals['_FITREQUEST']._serialized_end=1962
+  _globals['_FITREQUEST_CLASSWEIGHTSENTRY']._serialized_start=1812
+  _globals['_FITREQUEST_CLASSWEIGHTSENTRY']._serialized_end=1875
+  _globals['_FITRESPONSE']._serialized_start=1964
+  _globals['_FITRESPONSE']._serialized_end=2021
+  _globals['_INLINEDATASET']._serialized_start=2024
+  _globals['_INLINEDATASET']._serialized_end=2209
+  _globals['_UPLOADDATASETREQUEST']._serialized_start=2212
+  _globals['_UPLOADDATASETREQUEST']._serialized_end=2365
+  _globals['_UPLOADDATASETRESPONSE']._serialized_start=2367
+  _globals['_UPLOADDATASETRESPONSE']._serialized_end=2464
+  _globals['_LISTDATASETSREQUEST']._serialized_start=2466
+  _globals['_LISTDATASETSREQUEST']._serialized_end=2562
+  _globals['_LISTDATASETSRESPONSE']._serialized_start=2564
+  _globals['_LISTDATASETSRESPONSE']._serialized_end=2676
+  _globals['_DELETEDATASETREQUEST']._serialized_start=2678
+  _globals['_DELETEDATASETREQUEST']._serialized_end=2726
+  _globals['_DELETEDATASETRESPONSE']._serialized_start=2728
+  _globals['_DELETEDATASETRESPONSE']._serialized_end=2751
+  _globals['_GETTRAININGJOBREQUEST']._serialized_start=2753
+  _globals['_GETTRAININGJOBREQUEST']._serialized_end=2794
+  _globals['_GETTRAININGJOBRESPONSE']._serialized_start=2796
+  _globals['_GETTRAININGJOBRESPONSE']._serialized_end=2864
+  _globals['_LISTTRAININGJOBSREQUEST']._serialized_start=2867
+  _globals['_LISTTRAININGJOBSREQUEST']._serialized_end=3036
+  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_start=3038
+  _globals['_LISTTRAININGJOBSRESPONSE']._serialized_end=3150
+  _globals['_CANCELTRAININGJOBREQUEST']._serialized_start=3152
+  _globals['_CANCELTRAININGJOBREQUEST']._serialized_end=3196
+  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_start=3198
+  _globals['_CANCELTRAININGJOBRESPONSE']._serialized_end=3269
+  _globals['_WATCHTRAININGJOBREQUEST']._serialized_start=3271
+  _globals['_WATCHTRAININGJOBREQUEST']._serialized_end=3314
+  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_start=3317
+  _globals['_WATCHTRAININGJOBRESPONSE']._serialized_end=3465
+  _globals['_TRAININGSERVICE']._serialized_start=3574
+  _globals['_TRAININGSERVICE']._serialized_end=4554
 # @@protoc_insertion_point(module_scope)

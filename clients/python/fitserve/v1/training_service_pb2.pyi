@@ -55,6 +55,26 @@ class FitRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ClassWeightsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_FIELD_NUMBER: _builtins.int
     INLINE_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
@@ -65,6 +85,15 @@ class FitRequest(_message.Message):
     XGBOOST_FIELD_NUMBER: _builtins.int
     TORCH_MLP_FIELD_NUMBER: _builtins.int
     TORCH_CNN_FIELD_NUMBER: _builtins.int
+    LIGHTGBM_FIELD_NUMBER: _builtins.int
+    EXTRA_TREES_FIELD_NUMBER: _builtins.int
+    LINEAR_FIELD_NUMBER: _builtins.int
+    RIDGE_FIELD_NUMBER: _builtins.int
+    ELASTIC_NET_FIELD_NUMBER: _builtins.int
+    GAUSSIAN_NB_FIELD_NUMBER: _builtins.int
+    CATBOOST_FIELD_NUMBER: _builtins.int
+    SVM_FIELD_NUMBER: _builtins.int
+    KNN_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     VALIDATION_FRACTION_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
@@ -75,6 +104,7 @@ class FitRequest(_message.Message):
     EXISTING_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CLASS_WEIGHTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The name of the model, matching ^[a-z][a-z0-9_-]{0,62}$, such as iris."""
     dataset: _builtins.str
@@ -141,9 +171,52 @@ class FitRequest(_message.Message):
         """Convolutional network for images in PyTorch."""
 
     @_builtins.property
+    def lightgbm(self) -> _algorithm_pb2.Lightgbm:
+        """Gradient boosting of LightGBM."""
+
+    @_builtins.property
+    def extra_trees(self) -> _algorithm_pb2.ExtraTrees:
+        """Extremely randomized trees of scikit-learn."""
+
+    @_builtins.property
+    def linear(self) -> _algorithm_pb2.Linear:
+        """Least squares of scikit-learn."""
+
+    @_builtins.property
+    def ridge(self) -> _algorithm_pb2.Ridge:
+        """Least squares with L2 regularization, of scikit-learn."""
+
+    @_builtins.property
+    def elastic_net(self) -> _algorithm_pb2.ElasticNet:
+        """Least squares with L1 and L2 regularization, of scikit-learn."""
+
+    @_builtins.property
+    def gaussian_nb(self) -> _algorithm_pb2.GaussianNb:
+        """Naive Bayes with normal distributions, of scikit-learn."""
+
+    @_builtins.property
+    def catboost(self) -> _algorithm_pb2.Catboost:
+        """Gradient boosting of CatBoost."""
+
+    @_builtins.property
+    def svm(self) -> _algorithm_pb2.Svm:
+        """Support vector machines of scikit-learn."""
+
+    @_builtins.property
+    def knn(self) -> _algorithm_pb2.Knn:
+        """Nearest neighbours of scikit-learn."""
+
+    @_builtins.property
     def time_limit(self) -> _duration_pb2.Duration:
         """The wall time that the training may take, from one millisecond to 10,000,000 seconds, such as "90s" in JSON.
         Waiting for cores does not count. The job fails with DEADLINE_EXCEEDED when it has passed. The default is no limit.
+        """
+
+    @_builtins.property
+    def class_weights(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """What the rows of a label count in training, by the label as a text, such as {"setosa": 2}; from 0 to 1e12, and 1 for
+        labels that are not named. They multiply the weights of rows, and what the algorithm's own class weights say. For
+        classification, and not for `knn`.
         """
 
     def __init__(
@@ -159,6 +232,15 @@ class FitRequest(_message.Message):
         xgboost: _algorithm_pb2.Xgboost | None = ...,
         torch_mlp: _algorithm_pb2.TorchMlp | None = ...,
         torch_cnn: _algorithm_pb2.TorchCnn | None = ...,
+        lightgbm: _algorithm_pb2.Lightgbm | None = ...,
+        extra_trees: _algorithm_pb2.ExtraTrees | None = ...,
+        linear: _algorithm_pb2.Linear | None = ...,
+        ridge: _algorithm_pb2.Ridge | None = ...,
+        elastic_net: _algorithm_pb2.ElasticNet | None = ...,
+        gaussian_nb: _algorithm_pb2.GaussianNb | None = ...,
+        catboost: _algorithm_pb2.Catboost | None = ...,
+        svm: _algorithm_pb2.Svm | None = ...,
+        knn: _algorithm_pb2.Knn | None = ...,
         task: _training_job_pb2.Task.ValueType = ...,
         validation_fraction: _builtins.float | None = ...,
         seed: _builtins.int | None = ...,
@@ -169,10 +251,11 @@ class FitRequest(_message.Message):
         existing: Global___ExistingModel.ValueType = ...,
         load: _builtins.bool = ...,
         request_id: _builtins.str = ...,
+        class_weights: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cores", b"_cores", "_memory_limit_bytes", b"_memory_limit_bytes", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "algorithm", b"algorithm", "cores", b"cores", "data", b"data", "dataset", b"dataset", "hist_gradient_boosting", b"hist_gradient_boosting", "inline", b"inline", "logistic_regression", b"logistic_regression", "memory_limit_bytes", b"memory_limit_bytes", "random_forest", b"random_forest", "seed", b"seed", "time_limit", b"time_limit", "torch_cnn", b"torch_cnn", "torch_mlp", b"torch_mlp", "validation_fraction", b"validation_fraction", "xgboost", b"xgboost"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cores", b"_cores", "_memory_limit_bytes", b"_memory_limit_bytes", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "algorithm", b"algorithm", "catboost", b"catboost", "cores", b"cores", "data", b"data", "dataset", b"dataset", "elastic_net", b"elastic_net", "extra_trees", b"extra_trees", "gaussian_nb", b"gaussian_nb", "hist_gradient_boosting", b"hist_gradient_boosting", "inline", b"inline", "knn", b"knn", "lightgbm", b"lightgbm", "linear", b"linear", "logistic_regression", b"logistic_regression", "memory_limit_bytes", b"memory_limit_bytes", "random_forest", b"random_forest", "ridge", b"ridge", "seed", b"seed", "svm", b"svm", "time_limit", b"time_limit", "torch_cnn", b"torch_cnn", "torch_mlp", b"torch_mlp", "validation_fraction", b"validation_fraction", "xgboost", b"xgboost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cores", b"_cores", "_memory_limit_bytes", b"_memory_limit_bytes", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "algorithm", b"algorithm", "cores", b"cores", "data", b"data", "dataset", b"dataset", "existing", b"existing", "hist_gradient_boosting", b"hist_gradient_boosting", "inline", b"inline", "load", b"load", "logistic_regression", b"logistic_regression", "memory_limit_bytes", b"memory_limit_bytes", "model", b"model", "queue", b"queue", "random_forest", b"random_forest", "request_id", b"request_id", "seed", b"seed", "target", b"target", "task", b"task", "time_limit", b"time_limit", "torch_cnn", b"torch_cnn", "torch_mlp", b"torch_mlp", "validation_fraction", b"validation_fraction", "xgboost", b"xgboost"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cores", b"_cores", "_memory_limit_bytes", b"_memory_limit_bytes", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "algorithm", b"algorithm", "catboost", b"catboost", "class_weights", b"class_weights", "cores", b"cores", "data", b"data", "dataset", b"dataset", "elastic_net", b"elastic_net", "existing", b"existing", "extra_trees", b"extra_trees", "gaussian_nb", b"gaussian_nb", "hist_gradient_boosting", b"hist_gradient_boosting", "inline", b"inline", "knn", b"knn", "lightgbm", b"lightgbm", "linear", b"linear", "load", b"load", "logistic_regression", b"logistic_regression", "memory_limit_bytes", b"memory_limit_bytes", "model", b"model", "queue", b"queue", "random_forest", b"random_forest", "request_id", b"request_id", "ridge", b"ridge", "seed", b"seed", "svm", b"svm", "target", b"target", "task", b"task", "time_limit", b"time_limit", "torch_cnn", b"torch_cnn", "torch_mlp", b"torch_mlp", "validation_fraction", b"validation_fraction", "xgboost", b"xgboost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cores: _TypeAlias = _typing.Literal["cores"]  # noqa: Y015
     _WhichOneofArgType__cores: _TypeAlias = _typing.Literal["_cores", b"_cores"]  # noqa: Y015
@@ -182,7 +265,7 @@ class FitRequest(_message.Message):
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__validation_fraction: _TypeAlias = _typing.Literal["validation_fraction"]  # noqa: Y015
     _WhichOneofArgType__validation_fraction: _TypeAlias = _typing.Literal["_validation_fraction", b"_validation_fraction"]  # noqa: Y015
-    _WhichOneofReturnType_algorithm: _TypeAlias = _typing.Literal["logistic_regression", "random_forest", "hist_gradient_boosting", "xgboost", "torch_mlp", "torch_cnn"]  # noqa: Y015
+    _WhichOneofReturnType_algorithm: _TypeAlias = _typing.Literal["logistic_regression", "random_forest", "hist_gradient_boosting", "xgboost", "torch_mlp", "torch_cnn", "lightgbm", "extra_trees", "linear", "ridge", "elastic_net", "gaussian_nb", "catboost", "svm", "knn"]  # noqa: Y015
     _WhichOneofArgType_algorithm: _TypeAlias = _typing.Literal["algorithm", b"algorithm"]  # noqa: Y015
     _WhichOneofReturnType_data: _TypeAlias = _typing.Literal["inline", "dataset"]  # noqa: Y015
     _WhichOneofArgType_data: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
@@ -234,6 +317,7 @@ class InlineDataset(_message.Message):
     INPUTS_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def inputs(self) -> _data_pb2.Inputs:
         """The features, in any form but `tensors`."""
@@ -251,16 +335,23 @@ class InlineDataset(_message.Message):
         here; send them in `targets`.
         """
 
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What each row counts in training, one number a row, from 0 to 1e12, or empty if all count the same. The metrics, and the
+        losses on the held-out rows, count each row once. Not for `knn`.
+        """
+
     def __init__(
         self,
         *,
         inputs: _data_pb2.Inputs | None = ...,
         targets: _data_pb2.Column | None = ...,
         labels: _struct_pb2.ListValue | None = ...,
+        weights: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "labels", b"labels", "targets", b"targets"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "labels", b"labels", "targets", b"targets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "labels", b"labels", "targets", b"targets", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -256,15 +256,19 @@ type HistGradientBoosting struct {
 	L2Regularization *float64 `protobuf:"fixed64,6,opt,name=l2_regularization,json=l2Regularization,proto3,oneof" json:"l2_regularization,omitempty"`
 	// The number of bins into which the values of a feature are put. The default is 255.
 	MaxBins *int32 `protobuf:"varint,7,opt,name=max_bins,json=maxBins,proto3,oneof" json:"max_bins,omitempty"`
-	// Whether training stops when the loss on a tenth of the training rows, set aside, has not improved for ten rounds. The
-	// default is false.
+	// Whether training stops when the loss on the held-out rows has not improved for `n_iter_no_change` rounds. The model
+	// keeps all its trees. The default is false.
 	EarlyStopping *bool `protobuf:"varint,8,opt,name=early_stopping,json=earlyStopping,proto3,oneof" json:"early_stopping,omitempty"`
 	// The loss for regression: squared_error, absolute_error, gamma (targets above 0) or poisson (targets of 0 or more).
 	// The default is squared_error. It must be unset for classification.
 	Loss *string `protobuf:"bytes,9,opt,name=loss,proto3,oneof" json:"loss,omitempty"`
 	// Weights of the labels, for classification: balanced, in inverse proportion to their frequency, or unset for equal
 	// weights.
-	ClassWeight   *string `protobuf:"bytes,10,opt,name=class_weight,json=classWeight,proto3,oneof" json:"class_weight,omitempty"`
+	ClassWeight *string `protobuf:"bytes,10,opt,name=class_weight,json=classWeight,proto3,oneof" json:"class_weight,omitempty"`
+	// The number of rounds without improvement after which early stopping stops. The default is 10.
+	NIterNoChange *int32 `protobuf:"varint,11,opt,name=n_iter_no_change,json=nIterNoChange,proto3,oneof" json:"n_iter_no_change,omitempty"`
+	// How much smaller a loss must be to count as an improvement. The default is 1e-7.
+	Tol           *float64 `protobuf:"fixed64,12,opt,name=tol,proto3,oneof" json:"tol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -369,6 +373,20 @@ func (x *HistGradientBoosting) GetClassWeight() string {
 	return ""
 }
 
+func (x *HistGradientBoosting) GetNIterNoChange() int32 {
+	if x != nil && x.NIterNoChange != nil {
+		return *x.NIterNoChange
+	}
+	return 0
+}
+
+func (x *HistGradientBoosting) GetTol() float64 {
+	if x != nil && x.Tol != nil {
+		return *x.Tol
+	}
+	return 0
+}
+
 // Xgboost configures XGBoost's gradient boosted trees (tree_method hist). Missing values (NaN, or null) are allowed.
 // Categories of named columns are split as such; an unknown one counts as missing.
 // The loss is the log loss for classification and the squared error for regression.
@@ -393,7 +411,13 @@ type Xgboost struct {
 	// The strength of the L2 regularization of the leaves. The default is 1.
 	RegLambda *float64 `protobuf:"fixed64,9,opt,name=reg_lambda,json=regLambda,proto3,oneof" json:"reg_lambda,omitempty"`
 	// The number of bins into which the values of a feature are put. The default is 256.
-	MaxBin        *int32 `protobuf:"varint,10,opt,name=max_bin,json=maxBin,proto3,oneof" json:"max_bin,omitempty"`
+	MaxBin *int32 `protobuf:"varint,10,opt,name=max_bin,json=maxBin,proto3,oneof" json:"max_bin,omitempty"`
+	// The number of rounds without improvement after which training stops: the loss on the held-out rows decides, and the
+	// model keeps the trees up to its best round. Unset for all rounds.
+	EarlyStoppingRounds *int32 `protobuf:"varint,11,opt,name=early_stopping_rounds,json=earlyStoppingRounds,proto3,oneof" json:"early_stopping_rounds,omitempty"`
+	// Weights of the labels, for classification: balanced, in inverse proportion to their frequency, or unset for equal
+	// weights.
+	ClassWeight   *string `protobuf:"bytes,12,opt,name=class_weight,json=classWeight,proto3,oneof" json:"class_weight,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -496,6 +520,20 @@ func (x *Xgboost) GetMaxBin() int32 {
 		return *x.MaxBin
 	}
 	return 0
+}
+
+func (x *Xgboost) GetEarlyStoppingRounds() int32 {
+	if x != nil && x.EarlyStoppingRounds != nil {
+		return *x.EarlyStoppingRounds
+	}
+	return 0
+}
+
+func (x *Xgboost) GetClassWeight() string {
+	if x != nil && x.ClassWeight != nil {
+		return *x.ClassWeight
+	}
+	return ""
 }
 
 // TorchMlp configures a multi-layer perceptron trained with PyTorch (ReLU, Adam). Features are standardized first;
@@ -695,11 +733,935 @@ func (x *TorchCnn) GetWeightDecay() float64 {
 	return 0
 }
 
+// Lightgbm configures LightGBM's gradient boosted trees, which grow leaf by leaf. Missing values (NaN, or null) are allowed.
+// In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all). The loss for classification is the
+// log loss.
+type Lightgbm struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The number of boosting rounds. The default is 100. With more than two labels each round grows a tree a label.
+	NEstimators *int32 `protobuf:"varint,1,opt,name=n_estimators,json=nEstimators,proto3,oneof" json:"n_estimators,omitempty"`
+	// The largest number of leaves of a tree. The default is 31.
+	NumLeaves *int32 `protobuf:"varint,2,opt,name=num_leaves,json=numLeaves,proto3,oneof" json:"num_leaves,omitempty"`
+	// The largest depth of a tree. Unlimited when unset.
+	MaxDepth *int32 `protobuf:"varint,3,opt,name=max_depth,json=maxDepth,proto3,oneof" json:"max_depth,omitempty"`
+	// The factor by which each round's trees are shrunk. The default is 0.1.
+	LearningRate *float64 `protobuf:"fixed64,4,opt,name=learning_rate,json=learningRate,proto3,oneof" json:"learning_rate,omitempty"`
+	// The smallest number of rows in a leaf. The default is 20.
+	MinChildSamples *int32 `protobuf:"varint,5,opt,name=min_child_samples,json=minChildSamples,proto3,oneof" json:"min_child_samples,omitempty"`
+	// The smallest sum of the rows' weights (second derivatives of the loss) in a leaf. The default is 0.001.
+	MinChildWeight *float64 `protobuf:"fixed64,6,opt,name=min_child_weight,json=minChildWeight,proto3,oneof" json:"min_child_weight,omitempty"`
+	// The smallest reduction of the loss for which a leaf is split. The default is 0.
+	MinSplitGain *float64 `protobuf:"fixed64,7,opt,name=min_split_gain,json=minSplitGain,proto3,oneof" json:"min_split_gain,omitempty"`
+	// The share of the rows that each tree sees. The default is 1, all of them.
+	Subsample *float64 `protobuf:"fixed64,8,opt,name=subsample,proto3,oneof" json:"subsample,omitempty"`
+	// The share of the columns that each tree sees. The default is 1, all of them.
+	ColsampleBytree *float64 `protobuf:"fixed64,9,opt,name=colsample_bytree,json=colsampleBytree,proto3,oneof" json:"colsample_bytree,omitempty"`
+	// The strength of the L1 regularization of the leaves. The default is 0.
+	RegAlpha *float64 `protobuf:"fixed64,10,opt,name=reg_alpha,json=regAlpha,proto3,oneof" json:"reg_alpha,omitempty"`
+	// The strength of the L2 regularization of the leaves. The default is 0.
+	RegLambda *float64 `protobuf:"fixed64,11,opt,name=reg_lambda,json=regLambda,proto3,oneof" json:"reg_lambda,omitempty"`
+	// The number of bins into which the values of a feature are put. The default is 255.
+	MaxBin *int32 `protobuf:"varint,12,opt,name=max_bin,json=maxBin,proto3,oneof" json:"max_bin,omitempty"`
+	// The loss for regression: regression (squared error), regression_l1 (absolute error), gamma (targets above 0) or
+	// poisson (targets of 0 or more). The default is regression. It must be unset for classification.
+	Objective *string `protobuf:"bytes,13,opt,name=objective,proto3,oneof" json:"objective,omitempty"`
+	// Weights of the labels, for classification: balanced, in inverse proportion to their frequency, or unset for equal
+	// weights.
+	ClassWeight *string `protobuf:"bytes,14,opt,name=class_weight,json=classWeight,proto3,oneof" json:"class_weight,omitempty"`
+	// The number of rounds without improvement after which training stops: the loss on the held-out rows decides, and the
+	// model keeps the trees up to its best round. Unset for all rounds.
+	EarlyStoppingRounds *int32 `protobuf:"varint,15,opt,name=early_stopping_rounds,json=earlyStoppingRounds,proto3,oneof" json:"early_stopping_rounds,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *Lightgbm) Reset() {
+	*x = Lightgbm{}
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lightgbm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lightgbm) ProtoMessage() {}
+
+func (x *Lightgbm) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lightgbm.ProtoReflect.Descriptor instead.
+func (*Lightgbm) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_algorithm_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Lightgbm) GetNEstimators() int32 {
+	if x != nil && x.NEstimators != nil {
+		return *x.NEstimators
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetNumLeaves() int32 {
+	if x != nil && x.NumLeaves != nil {
+		return *x.NumLeaves
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetMaxDepth() int32 {
+	if x != nil && x.MaxDepth != nil {
+		return *x.MaxDepth
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetLearningRate() float64 {
+	if x != nil && x.LearningRate != nil {
+		return *x.LearningRate
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetMinChildSamples() int32 {
+	if x != nil && x.MinChildSamples != nil {
+		return *x.MinChildSamples
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetMinChildWeight() float64 {
+	if x != nil && x.MinChildWeight != nil {
+		return *x.MinChildWeight
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetMinSplitGain() float64 {
+	if x != nil && x.MinSplitGain != nil {
+		return *x.MinSplitGain
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetSubsample() float64 {
+	if x != nil && x.Subsample != nil {
+		return *x.Subsample
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetColsampleBytree() float64 {
+	if x != nil && x.ColsampleBytree != nil {
+		return *x.ColsampleBytree
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetRegAlpha() float64 {
+	if x != nil && x.RegAlpha != nil {
+		return *x.RegAlpha
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetRegLambda() float64 {
+	if x != nil && x.RegLambda != nil {
+		return *x.RegLambda
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetMaxBin() int32 {
+	if x != nil && x.MaxBin != nil {
+		return *x.MaxBin
+	}
+	return 0
+}
+
+func (x *Lightgbm) GetObjective() string {
+	if x != nil && x.Objective != nil {
+		return *x.Objective
+	}
+	return ""
+}
+
+func (x *Lightgbm) GetClassWeight() string {
+	if x != nil && x.ClassWeight != nil {
+		return *x.ClassWeight
+	}
+	return ""
+}
+
+func (x *Lightgbm) GetEarlyStoppingRounds() int32 {
+	if x != nil && x.EarlyStoppingRounds != nil {
+		return *x.EarlyStoppingRounds
+	}
+	return 0
+}
+
+// ExtraTrees configures scikit-learn's ExtraTreesClassifier and ExtraTreesRegressor: forests whose splits are drawn at
+// random. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing categories one of
+// their own, and a missing number the median; in a matrix missing values are refused.
+type ExtraTrees struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The number of trees. The default is 100.
+	NEstimators *int32 `protobuf:"varint,1,opt,name=n_estimators,json=nEstimators,proto3,oneof" json:"n_estimators,omitempty"`
+	// The largest depth of a tree. Trees grow until their leaves are pure when it is unset.
+	MaxDepth *int32 `protobuf:"varint,2,opt,name=max_depth,json=maxDepth,proto3,oneof" json:"max_depth,omitempty"`
+	// The measure of a split's quality: gini, entropy or log_loss for classification (default gini);
+	// squared_error, absolute_error, friedman_mse or poisson for regression (default squared_error).
+	Criterion *string `protobuf:"bytes,3,opt,name=criterion,proto3,oneof" json:"criterion,omitempty"`
+	// The smallest number of rows with which a node is split. The default is 2.
+	MinSamplesSplit *int32 `protobuf:"varint,4,opt,name=min_samples_split,json=minSamplesSplit,proto3,oneof" json:"min_samples_split,omitempty"`
+	// The smallest number of rows in a leaf. The default is 1.
+	MinSamplesLeaf *int32 `protobuf:"varint,5,opt,name=min_samples_leaf,json=minSamplesLeaf,proto3,oneof" json:"min_samples_leaf,omitempty"`
+	// The features looked at for a split: sqrt, log2 or all. The default is sqrt for classification and all for
+	// regression.
+	MaxFeatures *string `protobuf:"bytes,6,opt,name=max_features,json=maxFeatures,proto3,oneof" json:"max_features,omitempty"`
+	// The largest number of leaves of a tree. Unlimited when unset.
+	MaxLeafNodes *int32 `protobuf:"varint,7,opt,name=max_leaf_nodes,json=maxLeafNodes,proto3,oneof" json:"max_leaf_nodes,omitempty"`
+	// Whether each tree sees a bootstrap sample of the rows. The default is false.
+	Bootstrap *bool `protobuf:"varint,8,opt,name=bootstrap,proto3,oneof" json:"bootstrap,omitempty"`
+	// Weights of the labels, for classification: balanced, by their frequency in all rows, or balanced_subsample, in the
+	// rows that the tree sees. Unset for equal weights.
+	ClassWeight   *string `protobuf:"bytes,9,opt,name=class_weight,json=classWeight,proto3,oneof" json:"class_weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExtraTrees) Reset() {
+	*x = ExtraTrees{}
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtraTrees) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtraTrees) ProtoMessage() {}
+
+func (x *ExtraTrees) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtraTrees.ProtoReflect.Descriptor instead.
+func (*ExtraTrees) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_algorithm_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ExtraTrees) GetNEstimators() int32 {
+	if x != nil && x.NEstimators != nil {
+		return *x.NEstimators
+	}
+	return 0
+}
+
+func (x *ExtraTrees) GetMaxDepth() int32 {
+	if x != nil && x.MaxDepth != nil {
+		return *x.MaxDepth
+	}
+	return 0
+}
+
+func (x *ExtraTrees) GetCriterion() string {
+	if x != nil && x.Criterion != nil {
+		return *x.Criterion
+	}
+	return ""
+}
+
+func (x *ExtraTrees) GetMinSamplesSplit() int32 {
+	if x != nil && x.MinSamplesSplit != nil {
+		return *x.MinSamplesSplit
+	}
+	return 0
+}
+
+func (x *ExtraTrees) GetMinSamplesLeaf() int32 {
+	if x != nil && x.MinSamplesLeaf != nil {
+		return *x.MinSamplesLeaf
+	}
+	return 0
+}
+
+func (x *ExtraTrees) GetMaxFeatures() string {
+	if x != nil && x.MaxFeatures != nil {
+		return *x.MaxFeatures
+	}
+	return ""
+}
+
+func (x *ExtraTrees) GetMaxLeafNodes() int32 {
+	if x != nil && x.MaxLeafNodes != nil {
+		return *x.MaxLeafNodes
+	}
+	return 0
+}
+
+func (x *ExtraTrees) GetBootstrap() bool {
+	if x != nil && x.Bootstrap != nil {
+		return *x.Bootstrap
+	}
+	return false
+}
+
+func (x *ExtraTrees) GetClassWeight() string {
+	if x != nil && x.ClassWeight != nil {
+		return *x.ClassWeight
+	}
+	return ""
+}
+
+// Linear configures scikit-learn's LinearRegression, ordinary least squares. Features are standardized first; the scaling
+// belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing
+// categories one of their own, and a missing number the median; in a matrix missing values are refused.
+type Linear struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether an intercept is fitted. The default is true.
+	FitIntercept *bool `protobuf:"varint,1,opt,name=fit_intercept,json=fitIntercept,proto3,oneof" json:"fit_intercept,omitempty"`
+	// Whether the coefficients must be zero or more. The default is false.
+	Positive      *bool `protobuf:"varint,2,opt,name=positive,proto3,oneof" json:"positive,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Linear) Reset() {
+	*x = Linear{}
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Linear) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Linear) ProtoMessage() {}
+
+func (x *Linear) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Linear.ProtoReflect.Descriptor instead.
+func (*Linear) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_algorithm_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Linear) GetFitIntercept() bool {
+	if x != nil && x.FitIntercept != nil {
+		return *x.FitIntercept
+	}
+	return false
+}
+
+func (x *Linear) GetPositive() bool {
+	if x != nil && x.Positive != nil {
+		return *x.Positive
+	}
+	return false
+}
+
+// Ridge configures scikit-learn's Ridge, least squares with L2 regularization. Features are standardized first; the scaling
+// belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing
+// categories one of their own, and a missing number the median; in a matrix missing values are refused.
+type Ridge struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The strength of the regularization. The default is 1.
+	Alpha *float64 `protobuf:"fixed64,1,opt,name=alpha,proto3,oneof" json:"alpha,omitempty"`
+	// Whether an intercept is fitted. The default is true.
+	FitIntercept *bool `protobuf:"varint,2,opt,name=fit_intercept,json=fitIntercept,proto3,oneof" json:"fit_intercept,omitempty"`
+	// Whether the coefficients must be zero or more. The default is false.
+	Positive      *bool `protobuf:"varint,3,opt,name=positive,proto3,oneof" json:"positive,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ridge) Reset() {
+	*x = Ridge{}
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ridge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ridge) ProtoMessage() {}
+
+func (x *Ridge) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ridge.ProtoReflect.Descriptor instead.
+func (*Ridge) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_algorithm_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Ridge) GetAlpha() float64 {
+	if x != nil && x.Alpha != nil {
+		return *x.Alpha
+	}
+	return 0
+}
+
+func (x *Ridge) GetFitIntercept() bool {
+	if x != nil && x.FitIntercept != nil {
+		return *x.FitIntercept
+	}
+	return false
+}
+
+func (x *Ridge) GetPositive() bool {
+	if x != nil && x.Positive != nil {
+		return *x.Positive
+	}
+	return false
+}
+
+// ElasticNet configures scikit-learn's ElasticNet, least squares with L1 and L2 regularization. Features are standardized
+// first; the scaling belongs to the model. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for
+// all), missing categories one of their own, and a missing number the median; in a matrix missing values are refused.
+type ElasticNet struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The strength of the regularization. The default is 1.
+	Alpha *float64 `protobuf:"fixed64,1,opt,name=alpha,proto3,oneof" json:"alpha,omitempty"`
+	// The share of the L1 regularization: 0 is L2 alone, 1 is L1 alone (the lasso). The default is 0.5.
+	L1Ratio *float64 `protobuf:"fixed64,2,opt,name=l1_ratio,json=l1Ratio,proto3,oneof" json:"l1_ratio,omitempty"`
+	// Whether an intercept is fitted. The default is true.
+	FitIntercept *bool `protobuf:"varint,3,opt,name=fit_intercept,json=fitIntercept,proto3,oneof" json:"fit_intercept,omitempty"`
+	// Whether the coefficients must be zero or more. The default is false.
+	Positive *bool `protobuf:"varint,4,opt,name=positive,proto3,oneof" json:"positive,omitempty"`
+	// The largest number of passes over the coefficients. The default is 1000.
+	MaxIter *int32 `protobuf:"varint,5,opt,name=max_iter,json=maxIter,proto3,oneof" json:"max_iter,omitempty"`
+	// The tolerance at which the solver stops. The default is 0.0001.
+	Tol *float64 `protobuf:"fixed64,6,opt,name=tol,proto3,oneof" json:"tol,omitempty"`
+	// The order in which the coefficients are changed: cyclic or random. The default is cyclic.
+	Selection     *string `protobuf:"bytes,7,opt,name=selection,proto3,oneof" json:"selection,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ElasticNet) Reset() {
+	*x = ElasticNet{}
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ElasticNet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ElasticNet) ProtoMessage() {}
+
+func (x *ElasticNet) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ElasticNet.ProtoReflect.Descriptor instead.
+func (*ElasticNet) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_algorithm_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ElasticNet) GetAlpha() float64 {
+	if x != nil && x.Alpha != nil {
+		return *x.Alpha
+	}
+	return 0
+}
+
+func (x *ElasticNet) GetL1Ratio() float64 {
+	if x != nil && x.L1Ratio != nil {
+		return *x.L1Ratio
+	}
+	return 0
+}
+
+func (x *ElasticNet) GetFitIntercept() bool {
+	if x != nil && x.FitIntercept != nil {
+		return *x.FitIntercept
+	}
+	return false
+}
+
+func (x *ElasticNet) GetPositive() bool {
+	if x != nil && x.Positive != nil {
+		return *x.Positive
+	}
+	return false
+}
+
+func (x *ElasticNet) GetMaxIter() int32 {
+	if x != nil && x.MaxIter != nil {
+		return *x.MaxIter
+	}
+	return 0
+}
+
+func (x *ElasticNet) GetTol() float64 {
+	if x != nil && x.Tol != nil {
+		return *x.Tol
+	}
+	return 0
+}
+
+func (x *ElasticNet) GetSelection() string {
+	if x != nil && x.Selection != nil {
+		return *x.Selection
+	}
+	return ""
+}
+
+// GaussianNb configures scikit-learn's GaussianNB, naive Bayes with a normal distribution a feature and label. In named
+// columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing categories one of their own, and a
+// missing number the median; in a matrix missing values are refused.
+type GaussianNb struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The share of the largest variance of a feature that is added to all variances. The default is 1e-9.
+	VarSmoothing  *float64 `protobuf:"fixed64,1,opt,name=var_smoothing,json=varSmoothing,proto3,oneof" json:"var_smoothing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GaussianNb) Reset() {
+	*x = GaussianNb{}
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GaussianNb) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GaussianNb) ProtoMessage() {}
+
+func (x *GaussianNb) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GaussianNb.ProtoReflect.Descriptor instead.
+func (*GaussianNb) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_algorithm_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *GaussianNb) GetVarSmoothing() float64 {
+	if x != nil && x.VarSmoothing != nil {
+		return *x.VarSmoothing
+	}
+	return 0
+}
+
+// Catboost configures CatBoost's gradient boosted trees. Missing values (NaN, or null) are allowed. In named
+// columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all). The loss for classification is the log loss.
+type Catboost struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The number of boosting rounds, each of which grows a tree. The default is 1000.
+	Iterations *int32 `protobuf:"varint,1,opt,name=iterations,proto3,oneof" json:"iterations,omitempty"`
+	// The factor by which each tree is shrunk. When it is unset, CatBoost chooses it by the number of rows and rounds.
+	LearningRate *float64 `protobuf:"fixed64,2,opt,name=learning_rate,json=learningRate,proto3,oneof" json:"learning_rate,omitempty"`
+	// The largest depth of a tree. The default is 6.
+	Depth *int32 `protobuf:"varint,3,opt,name=depth,proto3,oneof" json:"depth,omitempty"`
+	// The strength of the L2 regularization of the leaves. The default is 3.
+	L2LeafReg *float64 `protobuf:"fixed64,4,opt,name=l2_leaf_reg,json=l2LeafReg,proto3,oneof" json:"l2_leaf_reg,omitempty"`
+	// How much randomness is added to the scores of splits. The default is 1.
+	RandomStrength *float64 `protobuf:"fixed64,5,opt,name=random_strength,json=randomStrength,proto3,oneof" json:"random_strength,omitempty"`
+	// The share of the columns that each split looks at. The default is 1, all of them.
+	Rsm *float64 `protobuf:"fixed64,6,opt,name=rsm,proto3,oneof" json:"rsm,omitempty"`
+	// The number of borders between the values of a feature. The default is 254.
+	BorderCount *int32 `protobuf:"varint,7,opt,name=border_count,json=borderCount,proto3,oneof" json:"border_count,omitempty"`
+	// How trees grow: SymmetricTree, with one condition a level; Depthwise, level by level; Lossguide, leaf by leaf. The
+	// default is SymmetricTree.
+	GrowPolicy *string `protobuf:"bytes,8,opt,name=grow_policy,json=growPolicy,proto3,oneof" json:"grow_policy,omitempty"`
+	// The smallest number of rows in a leaf that is split, for Depthwise and Lossguide. The default is 1.
+	MinDataInLeaf *int32 `protobuf:"varint,9,opt,name=min_data_in_leaf,json=minDataInLeaf,proto3,oneof" json:"min_data_in_leaf,omitempty"`
+	// The largest number of leaves of a tree, for Lossguide. The default is 31.
+	MaxLeaves *int32 `protobuf:"varint,10,opt,name=max_leaves,json=maxLeaves,proto3,oneof" json:"max_leaves,omitempty"`
+	// Whether a missing value counts as less than all others, Min, or as more, Max. The default is Min.
+	NanMode *string `protobuf:"bytes,11,opt,name=nan_mode,json=nanMode,proto3,oneof" json:"nan_mode,omitempty"`
+	// The loss for regression: RMSE (squared error), MAE (absolute error) or Poisson (targets of 0 or more). The default is
+	// RMSE. It must be unset for classification.
+	LossFunction *string `protobuf:"bytes,12,opt,name=loss_function,json=lossFunction,proto3,oneof" json:"loss_function,omitempty"`
+	// Weights of the labels, for classification: Balanced, in inverse proportion to their frequency, or SqrtBalanced, to its
+	// square root. Unset for equal weights.
+	AutoClassWeights *string `protobuf:"bytes,13,opt,name=auto_class_weights,json=autoClassWeights,proto3,oneof" json:"auto_class_weights,omitempty"`
+	// The number of rounds without improvement after which training stops: the loss on the held-out rows decides, and the
+	// model keeps the trees up to its best round. Unset for all rounds.
+	EarlyStoppingRounds *int32 `protobuf:"varint,14,opt,name=early_stopping_rounds,json=earlyStoppingRounds,proto3,oneof" json:"early_stopping_rounds,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *Catboost) Reset() {
+	*x = Catboost{}
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Catboost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Catboost) ProtoMessage() {}
+
+func (x *Catboost) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Catboost.ProtoReflect.Descriptor instead.
+func (*Catboost) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_algorithm_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Catboost) GetIterations() int32 {
+	if x != nil && x.Iterations != nil {
+		return *x.Iterations
+	}
+	return 0
+}
+
+func (x *Catboost) GetLearningRate() float64 {
+	if x != nil && x.LearningRate != nil {
+		return *x.LearningRate
+	}
+	return 0
+}
+
+func (x *Catboost) GetDepth() int32 {
+	if x != nil && x.Depth != nil {
+		return *x.Depth
+	}
+	return 0
+}
+
+func (x *Catboost) GetL2LeafReg() float64 {
+	if x != nil && x.L2LeafReg != nil {
+		return *x.L2LeafReg
+	}
+	return 0
+}
+
+func (x *Catboost) GetRandomStrength() float64 {
+	if x != nil && x.RandomStrength != nil {
+		return *x.RandomStrength
+	}
+	return 0
+}
+
+func (x *Catboost) GetRsm() float64 {
+	if x != nil && x.Rsm != nil {
+		return *x.Rsm
+	}
+	return 0
+}
+
+func (x *Catboost) GetBorderCount() int32 {
+	if x != nil && x.BorderCount != nil {
+		return *x.BorderCount
+	}
+	return 0
+}
+
+func (x *Catboost) GetGrowPolicy() string {
+	if x != nil && x.GrowPolicy != nil {
+		return *x.GrowPolicy
+	}
+	return ""
+}
+
+func (x *Catboost) GetMinDataInLeaf() int32 {
+	if x != nil && x.MinDataInLeaf != nil {
+		return *x.MinDataInLeaf
+	}
+	return 0
+}
+
+func (x *Catboost) GetMaxLeaves() int32 {
+	if x != nil && x.MaxLeaves != nil {
+		return *x.MaxLeaves
+	}
+	return 0
+}
+
+func (x *Catboost) GetNanMode() string {
+	if x != nil && x.NanMode != nil {
+		return *x.NanMode
+	}
+	return ""
+}
+
+func (x *Catboost) GetLossFunction() string {
+	if x != nil && x.LossFunction != nil {
+		return *x.LossFunction
+	}
+	return ""
+}
+
+func (x *Catboost) GetAutoClassWeights() string {
+	if x != nil && x.AutoClassWeights != nil {
+		return *x.AutoClassWeights
+	}
+	return ""
+}
+
+func (x *Catboost) GetEarlyStoppingRounds() int32 {
+	if x != nil && x.EarlyStoppingRounds != nil {
+		return *x.EarlyStoppingRounds
+	}
+	return 0
+}
+
+// Svm configures scikit-learn's support vector machines, SVC and SVR. Features, and the targets of regression, are
+// standardized first; the scaling belongs to the model. Training takes time in proportion to the square of the number of
+// rows, and more. Probabilities come from a logistic function of each label's decision value, fitted to those of a
+// cross-validation; at most 100 labels. In named columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for
+// all), missing categories one of their own, and a missing number the median; in a matrix missing values are refused.
+type Svm struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The inverse of the strength of the regularization: smaller is stronger. The default is 1.
+	C *float64 `protobuf:"fixed64,1,opt,name=c,proto3,oneof" json:"c,omitempty"`
+	// The kernel: linear, poly, rbf or sigmoid. The default is rbf.
+	Kernel *string `protobuf:"bytes,2,opt,name=kernel,proto3,oneof" json:"kernel,omitempty"`
+	// The degree of the kernel poly. The default is 3.
+	Degree *int32 `protobuf:"varint,3,opt,name=degree,proto3,oneof" json:"degree,omitempty"`
+	// The factor in the kernels poly, rbf and sigmoid. The default is 1 divided by the number of columns.
+	Gamma *float64 `protobuf:"fixed64,4,opt,name=gamma,proto3,oneof" json:"gamma,omitempty"`
+	// What is added in the kernels poly and sigmoid. The default is 0.
+	Coef0 *float64 `protobuf:"fixed64,5,opt,name=coef0,proto3,oneof" json:"coef0,omitempty"`
+	// The tolerance at which the solver stops. The default is 0.001.
+	Tol *float64 `protobuf:"fixed64,6,opt,name=tol,proto3,oneof" json:"tol,omitempty"`
+	// The largest number of solver iterations. Unlimited when unset.
+	MaxIter *int32 `protobuf:"varint,7,opt,name=max_iter,json=maxIter,proto3,oneof" json:"max_iter,omitempty"`
+	// How far a value may be from its target, in standard deviations of the targets, and count as equal; for regression. The
+	// default is 0.1.
+	Epsilon *float64 `protobuf:"fixed64,8,opt,name=epsilon,proto3,oneof" json:"epsilon,omitempty"`
+	// Weights of the labels, for classification: balanced, in inverse proportion to their frequency, or unset for equal
+	// weights.
+	ClassWeight   *string `protobuf:"bytes,9,opt,name=class_weight,json=classWeight,proto3,oneof" json:"class_weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Svm) Reset() {
+	*x = Svm{}
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Svm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Svm) ProtoMessage() {}
+
+func (x *Svm) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Svm.ProtoReflect.Descriptor instead.
+func (*Svm) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_algorithm_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Svm) GetC() float64 {
+	if x != nil && x.C != nil {
+		return *x.C
+	}
+	return 0
+}
+
+func (x *Svm) GetKernel() string {
+	if x != nil && x.Kernel != nil {
+		return *x.Kernel
+	}
+	return ""
+}
+
+func (x *Svm) GetDegree() int32 {
+	if x != nil && x.Degree != nil {
+		return *x.Degree
+	}
+	return 0
+}
+
+func (x *Svm) GetGamma() float64 {
+	if x != nil && x.Gamma != nil {
+		return *x.Gamma
+	}
+	return 0
+}
+
+func (x *Svm) GetCoef0() float64 {
+	if x != nil && x.Coef0 != nil {
+		return *x.Coef0
+	}
+	return 0
+}
+
+func (x *Svm) GetTol() float64 {
+	if x != nil && x.Tol != nil {
+		return *x.Tol
+	}
+	return 0
+}
+
+func (x *Svm) GetMaxIter() int32 {
+	if x != nil && x.MaxIter != nil {
+		return *x.MaxIter
+	}
+	return 0
+}
+
+func (x *Svm) GetEpsilon() float64 {
+	if x != nil && x.Epsilon != nil {
+		return *x.Epsilon
+	}
+	return 0
+}
+
+func (x *Svm) GetClassWeight() string {
+	if x != nil && x.ClassWeight != nil {
+		return *x.ClassWeight
+	}
+	return ""
+}
+
+// Knn configures scikit-learn's KNeighborsClassifier and KNeighborsRegressor: the rows trained on that are nearest decide.
+// Features are standardized first; the scaling belongs to the model. Of rows at the same distance the first ones in the
+// model's order count. The model holds all rows trained on, so there may be 10,000. Weights of rows are refused. In named columns
+// each category becomes an indicator, 0 or 1 (an unknown one: 0 for all), missing categories one of their own, and a missing
+// number the median; in a matrix missing values are refused.
+type Knn struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The number of nearest rows that decide. The default is 5.
+	NNeighbors *int32 `protobuf:"varint,1,opt,name=n_neighbors,json=nNeighbors,proto3,oneof" json:"n_neighbors,omitempty"`
+	// What they count: uniform, all the same, or distance, in inverse proportion to their distance. The default is uniform.
+	Weights       *string `protobuf:"bytes,2,opt,name=weights,proto3,oneof" json:"weights,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Knn) Reset() {
+	*x = Knn{}
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Knn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Knn) ProtoMessage() {}
+
+func (x *Knn) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_algorithm_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Knn.ProtoReflect.Descriptor instead.
+func (*Knn) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_algorithm_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Knn) GetNNeighbors() int32 {
+	if x != nil && x.NNeighbors != nil {
+		return *x.NNeighbors
+	}
+	return 0
+}
+
+func (x *Knn) GetWeights() string {
+	if x != nil && x.Weights != nil {
+		return *x.Weights
+	}
+	return ""
+}
+
 var File_fitserve_v1_algorithm_proto protoreflect.FileDescriptor
 
 const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\n" +
-	"\x1bfitserve/v1/algorithm.proto\x12\vfitserve.v1\x1a\x19fitserve/v1/options.proto\"\xaa\x03\n" +
+	"\x1bfitserve/v1/algorithm.proto\x12\vfitserve.v1\x1a\x19fitserve/v1/options.proto\"\xac\x03\n" +
 	"\x12LogisticRegression\x12)\n" +
 	"\x01c\x18\x01 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\xa2\x94\x1amB\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\x01c\x88\x01\x01\x126\n" +
 	"\bmax_iter\x18\x02 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x80\x84.AH\x01R\amaxIter\x88\x01\x01\x12-\n" +
@@ -707,13 +1669,13 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\rfit_intercept\x18\x04 \x01(\bH\x03R\ffitIntercept\x88\x01\x01\x12O\n" +
 	"\x06solver\x18\x05 \x01(\tB2\xaa\x9f\x19.*\x05lbfgs*\tnewton-cg*\x0fnewton-cholesky*\x03sag*\x04sagaH\x04R\x06solver\x88\x01\x01\x126\n" +
 	"\fclass_weight\x18\x06 \x01(\tB\x0e\xaa\x9f\x19\n" +
-	"*\bbalancedH\x05R\vclassWeight\x88\x01\x01:\x06\xb2\x9f\x19\x02\b\x01B\x04\n" +
+	"*\bbalancedH\x05R\vclassWeight\x88\x01\x01:\b\xb2\x9f\x19\x04\b\x01P\x01B\x04\n" +
 	"\x02_cB\v\n" +
 	"\t_max_iterB\x06\n" +
 	"\x04_tolB\x10\n" +
 	"\x0e_fit_interceptB\t\n" +
 	"\a_solverB\x0f\n" +
-	"\r_class_weight\"\xa6\x06\n" +
+	"\r_class_weight\"\xa8\x06\n" +
 	"\fRandomForest\x12>\n" +
 	"\fn_estimators\x18\x01 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x88\xc3@H\x00R\vnEstimators\x88\x01\x01\x128\n" +
 	"\tmax_depth\x18\x02 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x8f@H\x01R\bmaxDepth\x88\x01\x01\x12v\n" +
@@ -723,7 +1685,8 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\fmax_features\x18\x06 \x01(\tB\x15\xaa\x9f\x19\x11*\x04sqrt*\x04log2*\x03allH\x05R\vmaxFeatures\x88\x01\x01\x12A\n" +
 	"\x0emax_leaf_nodes\x18\a \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00@\x11\x00\x00\x00\x00e\xcd\xcdAH\x06R\fmaxLeafNodes\x88\x01\x01\x12!\n" +
 	"\tbootstrap\x18\b \x01(\bH\aR\tbootstrap\x88\x01\x01\x12J\n" +
-	"\fclass_weight\x18\t \x01(\tB\"\xaa\x9f\x19\x1e*\bbalanced*\x12balanced_subsampleH\bR\vclassWeight\x88\x01\x01:\b\xb2\x9f\x19\x04\b\x01\x10\x01B\x0f\n" +
+	"\fclass_weight\x18\t \x01(\tB\"\xaa\x9f\x19\x1e*\bbalanced*\x12balanced_subsampleH\bR\vclassWeight\x88\x01\x01:\n" +
+	"\xb2\x9f\x19\x06\b\x01\x10\x01P\x01B\x0f\n" +
 	"\r_n_estimatorsB\f\n" +
 	"\n" +
 	"_max_depthB\f\n" +
@@ -735,7 +1698,7 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\x0f_max_leaf_nodesB\f\n" +
 	"\n" +
 	"_bootstrapB\x0f\n" +
-	"\r_class_weight\"\xbb\x06\n" +
+	"\r_class_weight\"\xcf\a\n" +
 	"\x14HistGradientBoosting\x126\n" +
 	"\bmax_iter\x18\x01 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\x00R\amaxIter\x88\x01\x01\x12@\n" +
 	"\rlearning_rate\x18\x02 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00$@\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x01R\flearningRate\x88\x01\x01\x12A\n" +
@@ -748,7 +1711,11 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\x04loss\x18\t \x01(\tB3\xaa\x9f\x19/*\rsquared_error*\x0eabsolute_error*\x05gamma*\apoissonH\bR\x04loss\x88\x01\x01\x126\n" +
 	"\fclass_weight\x18\n" +
 	" \x01(\tB\x0e\xaa\x9f\x19\n" +
-	"*\bbalancedH\tR\vclassWeight\x88\x01\x01:\f\xb2\x9f\x19\b\b\x01\x10\x01\x18\x01(\x01B\v\n" +
+	"*\bbalancedH\tR\vclassWeight\x88\x01\x01\x12D\n" +
+	"\x10n_iter_no_change\x18\v \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\n" +
+	"R\rnIterNoChange\x88\x01\x01\x12-\n" +
+	"\x03tol\x18\f \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\vR\x03tol\x88\x01\x01:\x0e\xb2\x9f\x19\n" +
+	"\b\x01\x10\x01\x18\x01(\x01P\x01B\v\n" +
 	"\t_max_iterB\x10\n" +
 	"\x0e_learning_rateB\x11\n" +
 	"\x0f_max_leaf_nodesB\f\n" +
@@ -759,7 +1726,9 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\t_max_binsB\x11\n" +
 	"\x0f_early_stoppingB\a\n" +
 	"\x05_lossB\x0f\n" +
-	"\r_class_weight\"\x98\x06\n" +
+	"\r_class_weightB\x13\n" +
+	"\x11_n_iter_no_changeB\x06\n" +
+	"\x04_tol\"\xce\a\n" +
 	"\aXgboost\x12>\n" +
 	"\fn_estimators\x18\x01 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\x00R\vnEstimators\x88\x01\x01\x128\n" +
 	"\tmax_depth\x18\x02 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@H\x01R\bmaxDepth\x88\x01\x01\x12@\n" +
@@ -772,7 +1741,12 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\n" +
 	"reg_lambda\x18\t \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\bR\tregLambda\x88\x01\x01\x124\n" +
 	"\amax_bin\x18\n" +
-	" \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00@\x11\x00\x00\x00\x00\x00\x00\xf0@H\tR\x06maxBin\x88\x01\x01:\f\xb2\x9f\x19\b\b\x01\x10\x01\x18\x01(\x01B\x0f\n" +
+	" \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00@\x11\x00\x00\x00\x00\x00\x00\xf0@H\tR\x06maxBin\x88\x01\x01\x12O\n" +
+	"\x15early_stopping_rounds\x18\v \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\n" +
+	"R\x13earlyStoppingRounds\x88\x01\x01\x126\n" +
+	"\fclass_weight\x18\f \x01(\tB\x0e\xaa\x9f\x19\n" +
+	"*\bbalancedH\vR\vclassWeight\x88\x01\x01:\x0e\xb2\x9f\x19\n" +
+	"\b\x01\x10\x01\x18\x01(\x01P\x01B\x0f\n" +
 	"\r_n_estimatorsB\f\n" +
 	"\n" +
 	"_max_depthB\x10\n" +
@@ -786,7 +1760,9 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"_reg_alphaB\r\n" +
 	"\v_reg_lambdaB\n" +
 	"\n" +
-	"\b_max_bin\"\xc4\x03\n" +
+	"\b_max_binB\x18\n" +
+	"\x16_early_stopping_roundsB\x0f\n" +
+	"\r_class_weight\"\xc6\x03\n" +
 	"\bTorchMlp\x12;\n" +
 	"\fhidden_sizes\x18\x01 \x03(\x05B\x18\xaa\x9f\x19\x14\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00\xc0@0\x10R\vhiddenSizes\x123\n" +
 	"\x06epochs\x18\x02 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\x00R\x06epochs\x88\x01\x01\x12:\n" +
@@ -794,13 +1770,14 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"batch_size\x18\x03 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x80\x84.AH\x01R\tbatchSize\x88\x01\x01\x12@\n" +
 	"\rlearning_rate\x18\x04 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00$@\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x02R\flearningRate\x88\x01\x01\x125\n" +
 	"\adropout\x18\x05 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\x00\x00\x00\x00\xf0?H\x03R\adropout\x88\x01\x01\x12>\n" +
-	"\fweight_decay\x18\x06 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00$@H\x04R\vweightDecay\x88\x01\x01:\b\xb2\x9f\x19\x04\b\x01\x10\x01B\t\n" +
+	"\fweight_decay\x18\x06 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00$@H\x04R\vweightDecay\x88\x01\x01:\n" +
+	"\xb2\x9f\x19\x06\b\x01\x10\x01P\x01B\t\n" +
 	"\a_epochsB\r\n" +
 	"\v_batch_sizeB\x10\n" +
 	"\x0e_learning_rateB\n" +
 	"\n" +
 	"\b_dropoutB\x0f\n" +
-	"\r_weight_decay\"\x8d\x04\n" +
+	"\r_weight_decay\"\x8f\x04\n" +
 	"\bTorchCnn\x124\n" +
 	"\bchannels\x18\x01 \x03(\x05B\x18\xaa\x9f\x19\x14\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00\xb0@0\bR\bchannels\x12<\n" +
 	"\vhidden_size\x18\x02 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00\xc0@H\x00R\n" +
@@ -810,15 +1787,178 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"batch_size\x18\x04 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x80\x84.AH\x02R\tbatchSize\x88\x01\x01\x12@\n" +
 	"\rlearning_rate\x18\x05 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00$@\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x03R\flearningRate\x88\x01\x01\x125\n" +
 	"\adropout\x18\x06 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00!\x00\x00\x00\x00\x00\x00\xf0?H\x04R\adropout\x88\x01\x01\x12>\n" +
-	"\fweight_decay\x18\a \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00$@H\x05R\vweightDecay\x88\x01\x01:\n" +
-	"\xb2\x9f\x19\x06\b\x01\x10\x01 \x01B\x0e\n" +
+	"\fweight_decay\x18\a \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00$@H\x05R\vweightDecay\x88\x01\x01:\f\xb2\x9f\x19\b\b\x01\x10\x01 \x01P\x01B\x0e\n" +
 	"\f_hidden_sizeB\t\n" +
 	"\a_epochsB\r\n" +
 	"\v_batch_sizeB\x10\n" +
 	"\x0e_learning_rateB\n" +
 	"\n" +
 	"\b_dropoutB\x0f\n" +
-	"\r_weight_decayB\x9b\x01\n" +
+	"\r_weight_decay\"\xf2\t\n" +
+	"\bLightgbm\x12>\n" +
+	"\fn_estimators\x18\x01 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\x00R\vnEstimators\x88\x01\x01\x12:\n" +
+	"\n" +
+	"num_leaves\x18\x02 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00@\x11\x00\x00\x00\x00\x00\x00\x00AH\x01R\tnumLeaves\x88\x01\x01\x128\n" +
+	"\tmax_depth\x18\x03 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x8f@H\x02R\bmaxDepth\x88\x01\x01\x12@\n" +
+	"\rlearning_rate\x18\x04 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00$@\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x03R\flearningRate\x88\x01\x01\x12G\n" +
+	"\x11min_child_samples\x18\x05 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00e\xcd\xcdAH\x04R\x0fminChildSamples\x88\x01\x01\x12E\n" +
+	"\x10min_child_weight\x18\x06 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\x05R\x0eminChildWeight\x88\x01\x01\x12A\n" +
+	"\x0emin_split_gain\x18\a \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\x06R\fminSplitGain\x88\x01\x01\x129\n" +
+	"\tsubsample\x18\b \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00\xf0?\x19\x00\x00\x00\x00\x00\x00\x00\x00H\aR\tsubsample\x88\x01\x01\x12F\n" +
+	"\x10colsample_bytree\x18\t \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00\xf0?\x19\x00\x00\x00\x00\x00\x00\x00\x00H\bR\x0fcolsampleBytree\x88\x01\x01\x128\n" +
+	"\treg_alpha\x18\n" +
+	" \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\tR\bregAlpha\x88\x01\x01\x12:\n" +
+	"\n" +
+	"reg_lambda\x18\v \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\n" +
+	"R\tregLambda\x88\x01\x01\x124\n" +
+	"\amax_bin\x18\f \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00@\x11\x00\x00\x00\x00\xe0\xff\xef@H\vR\x06maxBin\x88\x01\x01\x12R\n" +
+	"\tobjective\x18\r \x01(\tB/\xaa\x9f\x19+*\n" +
+	"regression*\rregression_l1*\x05gamma*\apoissonH\fR\tobjective\x88\x01\x01\x126\n" +
+	"\fclass_weight\x18\x0e \x01(\tB\x0e\xaa\x9f\x19\n" +
+	"*\bbalancedH\rR\vclassWeight\x88\x01\x01\x12O\n" +
+	"\x15early_stopping_rounds\x18\x0f \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\x0eR\x13earlyStoppingRounds\x88\x01\x01:\f\xb2\x9f\x19\b\b\x01\x10\x01\x18\x01P\x01B\x0f\n" +
+	"\r_n_estimatorsB\r\n" +
+	"\v_num_leavesB\f\n" +
+	"\n" +
+	"_max_depthB\x10\n" +
+	"\x0e_learning_rateB\x14\n" +
+	"\x12_min_child_samplesB\x13\n" +
+	"\x11_min_child_weightB\x11\n" +
+	"\x0f_min_split_gainB\f\n" +
+	"\n" +
+	"_subsampleB\x13\n" +
+	"\x11_colsample_bytreeB\f\n" +
+	"\n" +
+	"_reg_alphaB\r\n" +
+	"\v_reg_lambdaB\n" +
+	"\n" +
+	"\b_max_binB\f\n" +
+	"\n" +
+	"_objectiveB\x0f\n" +
+	"\r_class_weightB\x18\n" +
+	"\x16_early_stopping_rounds\"\xa6\x06\n" +
+	"\n" +
+	"ExtraTrees\x12>\n" +
+	"\fn_estimators\x18\x01 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x88\xc3@H\x00R\vnEstimators\x88\x01\x01\x128\n" +
+	"\tmax_depth\x18\x02 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x8f@H\x01R\bmaxDepth\x88\x01\x01\x12v\n" +
+	"\tcriterion\x18\x03 \x01(\tBS\xaa\x9f\x19O*\x04gini*\aentropy*\blog_loss*\rsquared_error*\x0eabsolute_error*\ffriedman_mse*\apoissonH\x02R\tcriterion\x88\x01\x01\x12G\n" +
+	"\x11min_samples_split\x18\x04 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00@\x11\x00\x00\x00\x00e\xcd\xcdAH\x03R\x0fminSamplesSplit\x88\x01\x01\x12E\n" +
+	"\x10min_samples_leaf\x18\x05 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00e\xcd\xcdAH\x04R\x0eminSamplesLeaf\x88\x01\x01\x12=\n" +
+	"\fmax_features\x18\x06 \x01(\tB\x15\xaa\x9f\x19\x11*\x04sqrt*\x04log2*\x03allH\x05R\vmaxFeatures\x88\x01\x01\x12A\n" +
+	"\x0emax_leaf_nodes\x18\a \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00@\x11\x00\x00\x00\x00e\xcd\xcdAH\x06R\fmaxLeafNodes\x88\x01\x01\x12!\n" +
+	"\tbootstrap\x18\b \x01(\bH\aR\tbootstrap\x88\x01\x01\x12J\n" +
+	"\fclass_weight\x18\t \x01(\tB\"\xaa\x9f\x19\x1e*\bbalanced*\x12balanced_subsampleH\bR\vclassWeight\x88\x01\x01:\n" +
+	"\xb2\x9f\x19\x06\b\x01\x10\x01P\x01B\x0f\n" +
+	"\r_n_estimatorsB\f\n" +
+	"\n" +
+	"_max_depthB\f\n" +
+	"\n" +
+	"_criterionB\x14\n" +
+	"\x12_min_samples_splitB\x13\n" +
+	"\x11_min_samples_leafB\x0f\n" +
+	"\r_max_featuresB\x11\n" +
+	"\x0f_max_leaf_nodesB\f\n" +
+	"\n" +
+	"_bootstrapB\x0f\n" +
+	"\r_class_weight\"|\n" +
+	"\x06Linear\x12(\n" +
+	"\rfit_intercept\x18\x01 \x01(\bH\x00R\ffitIntercept\x88\x01\x01\x12\x1f\n" +
+	"\bpositive\x18\x02 \x01(\bH\x01R\bpositive\x88\x01\x01:\b\xb2\x9f\x19\x04\x10\x01P\x01B\x10\n" +
+	"\x0e_fit_interceptB\v\n" +
+	"\t_positive\"\xb8\x01\n" +
+	"\x05Ridge\x121\n" +
+	"\x05alpha\x18\x01 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\x00R\x05alpha\x88\x01\x01\x12(\n" +
+	"\rfit_intercept\x18\x02 \x01(\bH\x01R\ffitIntercept\x88\x01\x01\x12\x1f\n" +
+	"\bpositive\x18\x03 \x01(\bH\x02R\bpositive\x88\x01\x01:\b\xb2\x9f\x19\x04\x10\x01P\x01B\b\n" +
+	"\x06_alphaB\x10\n" +
+	"\x0e_fit_interceptB\v\n" +
+	"\t_positive\"\xc5\x03\n" +
+	"\n" +
+	"ElasticNet\x121\n" +
+	"\x05alpha\x18\x01 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\x00R\x05alpha\x88\x01\x01\x126\n" +
+	"\bl1_ratio\x18\x02 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x00\x00\xf0?H\x01R\al1Ratio\x88\x01\x01\x12(\n" +
+	"\rfit_intercept\x18\x03 \x01(\bH\x02R\ffitIntercept\x88\x01\x01\x12\x1f\n" +
+	"\bpositive\x18\x04 \x01(\bH\x03R\bpositive\x88\x01\x01\x126\n" +
+	"\bmax_iter\x18\x05 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x80\x84.AH\x04R\amaxIter\x88\x01\x01\x12-\n" +
+	"\x03tol\x18\x06 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00\xf0?\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x05R\x03tol\x88\x01\x01\x127\n" +
+	"\tselection\x18\a \x01(\tB\x14\xaa\x9f\x19\x10*\x06cyclic*\x06randomH\x06R\tselection\x88\x01\x01:\b\xb2\x9f\x19\x04\x10\x01P\x01B\b\n" +
+	"\x06_alphaB\v\n" +
+	"\t_l1_ratioB\x10\n" +
+	"\x0e_fit_interceptB\v\n" +
+	"\t_positiveB\v\n" +
+	"\t_max_iterB\x06\n" +
+	"\x04_tolB\f\n" +
+	"\n" +
+	"_selection\"j\n" +
+	"\n" +
+	"GaussianNb\x12@\n" +
+	"\rvar_smoothing\x18\x01 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x11\xea-\x81\x99\x97q=\x11\x00\x00\x00\x00\x80\x84.AH\x00R\fvarSmoothing\x88\x01\x01:\b\xb2\x9f\x19\x04\b\x01P\x01B\x10\n" +
+	"\x0e_var_smoothing\"\x91\t\n" +
+	"\bCatboost\x12;\n" +
+	"\n" +
+	"iterations\x18\x01 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\x00R\n" +
+	"iterations\x88\x01\x01\x12@\n" +
+	"\rlearning_rate\x18\x02 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00\xf0?\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x01R\flearningRate\x88\x01\x01\x121\n" +
+	"\x05depth\x18\x03 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x000@H\x02R\x05depth\x88\x01\x01\x12;\n" +
+	"\vl2_leaf_reg\x18\x04 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\xa2\x94\x1amBH\x03R\tl2LeafReg\x88\x01\x01\x12D\n" +
+	"\x0frandom_strength\x18\x05 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x80\x84.AH\x04R\x0erandomStrength\x88\x01\x01\x12-\n" +
+	"\x03rsm\x18\x06 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00\xf0?\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x05R\x03rsm\x88\x01\x01\x12>\n" +
+	"\fborder_count\x18\a \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\xe0\xff\xef@H\x06R\vborderCount\x88\x01\x01\x12O\n" +
+	"\vgrow_policy\x18\b \x01(\tB)\xaa\x9f\x19%*\rSymmetricTree*\tDepthwise*\tLossguideH\aR\n" +
+	"growPolicy\x88\x01\x01\x12D\n" +
+	"\x10min_data_in_leaf\x18\t \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00e\xcd\xcdAH\bR\rminDataInLeaf\x88\x01\x01\x12:\n" +
+	"\n" +
+	"max_leaves\x18\n" +
+	" \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00@\x11\x00\x00\x00\x00\x00\x00\xf0@H\tR\tmaxLeaves\x88\x01\x01\x12.\n" +
+	"\bnan_mode\x18\v \x01(\tB\x0e\xaa\x9f\x19\n" +
+	"*\x03Min*\x03MaxH\n" +
+	"R\ananMode\x88\x01\x01\x12B\n" +
+	"\rloss_function\x18\f \x01(\tB\x18\xaa\x9f\x19\x14*\x04RMSE*\x03MAE*\aPoissonH\vR\flossFunction\x88\x01\x01\x12O\n" +
+	"\x12auto_class_weights\x18\r \x01(\tB\x1c\xaa\x9f\x19\x18*\bBalanced*\fSqrtBalancedH\fR\x10autoClassWeights\x88\x01\x01\x12O\n" +
+	"\x15early_stopping_rounds\x18\x0e \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\rR\x13earlyStoppingRounds\x88\x01\x01:\f\xb2\x9f\x19\b\b\x01\x10\x01\x18\x01P\x01B\r\n" +
+	"\v_iterationsB\x10\n" +
+	"\x0e_learning_rateB\b\n" +
+	"\x06_depthB\x0e\n" +
+	"\f_l2_leaf_regB\x12\n" +
+	"\x10_random_strengthB\x06\n" +
+	"\x04_rsmB\x0f\n" +
+	"\r_border_countB\x0e\n" +
+	"\f_grow_policyB\x13\n" +
+	"\x11_min_data_in_leafB\r\n" +
+	"\v_max_leavesB\v\n" +
+	"\t_nan_modeB\x10\n" +
+	"\x0e_loss_functionB\x15\n" +
+	"\x13_auto_class_weightsB\x18\n" +
+	"\x16_early_stopping_rounds\"\xce\x04\n" +
+	"\x03Svm\x12)\n" +
+	"\x01c\x18\x01 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\xa2\x94\x1amB\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\x01c\x88\x01\x01\x12=\n" +
+	"\x06kernel\x18\x02 \x01(\tB \xaa\x9f\x19\x1c*\x06linear*\x04poly*\x03rbf*\asigmoidH\x01R\x06kernel\x88\x01\x01\x123\n" +
+	"\x06degree\x18\x03 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x004@H\x02R\x06degree\x88\x01\x01\x121\n" +
+	"\x05gamma\x18\x04 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x80\x84.A\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x03R\x05gamma\x88\x01\x01\x121\n" +
+	"\x05coef0\x18\x05 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x80\x84.\xc1\x11\x00\x00\x00\x00\x80\x84.AH\x04R\x05coef0\x88\x01\x01\x12-\n" +
+	"\x03tol\x18\x06 \x01(\x01B\x16\xaa\x9f\x19\x12\x11\x00\x00\x00\x00\x00\x00\xf0?\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x05R\x03tol\x88\x01\x01\x126\n" +
+	"\bmax_iter\x18\a \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00e\xcd\xcdAH\x06R\amaxIter\x88\x01\x01\x125\n" +
+	"\aepsilon\x18\b \x01(\x01B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\x00\x00\x11\x00\x00\x00\x00\x80\x84.AH\aR\aepsilon\x88\x01\x01\x126\n" +
+	"\fclass_weight\x18\t \x01(\tB\x0e\xaa\x9f\x19\n" +
+	"*\bbalancedH\bR\vclassWeight\x88\x01\x01:\n" +
+	"\xb2\x9f\x19\x06\b\x01\x10\x01P\x01B\x04\n" +
+	"\x02_cB\t\n" +
+	"\a_kernelB\t\n" +
+	"\a_degreeB\b\n" +
+	"\x06_gammaB\b\n" +
+	"\x06_coef0B\x06\n" +
+	"\x04_tolB\v\n" +
+	"\t_max_iterB\n" +
+	"\n" +
+	"\b_epsilonB\x0f\n" +
+	"\r_class_weight\"\xa1\x01\n" +
+	"\x03Knn\x12<\n" +
+	"\vn_neighbors\x18\x01 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00@\x8f@H\x00R\n" +
+	"nNeighbors\x88\x01\x01\x126\n" +
+	"\aweights\x18\x02 \x01(\tB\x17\xaa\x9f\x19\x13*\auniform*\bdistanceH\x01R\aweights\x88\x01\x01:\b\xb2\x9f\x19\x04\b\x01\x10\x01B\x0e\n" +
+	"\f_n_neighborsB\n" +
+	"\n" +
+	"\b_weightsB\x9b\x01\n" +
 	"\x0fcom.fitserve.v1B\x0eAlgorithmProtoP\x01Z+fitserve/gateway/gen/fitserve/v1;fitservev1\xa2\x02\x03FXX\xaa\x02\vFitserve.V1\xca\x02\vFitserve\\V1\xe2\x02\x17Fitserve\\V1\\GPBMetadata\xea\x02\fFitserve::V1b\x06proto3"
 
 var (
@@ -833,7 +1973,7 @@ func file_fitserve_v1_algorithm_proto_rawDescGZIP() []byte {
 	return file_fitserve_v1_algorithm_proto_rawDescData
 }
 
-var file_fitserve_v1_algorithm_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_fitserve_v1_algorithm_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_fitserve_v1_algorithm_proto_goTypes = []any{
 	(*LogisticRegression)(nil),   // 0: fitserve.v1.LogisticRegression
 	(*RandomForest)(nil),         // 1: fitserve.v1.RandomForest
@@ -841,6 +1981,15 @@ var file_fitserve_v1_algorithm_proto_goTypes = []any{
 	(*Xgboost)(nil),              // 3: fitserve.v1.Xgboost
 	(*TorchMlp)(nil),             // 4: fitserve.v1.TorchMlp
 	(*TorchCnn)(nil),             // 5: fitserve.v1.TorchCnn
+	(*Lightgbm)(nil),             // 6: fitserve.v1.Lightgbm
+	(*ExtraTrees)(nil),           // 7: fitserve.v1.ExtraTrees
+	(*Linear)(nil),               // 8: fitserve.v1.Linear
+	(*Ridge)(nil),                // 9: fitserve.v1.Ridge
+	(*ElasticNet)(nil),           // 10: fitserve.v1.ElasticNet
+	(*GaussianNb)(nil),           // 11: fitserve.v1.GaussianNb
+	(*Catboost)(nil),             // 12: fitserve.v1.Catboost
+	(*Svm)(nil),                  // 13: fitserve.v1.Svm
+	(*Knn)(nil),                  // 14: fitserve.v1.Knn
 }
 var file_fitserve_v1_algorithm_proto_depIdxs = []int32{
 	0, // [0:0] is the sub-list for method output_type
@@ -862,13 +2011,22 @@ func file_fitserve_v1_algorithm_proto_init() {
 	file_fitserve_v1_algorithm_proto_msgTypes[3].OneofWrappers = []any{}
 	file_fitserve_v1_algorithm_proto_msgTypes[4].OneofWrappers = []any{}
 	file_fitserve_v1_algorithm_proto_msgTypes[5].OneofWrappers = []any{}
+	file_fitserve_v1_algorithm_proto_msgTypes[6].OneofWrappers = []any{}
+	file_fitserve_v1_algorithm_proto_msgTypes[7].OneofWrappers = []any{}
+	file_fitserve_v1_algorithm_proto_msgTypes[8].OneofWrappers = []any{}
+	file_fitserve_v1_algorithm_proto_msgTypes[9].OneofWrappers = []any{}
+	file_fitserve_v1_algorithm_proto_msgTypes[10].OneofWrappers = []any{}
+	file_fitserve_v1_algorithm_proto_msgTypes[11].OneofWrappers = []any{}
+	file_fitserve_v1_algorithm_proto_msgTypes[12].OneofWrappers = []any{}
+	file_fitserve_v1_algorithm_proto_msgTypes[13].OneofWrappers = []any{}
+	file_fitserve_v1_algorithm_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fitserve_v1_algorithm_proto_rawDesc), len(file_fitserve_v1_algorithm_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

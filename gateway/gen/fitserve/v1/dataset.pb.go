@@ -102,7 +102,9 @@ type Dataset struct {
 	// When the upload was complete.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// The name for people that the first upload of the data gave.
-	DisplayName   string `protobuf:"bytes,8,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	DisplayName string `protobuf:"bytes,8,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	// Whether the rows came with weights.
+	HasWeights    bool `protobuf:"varint,9,opt,name=has_weights,json=hasWeights,proto3" json:"has_weights,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -193,6 +195,13 @@ func (x *Dataset) GetDisplayName() string {
 	return ""
 }
 
+func (x *Dataset) GetHasWeights() bool {
+	if x != nil {
+		return x.HasWeights
+	}
+	return false
+}
+
 // DatasetDescription is what an upload says before the data.
 type DatasetDescription struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -267,7 +276,9 @@ type DatasetChunk struct {
 	// The values to learn, one a row, in every chunk or in none. Without them the Fit names a column as its target.
 	Targets *Column `protobuf:"bytes,2,opt,name=targets,proto3" json:"targets,omitempty"`
 	// The next bytes of the file, for the formats that are files. Not in this release.
-	Content       []byte `protobuf:"bytes,3,opt,name=content,proto3" json:"content,omitempty"`
+	Content []byte `protobuf:"bytes,3,opt,name=content,proto3" json:"content,omitempty"`
+	// What each row counts in training, in every chunk or in none, as in InlineDataset.
+	Weights       []float64 `protobuf:"fixed64,4,rep,packed,name=weights,proto3" json:"weights,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -323,11 +334,18 @@ func (x *DatasetChunk) GetContent() []byte {
 	return nil
 }
 
+func (x *DatasetChunk) GetWeights() []float64 {
+	if x != nil {
+		return x.Weights
+	}
+	return nil
+}
+
 var File_fitserve_v1_dataset_proto protoreflect.FileDescriptor
 
 const file_fitserve_v1_dataset_proto_rawDesc = "" +
 	"\n" +
-	"\x19fitserve/v1/dataset.proto\x12\vfitserve.v1\x1a\x16fitserve/v1/data.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8e\x02\n" +
+	"\x19fitserve/v1/dataset.proto\x12\vfitserve.v1\x1a\x16fitserve/v1/data.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x02\n" +
 	"\aDataset\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x1b\n" +
 	"\trow_count\x18\x02 \x01(\x03R\browCount\x12\x14\n" +
@@ -339,15 +357,18 @@ const file_fitserve_v1_dataset_proto_rawDesc = "" +
 	"size_bytes\x18\x06 \x01(\x03R\tsizeBytes\x12;\n" +
 	"\vcreate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12!\n" +
-	"\fdisplay_name\x18\b \x01(\tR\vdisplayName\"\x83\x01\n" +
+	"\fdisplay_name\x18\b \x01(\tR\vdisplayName\x12\x1f\n" +
+	"\vhas_weights\x18\t \x01(\bR\n" +
+	"hasWeights\"\x83\x01\n" +
 	"\x12DatasetDescription\x12!\n" +
 	"\fdisplay_name\x18\x01 \x01(\tR\vdisplayName\x122\n" +
 	"\x06format\x18\x02 \x01(\x0e2\x1a.fitserve.v1.DatasetFormatR\x06format\x12\x16\n" +
-	"\x06digest\x18\x03 \x01(\tR\x06digest\"\x84\x01\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\"\x9e\x01\n" +
 	"\fDatasetChunk\x12+\n" +
 	"\x06inputs\x18\x01 \x01(\v2\x13.fitserve.v1.InputsR\x06inputs\x12-\n" +
 	"\atargets\x18\x02 \x01(\v2\x13.fitserve.v1.ColumnR\atargets\x12\x18\n" +
-	"\acontent\x18\x03 \x01(\fR\acontent*\x9c\x01\n" +
+	"\acontent\x18\x03 \x01(\fR\acontent\x12\x18\n" +
+	"\aweights\x18\x04 \x03(\x01R\aweights*\x9c\x01\n" +
 	"\rDatasetFormat\x12\x1e\n" +
 	"\x1aDATASET_FORMAT_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15DATASET_FORMAT_CHUNKS\x10\x01\x12\x1c\n" +

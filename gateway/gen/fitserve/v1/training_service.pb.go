@@ -102,6 +102,15 @@ type FitRequest struct {
 	//	*FitRequest_Xgboost
 	//	*FitRequest_TorchMlp
 	//	*FitRequest_TorchCnn
+	//	*FitRequest_Lightgbm
+	//	*FitRequest_ExtraTrees
+	//	*FitRequest_Linear
+	//	*FitRequest_Ridge
+	//	*FitRequest_ElasticNet
+	//	*FitRequest_GaussianNb
+	//	*FitRequest_Catboost
+	//	*FitRequest_Svm
+	//	*FitRequest_Knn
 	Algorithm isFitRequest_Algorithm `protobuf_oneof:"algorithm"`
 	// What to learn: labels or numbers. When it is not set, it follows from the targets and the algorithm, as Task says.
 	Task Task `protobuf:"varint,30,opt,name=task,proto3,enum=fitserve.v1.Task" json:"task,omitempty"`
@@ -129,7 +138,11 @@ type FitRequest struct {
 	// Makes the call idempotent: a second call with the same request_id answers with the first one's job, as it is then;
 	// with another content it is INVALID_ARGUMENT. A Fit that was refused does not count. At most 128 characters, none of
 	// them NUL; any text that is unique, such as a UUID. The default is none.
-	RequestId     string `protobuf:"bytes,39,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,39,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// What the rows of a label count in training, by the label as a text, such as {"setosa": 2}; from 0 to 1e12, and 1 for
+	// labels that are not named. They multiply the weights of rows, and what the algorithm's own class weights say. For
+	// classification, and not for `knn`.
+	ClassWeights  map[string]float64 `protobuf:"bytes,40,rep,name=class_weights,json=classWeights,proto3" json:"class_weights,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -264,6 +277,87 @@ func (x *FitRequest) GetTorchCnn() *TorchCnn {
 	return nil
 }
 
+func (x *FitRequest) GetLightgbm() *Lightgbm {
+	if x != nil {
+		if x, ok := x.Algorithm.(*FitRequest_Lightgbm); ok {
+			return x.Lightgbm
+		}
+	}
+	return nil
+}
+
+func (x *FitRequest) GetExtraTrees() *ExtraTrees {
+	if x != nil {
+		if x, ok := x.Algorithm.(*FitRequest_ExtraTrees); ok {
+			return x.ExtraTrees
+		}
+	}
+	return nil
+}
+
+func (x *FitRequest) GetLinear() *Linear {
+	if x != nil {
+		if x, ok := x.Algorithm.(*FitRequest_Linear); ok {
+			return x.Linear
+		}
+	}
+	return nil
+}
+
+func (x *FitRequest) GetRidge() *Ridge {
+	if x != nil {
+		if x, ok := x.Algorithm.(*FitRequest_Ridge); ok {
+			return x.Ridge
+		}
+	}
+	return nil
+}
+
+func (x *FitRequest) GetElasticNet() *ElasticNet {
+	if x != nil {
+		if x, ok := x.Algorithm.(*FitRequest_ElasticNet); ok {
+			return x.ElasticNet
+		}
+	}
+	return nil
+}
+
+func (x *FitRequest) GetGaussianNb() *GaussianNb {
+	if x != nil {
+		if x, ok := x.Algorithm.(*FitRequest_GaussianNb); ok {
+			return x.GaussianNb
+		}
+	}
+	return nil
+}
+
+func (x *FitRequest) GetCatboost() *Catboost {
+	if x != nil {
+		if x, ok := x.Algorithm.(*FitRequest_Catboost); ok {
+			return x.Catboost
+		}
+	}
+	return nil
+}
+
+func (x *FitRequest) GetSvm() *Svm {
+	if x != nil {
+		if x, ok := x.Algorithm.(*FitRequest_Svm); ok {
+			return x.Svm
+		}
+	}
+	return nil
+}
+
+func (x *FitRequest) GetKnn() *Knn {
+	if x != nil {
+		if x, ok := x.Algorithm.(*FitRequest_Knn); ok {
+			return x.Knn
+		}
+	}
+	return nil
+}
+
 func (x *FitRequest) GetTask() Task {
 	if x != nil {
 		return x.Task
@@ -334,6 +428,13 @@ func (x *FitRequest) GetRequestId() string {
 	return ""
 }
 
+func (x *FitRequest) GetClassWeights() map[string]float64 {
+	if x != nil {
+		return x.ClassWeights
+	}
+	return nil
+}
+
 type isFitRequest_Data interface {
 	isFitRequest_Data()
 }
@@ -386,6 +487,51 @@ type FitRequest_TorchCnn struct {
 	TorchCnn *TorchCnn `protobuf:"bytes,15,opt,name=torch_cnn,json=torchCnn,proto3,oneof"`
 }
 
+type FitRequest_Lightgbm struct {
+	// Gradient boosting of LightGBM.
+	Lightgbm *Lightgbm `protobuf:"bytes,16,opt,name=lightgbm,proto3,oneof"`
+}
+
+type FitRequest_ExtraTrees struct {
+	// Extremely randomized trees of scikit-learn.
+	ExtraTrees *ExtraTrees `protobuf:"bytes,17,opt,name=extra_trees,json=extraTrees,proto3,oneof"`
+}
+
+type FitRequest_Linear struct {
+	// Least squares of scikit-learn.
+	Linear *Linear `protobuf:"bytes,18,opt,name=linear,proto3,oneof"`
+}
+
+type FitRequest_Ridge struct {
+	// Least squares with L2 regularization, of scikit-learn.
+	Ridge *Ridge `protobuf:"bytes,19,opt,name=ridge,proto3,oneof"`
+}
+
+type FitRequest_ElasticNet struct {
+	// Least squares with L1 and L2 regularization, of scikit-learn.
+	ElasticNet *ElasticNet `protobuf:"bytes,20,opt,name=elastic_net,json=elasticNet,proto3,oneof"`
+}
+
+type FitRequest_GaussianNb struct {
+	// Naive Bayes with normal distributions, of scikit-learn.
+	GaussianNb *GaussianNb `protobuf:"bytes,21,opt,name=gaussian_nb,json=gaussianNb,proto3,oneof"`
+}
+
+type FitRequest_Catboost struct {
+	// Gradient boosting of CatBoost.
+	Catboost *Catboost `protobuf:"bytes,22,opt,name=catboost,proto3,oneof"`
+}
+
+type FitRequest_Svm struct {
+	// Support vector machines of scikit-learn.
+	Svm *Svm `protobuf:"bytes,23,opt,name=svm,proto3,oneof"`
+}
+
+type FitRequest_Knn struct {
+	// Nearest neighbours of scikit-learn.
+	Knn *Knn `protobuf:"bytes,24,opt,name=knn,proto3,oneof"`
+}
+
 func (*FitRequest_LogisticRegression) isFitRequest_Algorithm() {}
 
 func (*FitRequest_RandomForest) isFitRequest_Algorithm() {}
@@ -397,6 +543,24 @@ func (*FitRequest_Xgboost) isFitRequest_Algorithm() {}
 func (*FitRequest_TorchMlp) isFitRequest_Algorithm() {}
 
 func (*FitRequest_TorchCnn) isFitRequest_Algorithm() {}
+
+func (*FitRequest_Lightgbm) isFitRequest_Algorithm() {}
+
+func (*FitRequest_ExtraTrees) isFitRequest_Algorithm() {}
+
+func (*FitRequest_Linear) isFitRequest_Algorithm() {}
+
+func (*FitRequest_Ridge) isFitRequest_Algorithm() {}
+
+func (*FitRequest_ElasticNet) isFitRequest_Algorithm() {}
+
+func (*FitRequest_GaussianNb) isFitRequest_Algorithm() {}
+
+func (*FitRequest_Catboost) isFitRequest_Algorithm() {}
+
+func (*FitRequest_Svm) isFitRequest_Algorithm() {}
+
+func (*FitRequest_Knn) isFitRequest_Algorithm() {}
 
 // FitResponse holds the accepted job.
 type FitResponse struct {
@@ -455,7 +619,10 @@ type InlineDataset struct {
 	// The values to learn as a plain list of texts, numbers or truth values, easy to type by hand, such as
 	// ["setosa", "versicolor"]. Kinds may not be mixed; whole numbers count as integers. Integers beyond ±2^53 lose digits
 	// here; send them in `targets`.
-	Labels        *structpb.ListValue `protobuf:"bytes,3,opt,name=labels,proto3" json:"labels,omitempty"`
+	Labels *structpb.ListValue `protobuf:"bytes,3,opt,name=labels,proto3" json:"labels,omitempty"`
+	// What each row counts in training, one number a row, from 0 to 1e12, or empty if all count the same. The metrics, and the
+	// losses on the held-out rows, count each row once. Not for `knn`.
+	Weights       []float64 `protobuf:"fixed64,4,rep,packed,name=weights,proto3" json:"weights,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -507,6 +674,13 @@ func (x *InlineDataset) GetTargets() *Column {
 func (x *InlineDataset) GetLabels() *structpb.ListValue {
 	if x != nil {
 		return x.Labels
+	}
+	return nil
+}
+
+func (x *InlineDataset) GetWeights() []float64 {
+	if x != nil {
+		return x.Weights
 	}
 	return nil
 }
@@ -1273,7 +1447,7 @@ var File_fitserve_v1_training_service_proto protoreflect.FileDescriptor
 
 const file_fitserve_v1_training_service_proto_rawDesc = "" +
 	"\n" +
-	"\"fitserve/v1/training_service.proto\x12\vfitserve.v1\x1a\x1bfitserve/v1/algorithm.proto\x1a\x16fitserve/v1/data.proto\x1a\x19fitserve/v1/dataset.proto\x1a\x19fitserve/v1/options.proto\x1a\x1efitserve/v1/training_job.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xb9\b\n" +
+	"\"fitserve/v1/training_service.proto\x12\vfitserve.v1\x1a\x1bfitserve/v1/algorithm.proto\x1a\x16fitserve/v1/data.proto\x1a\x19fitserve/v1/dataset.proto\x1a\x19fitserve/v1/options.proto\x1a\x1efitserve/v1/training_job.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x8f\r\n" +
 	"\n" +
 	"FitRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x124\n" +
@@ -1286,7 +1460,19 @@ const file_fitserve_v1_training_service_proto_rawDesc = "" +
 	"\x16hist_gradient_boosting\x18\f \x01(\v2!.fitserve.v1.HistGradientBoostingH\x01R\x14histGradientBoosting\x120\n" +
 	"\axgboost\x18\r \x01(\v2\x14.fitserve.v1.XgboostH\x01R\axgboost\x124\n" +
 	"\ttorch_mlp\x18\x0e \x01(\v2\x15.fitserve.v1.TorchMlpH\x01R\btorchMlp\x124\n" +
-	"\ttorch_cnn\x18\x0f \x01(\v2\x15.fitserve.v1.TorchCnnH\x01R\btorchCnn\x12%\n" +
+	"\ttorch_cnn\x18\x0f \x01(\v2\x15.fitserve.v1.TorchCnnH\x01R\btorchCnn\x123\n" +
+	"\blightgbm\x18\x10 \x01(\v2\x15.fitserve.v1.LightgbmH\x01R\blightgbm\x12:\n" +
+	"\vextra_trees\x18\x11 \x01(\v2\x17.fitserve.v1.ExtraTreesH\x01R\n" +
+	"extraTrees\x12-\n" +
+	"\x06linear\x18\x12 \x01(\v2\x13.fitserve.v1.LinearH\x01R\x06linear\x12*\n" +
+	"\x05ridge\x18\x13 \x01(\v2\x12.fitserve.v1.RidgeH\x01R\x05ridge\x12:\n" +
+	"\velastic_net\x18\x14 \x01(\v2\x17.fitserve.v1.ElasticNetH\x01R\n" +
+	"elasticNet\x12:\n" +
+	"\vgaussian_nb\x18\x15 \x01(\v2\x17.fitserve.v1.GaussianNbH\x01R\n" +
+	"gaussianNb\x123\n" +
+	"\bcatboost\x18\x16 \x01(\v2\x15.fitserve.v1.CatboostH\x01R\bcatboost\x12$\n" +
+	"\x03svm\x18\x17 \x01(\v2\x10.fitserve.v1.SvmH\x01R\x03svm\x12$\n" +
+	"\x03knn\x18\x18 \x01(\v2\x10.fitserve.v1.KnnH\x01R\x03knn\x12%\n" +
 	"\x04task\x18\x1e \x01(\x0e2\x11.fitserve.v1.TaskR\x04task\x12L\n" +
 	"\x13validation_fraction\x18\x1f \x01(\x01B\x16\xaa\x9f\x19\x12\x11\xcd\xcc\xcc\xcc\xcc\xcc\xec?\x19\x00\x00\x00\x00\x00\x00\x00\x00H\x02R\x12validationFraction\x88\x01\x01\x12\x17\n" +
 	"\x04seed\x18  \x01(\rH\x03R\x04seed\x88\x01\x01\x121\n" +
@@ -1298,7 +1484,11 @@ const file_fitserve_v1_training_service_proto_rawDesc = "" +
 	"\bexisting\x18% \x01(\x0e2\x1a.fitserve.v1.ExistingModelR\bexisting\x12\x12\n" +
 	"\x04load\x18& \x01(\bR\x04load\x12\x1d\n" +
 	"\n" +
-	"request_id\x18' \x01(\tR\trequestIdB\x06\n" +
+	"request_id\x18' \x01(\tR\trequestId\x12N\n" +
+	"\rclass_weights\x18( \x03(\v2).fitserve.v1.FitRequest.ClassWeightsEntryR\fclassWeights\x1a?\n" +
+	"\x11ClassWeightsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01B\x06\n" +
 	"\x04dataB\v\n" +
 	"\talgorithmB\x16\n" +
 	"\x14_validation_fractionB\a\n" +
@@ -1306,11 +1496,12 @@ const file_fitserve_v1_training_service_proto_rawDesc = "" +
 	"\x06_coresB\x15\n" +
 	"\x13_memory_limit_bytes\"9\n" +
 	"\vFitResponse\x12*\n" +
-	"\x03job\x18\x01 \x01(\v2\x18.fitserve.v1.TrainingJobR\x03job\"\x9f\x01\n" +
+	"\x03job\x18\x01 \x01(\v2\x18.fitserve.v1.TrainingJobR\x03job\"\xb9\x01\n" +
 	"\rInlineDataset\x12+\n" +
 	"\x06inputs\x18\x01 \x01(\v2\x13.fitserve.v1.InputsR\x06inputs\x12-\n" +
 	"\atargets\x18\x02 \x01(\v2\x13.fitserve.v1.ColumnR\atargets\x122\n" +
-	"\x06labels\x18\x03 \x01(\v2\x1a.google.protobuf.ListValueR\x06labels\"\x99\x01\n" +
+	"\x06labels\x18\x03 \x01(\v2\x1a.google.protobuf.ListValueR\x06labels\x12\x18\n" +
+	"\aweights\x18\x04 \x03(\x01R\aweights\"\x99\x01\n" +
 	"\x14UploadDatasetRequest\x12C\n" +
 	"\vdescription\x18\x01 \x01(\v2\x1f.fitserve.v1.DatasetDescriptionH\x00R\vdescription\x121\n" +
 	"\x05chunk\x18\x02 \x01(\v2\x19.fitserve.v1.DatasetChunkH\x00R\x05chunkB\t\n" +
@@ -1379,7 +1570,7 @@ func file_fitserve_v1_training_service_proto_rawDescGZIP() []byte {
 }
 
 var file_fitserve_v1_training_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_fitserve_v1_training_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_fitserve_v1_training_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_fitserve_v1_training_service_proto_goTypes = []any{
 	(ExistingModel)(0),                // 0: fitserve.v1.ExistingModel
 	(*FitRequest)(nil),                // 1: fitserve.v1.FitRequest
@@ -1399,70 +1590,90 @@ var file_fitserve_v1_training_service_proto_goTypes = []any{
 	(*CancelTrainingJobResponse)(nil), // 15: fitserve.v1.CancelTrainingJobResponse
 	(*WatchTrainingJobRequest)(nil),   // 16: fitserve.v1.WatchTrainingJobRequest
 	(*WatchTrainingJobResponse)(nil),  // 17: fitserve.v1.WatchTrainingJobResponse
-	(*LogisticRegression)(nil),        // 18: fitserve.v1.LogisticRegression
-	(*RandomForest)(nil),              // 19: fitserve.v1.RandomForest
-	(*HistGradientBoosting)(nil),      // 20: fitserve.v1.HistGradientBoosting
-	(*Xgboost)(nil),                   // 21: fitserve.v1.Xgboost
-	(*TorchMlp)(nil),                  // 22: fitserve.v1.TorchMlp
-	(*TorchCnn)(nil),                  // 23: fitserve.v1.TorchCnn
-	(Task)(0),                         // 24: fitserve.v1.Task
-	(*durationpb.Duration)(nil),       // 25: google.protobuf.Duration
-	(*TrainingJob)(nil),               // 26: fitserve.v1.TrainingJob
-	(*Inputs)(nil),                    // 27: fitserve.v1.Inputs
-	(*Column)(nil),                    // 28: fitserve.v1.Column
-	(*structpb.ListValue)(nil),        // 29: google.protobuf.ListValue
-	(*DatasetDescription)(nil),        // 30: fitserve.v1.DatasetDescription
-	(*DatasetChunk)(nil),              // 31: fitserve.v1.DatasetChunk
-	(*Dataset)(nil),                   // 32: fitserve.v1.Dataset
-	(JobState)(0),                     // 33: fitserve.v1.JobState
-	(*TrainingStep)(nil),              // 34: fitserve.v1.TrainingStep
+	nil,                               // 18: fitserve.v1.FitRequest.ClassWeightsEntry
+	(*LogisticRegression)(nil),        // 19: fitserve.v1.LogisticRegression
+	(*RandomForest)(nil),              // 20: fitserve.v1.RandomForest
+	(*HistGradientBoosting)(nil),      // 21: fitserve.v1.HistGradientBoosting
+	(*Xgboost)(nil),                   // 22: fitserve.v1.Xgboost
+	(*TorchMlp)(nil),                  // 23: fitserve.v1.TorchMlp
+	(*TorchCnn)(nil),                  // 24: fitserve.v1.TorchCnn
+	(*Lightgbm)(nil),                  // 25: fitserve.v1.Lightgbm
+	(*ExtraTrees)(nil),                // 26: fitserve.v1.ExtraTrees
+	(*Linear)(nil),                    // 27: fitserve.v1.Linear
+	(*Ridge)(nil),                     // 28: fitserve.v1.Ridge
+	(*ElasticNet)(nil),                // 29: fitserve.v1.ElasticNet
+	(*GaussianNb)(nil),                // 30: fitserve.v1.GaussianNb
+	(*Catboost)(nil),                  // 31: fitserve.v1.Catboost
+	(*Svm)(nil),                       // 32: fitserve.v1.Svm
+	(*Knn)(nil),                       // 33: fitserve.v1.Knn
+	(Task)(0),                         // 34: fitserve.v1.Task
+	(*durationpb.Duration)(nil),       // 35: google.protobuf.Duration
+	(*TrainingJob)(nil),               // 36: fitserve.v1.TrainingJob
+	(*Inputs)(nil),                    // 37: fitserve.v1.Inputs
+	(*Column)(nil),                    // 38: fitserve.v1.Column
+	(*structpb.ListValue)(nil),        // 39: google.protobuf.ListValue
+	(*DatasetDescription)(nil),        // 40: fitserve.v1.DatasetDescription
+	(*DatasetChunk)(nil),              // 41: fitserve.v1.DatasetChunk
+	(*Dataset)(nil),                   // 42: fitserve.v1.Dataset
+	(JobState)(0),                     // 43: fitserve.v1.JobState
+	(*TrainingStep)(nil),              // 44: fitserve.v1.TrainingStep
 }
 var file_fitserve_v1_training_service_proto_depIdxs = []int32{
 	3,  // 0: fitserve.v1.FitRequest.inline:type_name -> fitserve.v1.InlineDataset
-	18, // 1: fitserve.v1.FitRequest.logistic_regression:type_name -> fitserve.v1.LogisticRegression
-	19, // 2: fitserve.v1.FitRequest.random_forest:type_name -> fitserve.v1.RandomForest
-	20, // 3: fitserve.v1.FitRequest.hist_gradient_boosting:type_name -> fitserve.v1.HistGradientBoosting
-	21, // 4: fitserve.v1.FitRequest.xgboost:type_name -> fitserve.v1.Xgboost
-	22, // 5: fitserve.v1.FitRequest.torch_mlp:type_name -> fitserve.v1.TorchMlp
-	23, // 6: fitserve.v1.FitRequest.torch_cnn:type_name -> fitserve.v1.TorchCnn
-	24, // 7: fitserve.v1.FitRequest.task:type_name -> fitserve.v1.Task
-	25, // 8: fitserve.v1.FitRequest.time_limit:type_name -> google.protobuf.Duration
-	0,  // 9: fitserve.v1.FitRequest.existing:type_name -> fitserve.v1.ExistingModel
-	26, // 10: fitserve.v1.FitResponse.job:type_name -> fitserve.v1.TrainingJob
-	27, // 11: fitserve.v1.InlineDataset.inputs:type_name -> fitserve.v1.Inputs
-	28, // 12: fitserve.v1.InlineDataset.targets:type_name -> fitserve.v1.Column
-	29, // 13: fitserve.v1.InlineDataset.labels:type_name -> google.protobuf.ListValue
-	30, // 14: fitserve.v1.UploadDatasetRequest.description:type_name -> fitserve.v1.DatasetDescription
-	31, // 15: fitserve.v1.UploadDatasetRequest.chunk:type_name -> fitserve.v1.DatasetChunk
-	32, // 16: fitserve.v1.UploadDatasetResponse.dataset:type_name -> fitserve.v1.Dataset
-	32, // 17: fitserve.v1.ListDatasetsResponse.datasets:type_name -> fitserve.v1.Dataset
-	26, // 18: fitserve.v1.GetTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
-	33, // 19: fitserve.v1.ListTrainingJobsRequest.states:type_name -> fitserve.v1.JobState
-	26, // 20: fitserve.v1.ListTrainingJobsResponse.jobs:type_name -> fitserve.v1.TrainingJob
-	26, // 21: fitserve.v1.CancelTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
-	26, // 22: fitserve.v1.WatchTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
-	34, // 23: fitserve.v1.WatchTrainingJobResponse.steps:type_name -> fitserve.v1.TrainingStep
-	1,  // 24: fitserve.v1.TrainingService.Fit:input_type -> fitserve.v1.FitRequest
-	4,  // 25: fitserve.v1.TrainingService.UploadDataset:input_type -> fitserve.v1.UploadDatasetRequest
-	6,  // 26: fitserve.v1.TrainingService.ListDatasets:input_type -> fitserve.v1.ListDatasetsRequest
-	8,  // 27: fitserve.v1.TrainingService.DeleteDataset:input_type -> fitserve.v1.DeleteDatasetRequest
-	10, // 28: fitserve.v1.TrainingService.GetTrainingJob:input_type -> fitserve.v1.GetTrainingJobRequest
-	12, // 29: fitserve.v1.TrainingService.ListTrainingJobs:input_type -> fitserve.v1.ListTrainingJobsRequest
-	14, // 30: fitserve.v1.TrainingService.CancelTrainingJob:input_type -> fitserve.v1.CancelTrainingJobRequest
-	16, // 31: fitserve.v1.TrainingService.WatchTrainingJob:input_type -> fitserve.v1.WatchTrainingJobRequest
-	2,  // 32: fitserve.v1.TrainingService.Fit:output_type -> fitserve.v1.FitResponse
-	5,  // 33: fitserve.v1.TrainingService.UploadDataset:output_type -> fitserve.v1.UploadDatasetResponse
-	7,  // 34: fitserve.v1.TrainingService.ListDatasets:output_type -> fitserve.v1.ListDatasetsResponse
-	9,  // 35: fitserve.v1.TrainingService.DeleteDataset:output_type -> fitserve.v1.DeleteDatasetResponse
-	11, // 36: fitserve.v1.TrainingService.GetTrainingJob:output_type -> fitserve.v1.GetTrainingJobResponse
-	13, // 37: fitserve.v1.TrainingService.ListTrainingJobs:output_type -> fitserve.v1.ListTrainingJobsResponse
-	15, // 38: fitserve.v1.TrainingService.CancelTrainingJob:output_type -> fitserve.v1.CancelTrainingJobResponse
-	17, // 39: fitserve.v1.TrainingService.WatchTrainingJob:output_type -> fitserve.v1.WatchTrainingJobResponse
-	32, // [32:40] is the sub-list for method output_type
-	24, // [24:32] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	19, // 1: fitserve.v1.FitRequest.logistic_regression:type_name -> fitserve.v1.LogisticRegression
+	20, // 2: fitserve.v1.FitRequest.random_forest:type_name -> fitserve.v1.RandomForest
+	21, // 3: fitserve.v1.FitRequest.hist_gradient_boosting:type_name -> fitserve.v1.HistGradientBoosting
+	22, // 4: fitserve.v1.FitRequest.xgboost:type_name -> fitserve.v1.Xgboost
+	23, // 5: fitserve.v1.FitRequest.torch_mlp:type_name -> fitserve.v1.TorchMlp
+	24, // 6: fitserve.v1.FitRequest.torch_cnn:type_name -> fitserve.v1.TorchCnn
+	25, // 7: fitserve.v1.FitRequest.lightgbm:type_name -> fitserve.v1.Lightgbm
+	26, // 8: fitserve.v1.FitRequest.extra_trees:type_name -> fitserve.v1.ExtraTrees
+	27, // 9: fitserve.v1.FitRequest.linear:type_name -> fitserve.v1.Linear
+	28, // 10: fitserve.v1.FitRequest.ridge:type_name -> fitserve.v1.Ridge
+	29, // 11: fitserve.v1.FitRequest.elastic_net:type_name -> fitserve.v1.ElasticNet
+	30, // 12: fitserve.v1.FitRequest.gaussian_nb:type_name -> fitserve.v1.GaussianNb
+	31, // 13: fitserve.v1.FitRequest.catboost:type_name -> fitserve.v1.Catboost
+	32, // 14: fitserve.v1.FitRequest.svm:type_name -> fitserve.v1.Svm
+	33, // 15: fitserve.v1.FitRequest.knn:type_name -> fitserve.v1.Knn
+	34, // 16: fitserve.v1.FitRequest.task:type_name -> fitserve.v1.Task
+	35, // 17: fitserve.v1.FitRequest.time_limit:type_name -> google.protobuf.Duration
+	0,  // 18: fitserve.v1.FitRequest.existing:type_name -> fitserve.v1.ExistingModel
+	18, // 19: fitserve.v1.FitRequest.class_weights:type_name -> fitserve.v1.FitRequest.ClassWeightsEntry
+	36, // 20: fitserve.v1.FitResponse.job:type_name -> fitserve.v1.TrainingJob
+	37, // 21: fitserve.v1.InlineDataset.inputs:type_name -> fitserve.v1.Inputs
+	38, // 22: fitserve.v1.InlineDataset.targets:type_name -> fitserve.v1.Column
+	39, // 23: fitserve.v1.InlineDataset.labels:type_name -> google.protobuf.ListValue
+	40, // 24: fitserve.v1.UploadDatasetRequest.description:type_name -> fitserve.v1.DatasetDescription
+	41, // 25: fitserve.v1.UploadDatasetRequest.chunk:type_name -> fitserve.v1.DatasetChunk
+	42, // 26: fitserve.v1.UploadDatasetResponse.dataset:type_name -> fitserve.v1.Dataset
+	42, // 27: fitserve.v1.ListDatasetsResponse.datasets:type_name -> fitserve.v1.Dataset
+	36, // 28: fitserve.v1.GetTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
+	43, // 29: fitserve.v1.ListTrainingJobsRequest.states:type_name -> fitserve.v1.JobState
+	36, // 30: fitserve.v1.ListTrainingJobsResponse.jobs:type_name -> fitserve.v1.TrainingJob
+	36, // 31: fitserve.v1.CancelTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
+	36, // 32: fitserve.v1.WatchTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
+	44, // 33: fitserve.v1.WatchTrainingJobResponse.steps:type_name -> fitserve.v1.TrainingStep
+	1,  // 34: fitserve.v1.TrainingService.Fit:input_type -> fitserve.v1.FitRequest
+	4,  // 35: fitserve.v1.TrainingService.UploadDataset:input_type -> fitserve.v1.UploadDatasetRequest
+	6,  // 36: fitserve.v1.TrainingService.ListDatasets:input_type -> fitserve.v1.ListDatasetsRequest
+	8,  // 37: fitserve.v1.TrainingService.DeleteDataset:input_type -> fitserve.v1.DeleteDatasetRequest
+	10, // 38: fitserve.v1.TrainingService.GetTrainingJob:input_type -> fitserve.v1.GetTrainingJobRequest
+	12, // 39: fitserve.v1.TrainingService.ListTrainingJobs:input_type -> fitserve.v1.ListTrainingJobsRequest
+	14, // 40: fitserve.v1.TrainingService.CancelTrainingJob:input_type -> fitserve.v1.CancelTrainingJobRequest
+	16, // 41: fitserve.v1.TrainingService.WatchTrainingJob:input_type -> fitserve.v1.WatchTrainingJobRequest
+	2,  // 42: fitserve.v1.TrainingService.Fit:output_type -> fitserve.v1.FitResponse
+	5,  // 43: fitserve.v1.TrainingService.UploadDataset:output_type -> fitserve.v1.UploadDatasetResponse
+	7,  // 44: fitserve.v1.TrainingService.ListDatasets:output_type -> fitserve.v1.ListDatasetsResponse
+	9,  // 45: fitserve.v1.TrainingService.DeleteDataset:output_type -> fitserve.v1.DeleteDatasetResponse
+	11, // 46: fitserve.v1.TrainingService.GetTrainingJob:output_type -> fitserve.v1.GetTrainingJobResponse
+	13, // 47: fitserve.v1.TrainingService.ListTrainingJobs:output_type -> fitserve.v1.ListTrainingJobsResponse
+	15, // 48: fitserve.v1.TrainingService.CancelTrainingJob:output_type -> fitserve.v1.CancelTrainingJobResponse
+	17, // 49: fitserve.v1.TrainingService.WatchTrainingJob:output_type -> fitserve.v1.WatchTrainingJobResponse
+	42, // [42:50] is the sub-list for method output_type
+	34, // [34:42] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_fitserve_v1_training_service_proto_init() }
@@ -1484,6 +1695,15 @@ func file_fitserve_v1_training_service_proto_init() {
 		(*FitRequest_Xgboost)(nil),
 		(*FitRequest_TorchMlp)(nil),
 		(*FitRequest_TorchCnn)(nil),
+		(*FitRequest_Lightgbm)(nil),
+		(*FitRequest_ExtraTrees)(nil),
+		(*FitRequest_Linear)(nil),
+		(*FitRequest_Ridge)(nil),
+		(*FitRequest_ElasticNet)(nil),
+		(*FitRequest_GaussianNb)(nil),
+		(*FitRequest_Catboost)(nil),
+		(*FitRequest_Svm)(nil),
+		(*FitRequest_Knn)(nil),
 	}
 	file_fitserve_v1_training_service_proto_msgTypes[3].OneofWrappers = []any{
 		(*UploadDatasetRequest_Description)(nil),
@@ -1495,7 +1715,7 @@ func file_fitserve_v1_training_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fitserve_v1_training_service_proto_rawDesc), len(file_fitserve_v1_training_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

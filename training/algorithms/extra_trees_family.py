@@ -1,0 +1,24 @@
+"""Extremely randomized trees of scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from google.protobuf.message import Message
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+
+from training.algorithms.base import Problem
+from training.algorithms.forests import DEFAULTS, ForestFamily
+from training.spec import Json, effective_parameters
+
+
+class Family(ForestFamily):
+    """A forest whose splits are drawn at random."""
+
+    DEFAULTS: ClassVar[Mapping[str, Json]] = {**DEFAULTS, "bootstrap": False}
+
+    def __init__(self, hyper_parameters: Message, problem: Problem) -> None:
+        """Builds the untrained forest."""
+        parameters = effective_parameters(hyper_parameters, self.DEFAULTS)
+        super().__init__(parameters, problem, "extra_trees", ExtraTreesClassifier, ExtraTreesRegressor)

@@ -1,0 +1,149 @@
+"""What the forests of scikit-learn have in common: all but the way in which a tree is grown."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping
+from typing import ClassVar, TypeAlias
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor, RandomForestClassifier, RandomForestRegressor
+
+from training.algorithms import losses
+from training.algorithms.base import Problem
+from training.data import Floats, Rows
+from training.errors import invalid_field
+from training.export import graph, trees
+from training.progress import Progress
+from training.spec import Json
+
+_CRITERIA = {
+    "classification": ("gini", "entropy", "log_loss"),
+    "regression": ("squared_error", "absolute_error", "friedman_mse", "poisson"),
+}
+_MAX_FEATURES = {"classification": "sqrt", "regression": "all"}
+_REPORT_SECONDS = 0.2
+
+DEFAULTS: Mapping[str, Json] = {
+    "n_estimators": 100,
+    "max_depth": None,
+    "criterion": None,
+    "min_samples_split": 2,
+    "min_samples_leaf": 1,
+    "max_features": None,
+    "max_leaf_nodes": None,
+    "class_weight": None,
+}
+"""The hyper-parameters that all forests have; what is null here is decided by the task or has no limit."""
+
+Classifier: TypeAlias = RandomForestClassifier | ExtraTreesClassifier
+Regressor: TypeAlias = RandomForestRegressor | ExtraTreesRegressor
+
+
+class ForestFamily:
+    """A forest; its trees are averaged in double precision, as scikit-learn does.
+
+    Args:
+        parameters: The effective hyper-parameters; what depends on the task may be null.
+        problem: What to learn.
+        name: The name of the algorithm, for messages.
+        classifier: scikit-learn's class of forests for classification.
+        regressor: And for regression.
+
+    Raises:
+        FitError: INVALID_FIELD; the hyper-parameters do not fit the task.
+    """
+
+    LIBRARIES: ClassVar[tuple[str, ...]] = ("scikit-learn",)
+
+    def __init__(
+        self,
+        parameters: dict[str, Json],
+        problem: Problem,
+        name: str,
+        classifier: type[Classifier],
+        regressor: type[Regressor],
+    ) -> None:
+        parameters["criterion"] = parameters["criterion"] or _CRITERIA[problem.task][0]
+        parameters["max_features"] = parameters["max_features"] or _MAX_FEATURES[problem.task]
+        _check_criterion(parameters["criterion"], problem, f"{name}.criterion")
+        losses.check_class_weight(parameters["class_weight"], problem, f"{name}.class_weight")
+        self.parameters = parameters
+        self._problem = problem
+        self._name = name
+        arguments = {**parameters, "random_state": problem.seed, "n_jobs": problem.cores}
+        if parameters["max_features"] == "all":
+            arguments["max_features"] = None
+        if problem.task == "regression":
+            del arguments["class_weight"]
+        # A warm start adds trees to the forest, and the forest is the same as one that was grown at once.
+        self._forest = (classifier if problem.task == "classification" else regressor)(**arguments, warm_start=True)
+
+    def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
+        """Grows the forest, some trees at a time, so that there is progress to report."""
+        losses.check_targets(self.parameters["criterion"], train.targets, f"{self._name}.criterion", "squared_error")
+        total = self._forest.n_estimators
+        features = _matrix(train.features)
+        grown, step = 0, self._problem.cores
+        while grown < total:
+            start = time.monotonic()
+            grown = min(grown + step, total)
+            self._forest.n_estimators = grown
+            with warnings.catch_warnings():
+                # It warns of other rows in a later part; they are always the same here.
+                warnings.filterwarnings("ignore", "class_weight presets", UserWarning)
+                self._forest.fit(features, train.targets, sample_weight=train.weights)
+            progress.step(grown, total, "tree")
+            if time.monotonic() - start < _REPORT_SECONDS:
+                step *= 2
+
+    def predict(self, features: Floats) -> NDArray[np.float64]:
+        """Returns the class probabilities or the values."""
+        matrix = _matrix(features)
+        if self._problem.task == "regression":
+            return np.asarray(self._forest.predict(matrix), np.float64).reshape(-1, 1)
+        return np.asarray(self._forest.predict_proba(matrix), np.float64)
+
+    def export(self) -> onnx.ModelProto:
+        """Returns the forest as one ensemble whose leaves hold their share of the average."""
+        classes = self._problem.class_count
+        grown = [self._tree(estimator.tree_) for estimator in self._forest.estimators_]
+        base = np.zeros(grown[0].values.shape[1])
+        output = "second_class" if classes == 2 else graph.SCORES
+        nodes = trees.sum_nodes(grown, "BRANCH_LEQ", base, output)
+        constants: dict[str, NDArray[np.generic]] = {}
+        if classes == 2:
+            nodes += graph.two_classes(output)
+            constants["one"] = graph.ONE
+        return graph.model(nodes, constants, self._problem.feature_shape, max(classes, 1))
+
+    # Any: scikit-learn has no types for its trees.
+    def _tree(self, tree) -> trees.Tree:  # type: ignore[no-untyped-def]
+        values = tree.value[:, 0, :]
+        if self._problem.class_count:
+            values = values / values.sum(axis=1, keepdims=True)
+        if self._problem.class_count == 2:
+            values = values[:, 1:]
+        return trees.Tree(
+            leaf=tree.children_left < 0,
+            feature=tree.feature,
+            threshold=tree.threshold,
+            left=tree.children_left,
+            right=tree.children_right,
+            missing_left=tree.missing_go_to_left != 0,
+            values=values / len(self._forest.estimators_),
+        )
+
+
+def _check_criterion(criterion: Json, problem: Problem, field: str) -> None:
+    allowed = _CRITERIA[problem.task]
+    if criterion not in allowed:
+        raise invalid_field(field, f"{criterion} is no criterion for {problem.task}; use one of {', '.join(allowed)}")
+
+
+def _matrix(features: Floats) -> Floats:
+    """Returns the features as [rows, columns]."""
+    return features.reshape(len(features), -1)
