@@ -46,8 +46,11 @@ class TritonPythonModel:
 """
 
 
-def place(model_dir: Path, name: str, config: str = "", code: str = ECHO_CODE, versions: tuple[int, ...] = (1,)) -> None:
+def place(
+    model_dir: Path, name: str, config: str = "", code: str = ECHO_CODE, versions: tuple[int, ...] = (1,)
+) -> None:
     """Writes a model, as an operator would; the model that echoes unless it is said otherwise."""
+    (model_dir / name).mkdir()
     for version in versions:
         (model_dir / name / str(version)).mkdir(parents=True)
         (model_dir / name / str(version) / "model.py").write_text(code)

@@ -67,7 +67,8 @@ def manifest_of(directory: Path, version: int) -> Manifest:
         text = _text_of(directory)
         config = _parsed(text)
         signature = _signature(config, model)
-        files = [file.stat() for file in [directory / CONFIG_FILE, *sorted((directory / str(version)).iterdir())]]
+        files = [file.stat() for file in (directory / str(version)).iterdir() if file.is_file()]
+        files.append((directory / CONFIG_FILE).stat())
     except OSError as error:
         raise _unfit(model, version, f"its files cannot be read ({error.strerror})") from error
     except ValueError as error:
@@ -87,7 +88,7 @@ def manifest_of(directory: Path, version: int) -> Manifest:
         validation_rows=0,
         library_versions={},
         create_time=datetime.fromtimestamp(max(file.st_mtime for file in files), UTC),
-        size_bytes=sum(file.st_size for file in files[1:]),
+        size_bytes=sum(file.st_size for file in files[:-1]),
         own_config=text,
     )
 

@@ -27,8 +27,8 @@ def values_to_write(prediction: TensorPrediction, form: str) -> int:
 def write(prediction: TensorPrediction, form: str) -> prediction_service_pb2.PredictResponse:
     """Returns the reply to inputs of a form: an object a row for those typed by hand, else tensors."""
     reply = prediction_service_pb2.PredictResponse(model=prediction.model, version=prediction.version)
-    if form in HAND_TYPED or len(prediction.outputs) > 1:
-        has_rows = prediction.signature.max_batch_size > 0
+    has_rows = prediction.signature.max_batch_size > 0
+    if form in HAND_TYPED or (form == "table" and not has_rows):
         for batch in prediction.outputs:
             reply.predictions.extend(_objects(batch) if has_rows else [_object(batch)])
         return reply

@@ -1,4 +1,4 @@
-"""Predictions of models that take and give named tensors: forms of inputs, answers, errors, and the Open Inference Protocol."""
+"""Predictions of models of named tensors: forms of inputs, answers, errors, and the Open Inference Protocol."""
 
 from __future__ import annotations
 

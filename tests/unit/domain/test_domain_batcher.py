@@ -22,7 +22,7 @@ from service.domain.batcher import (
 from service.domain.entities import Floats
 from service.domain.errors import Reason, ServiceError
 from service.domain.ports import ModelCrashed
-from tests.unit.domain.fakes import ROW_BYTES, Gate, rows_of, turns, until
+from tests.unit.domain.fakes import Gate, rows_of, turns, until
 
 BAD = -1.0
 
