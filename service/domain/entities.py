@@ -226,7 +226,13 @@ class Parity:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a version's directory says of itself."""
+    """What a version's directory says of itself.
+
+    Attributes:
+        backend: The backend of Triton that runs the model.
+        file: The name of the model file.
+        prefer_gpu: Whether a GPU computes it where Triton has one.
+    """
 
     model: str
     version: int
@@ -243,6 +249,20 @@ class Manifest:
     library_versions: Mapping[str, str]
     create_time: datetime
     size_bytes: int
+    file: str = "model.onnx"
+    prefer_gpu: bool = False
+
+    @property
+    def score_count(self) -> int:
+        """The number of scores of one row."""
+        return len(self.signature.classes) or 1
+
+    @property
+    def served_by(self) -> str:
+        """What the versions of a model must share to be loaded at one time: to Triton they are one model."""
+        # FIL's buffers have the size that the configuration says; other backends find it out.
+        scores = f" with {self.score_count} scores" if self.backend == "fil" else ""
+        return f"{self.backend!r} ({self.file}{scores}{', for a GPU' if self.prefer_gpu else ''})"
 
 
 @dataclass(frozen=True)
