@@ -39,7 +39,7 @@ def is_of_operator(directory: Path) -> bool:
         return True
     try:
         TritonModelConfig.from_text(text)
-    except ValueError:
+    except (ValueError, IndexError):  # also where a length is missing that ours always have
         return bool(text.strip())
     return False
 

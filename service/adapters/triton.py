@@ -25,7 +25,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from service.adapters.embedded_triton import EmbeddedTriton, TritonStartError
 from service.adapters.operator_models import config_json
 from service.adapters.stub_watch import stub_is_lost
-from service.adapters.triton_config import TritonModelConfig
+from service.adapters.triton_config import TritonModelConfig, tensor_names
 from service.domain.entities import INPUT, OUTPUT, Floats, Manifest, Signature
 from service.domain.errors import Reason, ServiceError
 from service.domain.named_tensors import Tensor, TensorBatch, TensorType, element_ends
@@ -279,13 +279,15 @@ class TritonInference:
         data: bytes = response.SerializeToString()
         return data
 
-    def open_stream(self, model: str, version: int, signature: Signature) -> FeatureStream:
+    def open_stream(self, manifest: Manifest) -> FeatureStream:
         """Returns a new stream to a loaded version that takes rows of features."""
-        return FeatureStream(self._stub, model, str(version), signature.shape)
+        config = TritonModelConfig.of(manifest)
+        names = tensor_names(config.backend)
+        return FeatureStream(self._stub, manifest.model, str(manifest.version), config.shape, names)
 
-    def open_tensor_stream(self, model: str, version: int, signature: Signature) -> NamedTensorStream:
+    def open_tensor_stream(self, manifest: Manifest) -> NamedTensorStream:
         """Returns a new stream to a loaded version that takes named tensors."""
-        return NamedTensorStream(self._stub, model, str(version), signature)
+        return NamedTensorStream(self._stub, manifest.model, str(manifest.version), manifest.signature)
 
     async def _self_test(self) -> None:
         """Sends a known row through a known model: a Triton that computes nothing or nonsense must not serve.
@@ -433,11 +435,16 @@ class FeatureStream(TritonStream[bytes, Floats]):
     """Implements the port InferenceStream: rows of features [rows, *shape] to scores [rows, outputs]."""
 
     def __init__(
-        self, stub: service_pb2_grpc.GRPCInferenceServiceStub, model: str, version: str, shape: tuple[int, ...]
+        self,
+        stub: service_pb2_grpc.GRPCInferenceServiceStub,
+        model: str,
+        version: str,
+        shape: tuple[int, ...],
+        names: tuple[str, str] = (INPUT, OUTPUT),
     ) -> None:
         super().__init__(stub, model, version)
-        self._template.inputs.add(name=INPUT, datatype="FP32", shape=(0, *shape))
-        self._template.outputs.add(name=OUTPUT)
+        self._template.inputs.add(name=names[0], datatype="FP32", shape=(0, *shape))
+        self._template.outputs.add(name=names[1])
 
     def _message(self, batch: bytes, rows: int) -> service_pb2.ModelInferRequest:
         request = service_pb2.ModelInferRequest()
@@ -502,7 +509,7 @@ def _config(manifest: Manifest, versions: Sequence[int], instances: int) -> str:
     """Returns the configuration that a load gives to Triton: ours, or the operator's own."""
     if manifest.of_operator:
         return config_json(manifest.own_config, manifest.model, versions, instances)
-    return TritonModelConfig.of(manifest.model, manifest.backend, manifest.signature).to_json(versions, instances)
+    return TritonModelConfig.of(manifest).to_json(versions, instances)
 
 
 def _broken() -> ServiceError:

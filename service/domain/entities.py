@@ -248,6 +248,9 @@ class Manifest:
     """What a version's directory says of itself.
 
     Attributes:
+        backend: The backend of Triton that runs the model.
+        file: The name of the model file.
+        prefer_gpu: Whether a GPU computes it where Triton has one.
         own_config: The text of the config.pbtxt that an operator wrote, "" for all other models.
     """
 
@@ -266,12 +269,26 @@ class Manifest:
     library_versions: Mapping[str, str]
     create_time: datetime
     size_bytes: int
+    file: str = "model.onnx"
+    prefer_gpu: bool = False
     own_config: str = ""
 
     @property
     def of_operator(self) -> bool:
         """Whether an operator has placed it, with a configuration and code of its own."""
         return bool(self.own_config)
+
+    @property
+    def score_count(self) -> int:
+        """The number of scores of one row."""
+        return len(self.signature.classes) or 1
+
+    @property
+    def served_by(self) -> str:
+        """What the versions of a model must share to be loaded at one time: to Triton they are one model."""
+        # FIL's buffers have the size that the configuration says; other backends find it out.
+        scores = f" with {self.score_count} scores" if self.backend == "fil" else ""
+        return f"{self.backend!r} ({self.file}{scores}{', for a GPU' if self.prefer_gpu else ''})"
 
 
 @dataclass(frozen=True)

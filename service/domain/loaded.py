@@ -73,15 +73,14 @@ class LoadedVersion:
 
     def _open(self, inference: Inference) -> None:
         """Opens the stream, and the batcher of what is written to it."""
-        model, version, signature = self.manifest.model, self.manifest.version, self.manifest.signature
-        rows = _most_rows(signature)
+        model, rows = self.manifest.model, _most_rows(self.manifest.signature)
         self._stream: InferenceStream | TensorStream
-        if signature.inputs:
-            self._stream = stream = inference.open_tensor_stream(model, version, signature)
+        if self.manifest.signature.inputs:
+            self._stream = stream = inference.open_tensor_stream(self.manifest)
             self.tensors = TensorBatcher(model, self._noticing_crashes(stream.infer), rows, self._queue_rows)
             self.batcher: Batcher[Any, Any] = self.tensors
         else:
-            self._stream = plain = inference.open_stream(model, version, signature)
+            self._stream = plain = inference.open_stream(self.manifest)
             self.features = FeatureBatcher(model, self._noticing_crashes(plain.infer), rows, self._queue_rows)
             self.batcher = self.features
 

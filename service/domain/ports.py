@@ -140,10 +140,10 @@ class Inference(Protocol):
             ServiceError: TRITON_UNAVAILABLE if the server is away, or has lost the version.
         """
 
-    def open_stream(self, model: str, version: int, signature: Signature) -> InferenceStream:
+    def open_stream(self, manifest: Manifest) -> InferenceStream:
         """Returns a new stream to a loaded version that takes rows of features."""
 
-    def open_tensor_stream(self, model: str, version: int, signature: Signature) -> TensorStream:
+    def open_tensor_stream(self, manifest: Manifest) -> TensorStream:
         """Returns a new stream to a loaded version that takes named tensors."""
 
     @property

@@ -47,13 +47,12 @@ def model_metadata(manifest: Manifest, loaded: Iterable[int]) -> pb.ModelMetadat
             inputs=[Tensor(name=one.name, datatype=one.dtype, shape=one.shape) for one in signature.inputs],
             outputs=[Tensor(name=one.name, datatype=one.dtype, shape=one.shape) for one in signature.outputs],
         )
-    outputs = len(signature.classes) or 1
     return pb.ModelMetadataResponse(
         name=manifest.model,
         versions=map(str, loaded),
         platform=manifest.backend,
         inputs=[Tensor(name=INPUT, datatype=DATATYPE, shape=(-1, *signature.shape))],
-        outputs=[Tensor(name=OUTPUT, datatype=DATATYPE, shape=(-1, outputs))],
+        outputs=[Tensor(name=OUTPUT, datatype=DATATYPE, shape=(-1, manifest.score_count))],
     )
 
 

@@ -6,6 +6,7 @@ Nothing is trained and nothing downloaded. Upper and lower case count the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,9 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Prepare the features: rows of length 1, so that a product of two is their cosine."""
-        self._features = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 3), n_features=2**18, alternate_sign=False)
+        self._features = HashingVectorizer(
+            analyzer="char_wb", ngram_range=(2, 3), n_features=2**18, alternate_sign=False
+        )
 
     def execute(self, requests: Sequence[Request]) -> list[Response]:
         """Answer all requests with one pass over their texts."""
@@ -33,7 +36,7 @@ class TritonPythonModel:
         similarity = np.clip(np.asarray(products.sum(axis=1), np.float64), 0.0, 1.0)
         return [
             triton.InferenceResponse([triton.Tensor("similarity", similarity[start:stop])])
-            for start, stop in zip(bounds, bounds[1:], strict=False)
+            for start, stop in pairwise(bounds)
         ]
 
 

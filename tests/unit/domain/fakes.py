@@ -226,11 +226,11 @@ class FakeInference:
         self._check_alive()
         return set(self.held)
 
-    def open_stream(self, model: str, version: int, signature: Signature) -> FakeStream:
-        self.streams.append(FakeStream(self, model, version))
+    def open_stream(self, manifest: Manifest) -> FakeStream:
+        self.streams.append(FakeStream(self, manifest.model, manifest.version))
         return self.streams[-1]
 
-    def open_tensor_stream(self, model: str, version: int, signature: Signature) -> TensorStream:
+    def open_tensor_stream(self, manifest: Manifest) -> TensorStream:
         raise NotImplementedError("no model of these tests takes named tensors")
 
     def _check_alive(self) -> None:
