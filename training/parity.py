@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.algorithms.base import Learner
 from training.data import Floats
 from training.encoding import UNKNOWN
 from training.errors import FitError, Reason
@@ -35,9 +35,16 @@ class Proof:
     row_count: int
 
 
+class Predictor(Protocol):
+    """What a library predicts."""
+
+    def predict(self, features: Floats) -> NDArray[np.float64]:
+        """Returns the library's own predictions: class probabilities [rows, classes], or values [rows, 1]."""
+
+
 def prove(
     model: bytes,
-    learner: Learner,
+    learner: Predictor,
     task: Task,
     features: Floats,
     missing_values: bool,
@@ -48,7 +55,7 @@ def prove(
 
     Args:
         model: The ONNX file.
-        learner: The trained one.
+        learner: The trained one, or the one that was read from a file.
         task: What it learned.
         features: The held-out rows; the first 20,000 are compared.
         missing_values: Whether features may be NaN; then the rows are compared a second time, with values missing.

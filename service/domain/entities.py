@@ -225,8 +225,23 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class ImportedFile:
+    """The file that a version was imported from."""
+
+    format: str
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """What a version's directory says of itself."""
+    """What a version's directory says of itself.
+
+    Attributes:
+        job: The job that made it, or the import.
+        algorithm: Empty for an imported version.
+        imported: The file that it was imported from, None for a trained version.
+    """
 
     model: str
     version: int
@@ -243,6 +258,7 @@ class Manifest:
     library_versions: Mapping[str, str]
     create_time: datetime
     size_bytes: int
+    imported: ImportedFile | None = None
 
 
 @dataclass(frozen=True)
@@ -379,6 +395,24 @@ class FitOrder:
     new_version: bool
     load: bool
     class_weights: bool = False
+
+
+@dataclass(frozen=True)
+class ImportOrder:
+    """A request to import a model whose fields are well-formed.
+
+    Attributes:
+        description: The request's description, serialized: the domain never opens it.
+        digest: The digest that the file is said to have, or "".
+        loaded_by: Who asks for the load.
+    """
+
+    model: str
+    description: bytes
+    digest: str
+    new_version: bool
+    load: bool
+    loaded_by: str
 
 
 @dataclass(frozen=True)
