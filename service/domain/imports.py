@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from service.domain.entities import ImportOrder, Manifest, StoredVersion
 from service.domain.errors import Reason, ServiceError, invalid
 from service.domain.ids import new_import_id
-from service.domain.ports import Artifacts, Clock, ConversionOrder, FileWriter, Trainer, TrainingEnded, TrainingLog
+from service.domain.ports import (
+    Artifacts,
+    Clock,
+    ConversionOrder,
+    FileWriter,
+    Trainer,
+    TrainingEnded,
+    TrainingLog,
+    TrainingStarted,
+)
 from service.domain.registry import Registry
 
 log = logging.getLogger("fitserve.imports")
@@ -234,8 +243,10 @@ class Imports:
         """Runs the process. Raises ServiceError if it does not end well."""
         run = await self._trainer.run(conversion)
         try:
-            async with asyncio.timeout(self._limits.seconds):
+            async with asyncio.timeout(None) as timer:
                 async for event in run.events():
+                    if isinstance(event, TrainingStarted):  # it may have waited for its interpreter
+                        timer.reschedule(asyncio.get_running_loop().time() + self._limits.seconds)
                     if isinstance(event, TrainingLog):
                         log.info("%s: %s", conversion.job, event.line)
                     if isinstance(event, TrainingEnded) and (event.exit_code != 0 or event.reason):

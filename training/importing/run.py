@@ -57,6 +57,7 @@ def execute(path: Path, events: int) -> int:
         limits.set_threads(1)
         limits.set_memory_limit(order.memory_limit_bytes)
         with progress:
+            progress.started(0, 0)
             run(order)
     except Exception as error:
         limits.lift_memory_limit()
