@@ -20,6 +20,7 @@ WORKDIR /opt/fitserve
 COPY clients/python/fitserve fitserve
 COPY service service
 COPY training training
+COPY predictors predictors
 RUN python3 -m compileall -q .
 
 FROM ${PYTHON_IMAGE} AS base

@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 UV := $(shell command -v uv 2>/dev/null || echo .venv-uv/bin/uv)
 PYTHON_VERSION := >=3.11,<3.13
 SWAGGER_UI := gateway/docs/node_modules/.package-lock.json
-TYPED := service training triton_runtime clients/python/fitserve demo scripts benchmarks
+TYPED := service training predictors triton_runtime clients/python/fitserve demo scripts benchmarks
 
 # The index of another torch build, such as https://download.pytorch.org/whl/cpu for the small one without CUDA.
 TORCH_INDEX ?=

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import machine, plan, report
+from benchmarks import kept, machine, plan, report
 from benchmarks.environments import HERE, EnvironmentFailed
 from benchmarks.latency import Setting
 from benchmarks.server_process import ServerFailed
@@ -27,7 +27,7 @@ def main() -> int:
         print("make bench needs h2load: apt-get install nghttp2-client", file=sys.stderr)
         return 2
     try:
-        results = _run(options)
+        found = _run(options)
     except ServerFailed as error:
         print(error, file=sys.stderr)
         return 1
@@ -36,7 +36,7 @@ def main() -> int:
             report.draw(options.results)
         except EnvironmentFailed as error:
             print(f"no plots: {error}", file=sys.stderr)
-    print(report.findings_table(results.found.findings))
+    print(report.findings_table(found.findings))
     return 0
 
 
@@ -67,32 +67,33 @@ def _names(parser: argparse.ArgumentParser, what: str, given: str | None, known:
     return names
 
 
-def _run(options: argparse.Namespace) -> report.Results:
+def _run(options: argparse.Namespace) -> plan.Found:
+    """Measures the sections that were asked for and returns what they have found."""
     began = time.monotonic()
 
     def say(text: str) -> None:
         print(f"{time.monotonic() - began:6.0f} s  {text}", flush=True)
 
-    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    sections = [plan.SECTIONS[name] for name in options.only]
-    needed = {subject for section in sections for subject in section.subjects} & set(options.subjects)
+    sections = {name: plan.SECTIONS[name] for name in options.only}
+    needed = {subject for section in sections.values() for subject in section.subjects} & set(options.subjects)
+    everything = plan.Found()
     with tempfile.TemporaryDirectory(prefix="fitserve-bench-") as folder, Stage(Path(folder), needed, say) as stage:
-        found = plan.Found()
-        for section in sections:
+        for name, section in sections.items():
             say(section.about)
-            found.add(section.run(Setting(stage, options.rounds, options.seconds, say), Path(folder)))
-            results = _results(options, when, stage, found)
-            report.write(results, options.results)  # a run that is broken off leaves what it has
-        return results
+            found = section.run(Setting(stage, options.rounds, options.seconds, say), Path(folder))
+            everything.add(found)
+            kept.keep(name, _measured(options, section, stage, found), options.results)
+            report.write(kept.read(options.results), options.results)  # a run that is broken off leaves what it has
+    return everything
 
 
-def _results(options: argparse.Namespace, when: str, stage: Stage, found: plan.Found) -> report.Results:
-    run = {"when": when, "sections": " ".join(options.only), "rounds": options.rounds}
-    return report.Results(
+def _measured(options: argparse.Namespace, section: plan.Section, stage: Stage, found: plan.Found) -> kept.Measured:
+    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return kept.Measured(
+        run={"when": when, "commit": machine.commit(), "rounds": options.rounds, "seconds_a_load": options.seconds},
         machine=machine.facts(),
-        run=run | {"seconds_a_load": options.seconds},
-        subjects={name: subject.about for name, subject in stage.subjects.items()},
-        missing=stage.missing,
+        subjects={name: subject.about for name, subject in stage.subjects.items() if name in section.subjects},
+        missing={name: why for name, why in stage.missing.items() if name in section.subjects},
         found=found,
     )
 

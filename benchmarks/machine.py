@@ -28,6 +28,13 @@ def facts() -> dict[str, str | int | float]:
     return found | {package: version(package) for package in _PACKAGES}
 
 
+def commit() -> str:
+    """Returns the commit that is measured, with "-dirty" if files differ from it; empty where there is no git."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    return done.stdout.strip()
+
+
 def _h2load_version() -> str:
     said = subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=True).stdout
     return said.rpartition("/")[2].strip()

@@ -5,44 +5,26 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TypeAlias
 
 from benchmarks.environments import HERE, EnvironmentFailed, python_of
 from benchmarks.findings import Finding
+from benchmarks.kept import Json, Measured
 from benchmarks.latency import LatencyFigure
 from benchmarks.plan import Found
 from benchmarks.throughput import DISTURBED, Figure
 
-Json: TypeAlias = dict[str, Any]  # Any: what JSON may hold
+Sections = Mapping[str, Measured]
+"""What was measured, by section."""
 
 
-@dataclass(frozen=True)
-class Results:
-    """All that one run has found.
-
-    Attributes:
-        machine: Facts of the machine.
-        run: When, which sections, how many rounds and seconds a load.
-        subjects: What each is, by name.
-        missing: Why others are not there, by name.
-        found: What the sections have found.
-    """
-
-    machine: Json
-    run: Json
-    subjects: dict[str, str]
-    missing: dict[str, str]
-    found: Found
-
-
-def write(results: Results, directory: Path) -> None:
+def write(sections: Sections, directory: Path) -> None:
     """Writes latest.json and latest.md."""
     directory.mkdir(parents=True, exist_ok=True)
-    Path(directory, "latest.json").write_text(json.dumps(as_json(results), indent=2) + "\n")
-    Path(directory, "latest.md").write_text(as_markdown(results))
+    Path(directory, "latest.json").write_text(json.dumps(as_json(sections), indent=2) + "\n")
+    Path(directory, "latest.md").write_text(as_markdown(sections))
 
 
 def draw(directory: Path) -> None:
@@ -54,19 +36,34 @@ def draw(directory: Path) -> None:
         raise EnvironmentFailed(done.stderr[-600:])
 
 
-def as_json(results: Results) -> Json:
+def as_json(sections: Sections) -> Json:
     """Returns the results as an object; its `ratios` are numbers by name, `findings` has all with what they come from."""
-    findings = results.found.findings
+    found = _all_found(sections)
     return {
-        "machine": results.machine,
-        "run": results.run,
-        "ratios": {finding.goal.name: round(finding.value, 3) for finding in findings if finding.goal.unit == "x"},
-        "findings": {finding.goal.name: _finding(finding) for finding in findings},
-        "subjects": results.subjects,
-        "missing": results.missing,
-        "figures": [_figure(figure) for figure in results.found.figures],
-        "latencies": [asdict(figure) for figure in results.found.latencies],
+        "runs": {name: measured.run | {"machine": measured.machine} for name, measured in sections.items()},
+        "ratios": {
+            finding.goal.name: round(finding.value, 3) for finding in found.findings if finding.goal.unit == "x"
+        },
+        "findings": {finding.goal.name: _finding(finding) for finding in found.findings},
+        "subjects": _joined(measured.subjects for measured in sections.values()),
+        "missing": _joined(measured.missing for measured in sections.values()),
+        "figures": [_figure(figure) for figure in found.figures],
+        "latencies": [asdict(figure) for figure in found.latencies],
     }
+
+
+def _all_found(sections: Sections) -> Found:
+    """Returns what all sections have found. A finding that two have, as the sweep has some, is the first one's."""
+    everything = Found()
+    for measured in sections.values():
+        known = {finding.goal.name for finding in everything.findings}
+        new = [finding for finding in measured.found.findings if finding.goal.name not in known]
+        everything.add(replace(measured.found, findings=new))
+    return everything
+
+
+def _joined(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    return {name: text for part in parts for name, text in part.items()}
 
 
 def _finding(finding: Finding) -> Json:
@@ -102,20 +99,32 @@ def processor_medians(figure: Figure) -> dict[str, float]:
     return {name: statistics.median(one[name] for one in figure.processor) for name in names}
 
 
-def as_markdown(results: Results) -> str:
+def as_markdown(sections: Sections) -> str:
     """Returns the results as a page with tables."""
-    facts = [", ".join(f"{name} {value}" for name, value in some.items()) for some in (results.machine, results.run)]
-    parts = ["# Results", *(f"{fact}." for fact in facts), findings_table(results.found.findings)]
-    for work, unit in dict.fromkeys((figure.work, figure.unit) for figure in results.found.figures):
-        same = [figure for figure in results.found.figures if figure.work == work]
+    found = _all_found(sections)
+    parts = ["# Results", findings_table(found.findings), "## What was measured when", _runs_table(sections)]
+    for work, unit in dict.fromkeys((figure.work, figure.unit) for figure in found.figures):
+        same = [figure for figure in found.figures if figure.work == work]
         parts += [f"## {work}", _throughput_table(same, unit)]
-    for what in dict.fromkeys((figure.section, _load(figure)) for figure in results.found.latencies):
-        same_load = [figure for figure in results.found.latencies if (figure.section, _load(figure)) == what]
+    for what in dict.fromkeys((figure.section, _load(figure)) for figure in found.latencies):
+        same_load = [figure for figure in found.latencies if (figure.section, _load(figure)) == what]
         parts += [f"## {what[1]}", _latency_table(same_load)]
-    parts += ["## Who is who", "\n".join(f"* `{name}`: {about}" for name, about in results.subjects.items())]
-    if results.missing:
-        parts += ["## Who is missing", "\n".join(f"* `{name}`: {why}" for name, why in results.missing.items())]
+    subjects = _joined(measured.subjects for measured in sections.values())
+    parts += ["## Who is who", "\n".join(f"* `{name}`: {about}" for name, about in subjects.items())]
+    if missing := _joined(measured.missing for measured in sections.values()):
+        parts += ["## Who is missing", "\n".join(f"* `{name}`: {why}" for name, why in missing.items())]
     return "\n\n".join(parts) + "\n"
+
+
+def _runs_table(sections: Sections) -> str:
+    """Returns a table of the sections' runs. Ratios are of one run; figures of different runs do not compare."""
+    lines = ["| section | run | machine |", "|---|---|---|"]
+    for name, measured in sections.items():
+        run, machine = (
+            ", ".join(f"{key} {value}" for key, value in facts.items()) for facts in (measured.run, measured.machine)
+        )
+        lines.append(f"| {name} | {run} | {machine} |")
+    return "\n".join(lines)
 
 
 def findings_table(findings: Iterable[Finding]) -> str:

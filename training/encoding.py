@@ -25,9 +25,9 @@ from fitserve.v1 import options_pb2
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from training.algorithms.base import Categories, Learner
+from training.algorithms.base import Categories, HasNativeFile, Learner, NativeFile
 from training.data import FeatureColumn, Floats, Integers, Rows, Schema
-from training.errors import invalid_field
+from training.errors import CannotExport, invalid_field
 from training.export import graph
 from training.progress import Progress
 from training.spec import Json
@@ -249,6 +249,12 @@ class Encoded:
         model = self._learner.export()
         self._encoder.put_before(model)
         return model
+
+    def native(self) -> NativeFile:
+        """Returns the model in its library's own format, which must take categories and missing values as they are."""
+        if not (self._encoder.native and isinstance(self._learner, HasNativeFile)):
+            raise CannotExport("its library's format cannot hold what becomes of the columns")
+        return self._learner.native()
 
     def _encoded(self, rows: Rows) -> Rows:
         return replace(rows, features=self._encoder.apply(rows.features))

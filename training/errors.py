@@ -52,6 +52,10 @@ class FitError(Exception):
         self.field = field
 
 
+class CannotExport(Exception):
+    """A model has no such form; the message says why, and another step of the export ladder may have one."""
+
+
 def invalid_field(field: str, message: str) -> FitError:
     """Returns the error for a field of the request that does not fit the data or the other fields."""
     return FitError(Reason.INVALID_FIELD, message, field)

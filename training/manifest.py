@@ -11,11 +11,11 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from training.algorithms.base import NativeFile
 from training.data import Rows, Schema
-from training.parity import Proof
+from training.export.ladder import Exported
 from training.spec import Json, Spec
 
-MODEL_FILE = "model.onnx"
 MANIFEST_FILE = "manifest.json"
 
 
@@ -28,7 +28,7 @@ def describe(
     parameters: Mapping[str, Json],
     libraries: Sequence[str],
     metrics: Mapping[str, float],
-    proof: Proof,
+    exported: Exported,
 ) -> dict[str, object]:
     """Returns the manifest of a version, but for its files.
 
@@ -41,7 +41,7 @@ def describe(
         parameters: The effective hyper-parameters.
         libraries: The distributions that trained the model.
         metrics: The metrics on the held-out rows.
-        proof: The comparison of the export with the library.
+        exported: The form of the model that is served.
     """
     return {
         "format": "fitserve-model-1",
@@ -58,22 +58,23 @@ def describe(
             "classes": schema.classes,
             "label_kind": schema.label_kind,
         },
-        "backend": "onnxruntime",
+        "backend": exported.backend,
+        "prefer_gpu": spec.prefer_gpu,
         "metrics": dict(metrics),
-        "parity": dataclasses.asdict(proof),
+        "parity": dataclasses.asdict(exported.proof),
         "dataset": spec.dataset_digest,
         "train_row_count": len(train),
         "validation_row_count": len(validation),
-        "library_versions": {name: importlib.metadata.version(name) for name in (*libraries, "onnx", "onnxruntime")},
+        "library_versions": {name: importlib.metadata.version(name) for name in (*libraries, *exported.libraries)},
         "create_time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
     }
 
 
-def write(directory: Path, model: bytes, description: Mapping[str, object]) -> None:
+def write(directory: Path, model: NativeFile, description: Mapping[str, object]) -> None:
     """Makes `directory` with the model file and its manifest, all of it on the disk when this returns."""
     directory.mkdir()
-    _write_file(directory / MODEL_FILE, model)
-    files = {MODEL_FILE: {"sha256": hashlib.sha256(model).hexdigest(), "size_bytes": len(model)}}
+    _write_file(directory / model.name, model.content)
+    files = {model.name: {"sha256": hashlib.sha256(model.content).hexdigest(), "size_bytes": len(model.content)}}
     text = json.dumps({**description, "files": files}, indent=2, ensure_ascii=False, allow_nan=False)
     _write_file(directory / MANIFEST_FILE, text.encode() + b"\n")
     _sync_directory(directory)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from training.algorithms.base import Trained
 from training.data import Floats
 from training.encoding import UNKNOWN
-from training.errors import FitError, Reason
-from training.export.graph import FEATURES, SCORES
 from training.spec import Task
 
 TOLERANCE = 1e-5
-_BATCH_ROWS = 1024
 _MOST_ROWS = 20_000
 
 
@@ -34,27 +31,42 @@ class Proof:
     tolerance: float
     row_count: int
 
-
-class Predictor(Protocol):
-    """What a library predicts."""
-
-    def predict(self, features: Floats) -> NDArray[np.float64]:
-        """Returns the library's own predictions: class probabilities [rows, classes], or values [rows, 1]."""
+    @property
+    def holds(self) -> bool:
+        """Whether the exported model may be served."""
+        return self.max_difference <= self.tolerance  # not so if the difference is NaN
 
 
-def prove(
-    model: bytes,
-    learner: Predictor,
+@dataclass(frozen=True)
+class Expectation:
+    """What the library predicts, which every form of the model must predict too.
+
+    Attributes:
+        rows: The rows, as serving sends them.
+        scores: The library's predictions, [rows, scores].
+        tolerance: The largest difference accepted.
+    """
+
+    rows: Floats
+    scores: NDArray[np.float64]
+    tolerance: float
+
+    def compare(self, scores: NDArray[np.float32] | NDArray[np.float64]) -> Proof:
+        """Returns the comparison with the scores of an exported model for the same rows."""
+        return Proof(float(np.abs(scores - self.scores).max()), self.tolerance, len(self.rows))
+
+
+def expect(
+    learner: Trained,
     task: Task,
     features: Floats,
     missing_values: bool,
     seed: int,
     category_places: Sequence[int] = (),
-) -> Proof:
-    """Returns the comparison of `model` with `learner`.
+) -> Expectation:
+    """Returns what a learner predicts.
 
     Args:
-        model: The ONNX file.
         learner: The trained one, or the one that was read from a file.
         task: What it learned.
         features: The held-out rows; the first 20,000 are compared.
@@ -62,9 +74,6 @@ def prove(
         seed: Chooses the missing values and the unknown categories.
         category_places: The columns that hold codes of categories; if there are some, the rows are compared once more, with
             categories that the model does not know.
-
-    Raises:
-        FitError: EXPORT_NOT_EQUAL; the predictions differ by more than the tolerance.
     """
     held_out = features[:_MOST_ROWS]
     rows = held_out
@@ -72,40 +81,12 @@ def prove(
         rows = np.concatenate([rows, _with_missing(held_out, seed)])
     if category_places:
         rows = np.concatenate([rows, _with_unknown(held_out, category_places, seed)])
-    expected = learner.predict(rows)
-    difference = float(np.abs(onnx_scores(model, rows) - expected).max())
+    scores = learner.predict(rows)
     tolerance = TOLERANCE
     if task == "regression":
         # A 32-bit float has seven digits, so large values can only be equal in proportion.
-        tolerance *= max(1.0, float(np.abs(expected).max()))
-    if not difference <= tolerance:
-        raise FitError(
-            Reason.EXPORT_NOT_EQUAL,
-            f"the exported model differs from the trained one by {difference:.2g}, which is more than {tolerance:.2g}; "
-            "it was not kept; scale the features or change the hyper-parameters, and report this",
-        )
-    return Proof(difference, tolerance, len(rows))
-
-
-# Any: onnxruntime has no types.
-def session_of(model: bytes):  # type: ignore[no-untyped-def]
-    """Returns a session of onnxruntime that computes with one thread."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def onnx_scores(model: bytes, features: Floats) -> NDArray[np.float64]:
-    """Returns the scores [rows, k] that onnxruntime computes with one thread."""
-    session = session_of(model)
-    batches = [
-        session.run([SCORES], {FEATURES: features[start : start + _BATCH_ROWS]})[0]
-        for start in range(0, len(features), _BATCH_ROWS)
-    ]
-    return np.concatenate(batches).astype(np.float64)
+        tolerance *= max(1.0, float(np.abs(scores).max()))
+    return Expectation(rows, scores, tolerance)
 
 
 def _with_missing(features: Floats, seed: int) -> Floats:

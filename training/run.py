@@ -8,7 +8,7 @@ from pathlib import Path
 from training import algorithms, data, encoding, limits, manifest, metrics, parity
 from training.algorithms.base import Problem
 from training.errors import EXIT_CODES, as_fit_error, invalid_field
-from training.export import graph
+from training.export import ladder
 from training.progress import Progress
 from training.spec import Spec, read
 
@@ -40,14 +40,22 @@ def run(spec: Spec, progress: Progress) -> None:
     learner = encoder.wrap(algorithm)
     learner.fit(train, validation, progress)
     measured = metrics.score(spec.task, validation, learner.predict(validation.features))
-    model = graph.serialize(learner.export(), spec.algorithm)
-    proof = parity.prove(
-        model, learner, spec.task, validation.features, schema.missing_values, spec.seed, schema.category_places
+    expected = parity.expect(
+        learner, spec.task, validation.features, schema.missing_values, spec.seed, schema.category_places
     )
+    exported = ladder.climb(learner, problem, spec.algorithm, expected, spec.prefer_gpu)
     description = manifest.describe(
-        spec, schema, encoder.describe(), train, validation, algorithm.parameters, algorithm.LIBRARIES, measured, proof
+        spec,
+        schema,
+        encoder.describe(),
+        train,
+        validation,
+        algorithm.parameters,
+        algorithm.LIBRARIES,
+        measured,
+        exported,
     )
-    manifest.write(spec.output, model, description)
+    manifest.write(spec.output, exported.file, description)
     progress.done(measured)
 
 

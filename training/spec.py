@@ -45,6 +45,7 @@ class Spec:
         dataset_digest: Its digest.
         output: The directory to make.
         signature: The signature that the model must have; without a shape if any will do.
+        prefer_gpu: Whether trees are served by a backend that has a GPU's code.
     """
 
     job: str
@@ -67,6 +68,7 @@ class Spec:
     dataset_digest: str
     output: Path
     signature: model_pb2.Signature
+    prefer_gpu: bool
 
 
 def read(path: Path) -> Spec:
@@ -104,6 +106,7 @@ def read(path: Path) -> Spec:
         dataset_digest=message.dataset_digest,
         output=Path(message.output_uri),
         signature=message.signature,
+        prefer_gpu=request.prefer_gpu,
     )
 
 

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _OUR_BACKENDS = Path(__file__).parent / "backends"
+# What our backends compute with; Triton's stubs find it beside the backend that they run.
+_PREDICTORS = Path(__file__).parents[1] / "predictors"
 
 
 class LayoutError(Exception):
@@ -77,6 +79,8 @@ def _backend_files(tree: Path) -> Iterator[tuple[Path, Path]]:
             yield Path("python", source.name), source
     for source in sorted(_OUR_BACKENDS.glob("*/*.py")):
         yield source.relative_to(_OUR_BACKENDS), source
+    for source in sorted(_PREDICTORS.glob("*.py")):
+        yield source.relative_to(_PREDICTORS.parent), source
 
 
 def _stamp(packages: Path, files: dict[Path, Path]) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.adapters.layout import MANIFEST_FILE, MODEL_NAME
-from service.adapters.triton_config import MODEL_FILE
+from service.adapters.triton_config import BACKENDS
 from service.domain.entities import (
     ColumnSpec,
     ImportedFile,
@@ -134,6 +134,7 @@ class _ManifestFile(_Part):
     create_time: AwareDatetime
     imported: _Imported | None = None
     files: dict[_FileName, StoredFile]
+    prefer_gpu: bool = False
 
     @model_validator(mode="after")
     def _check_task(self) -> _ManifestFile:
@@ -151,8 +152,8 @@ class _ManifestFile(_Part):
 
     @model_validator(mode="after")
     def _check_files(self) -> _ManifestFile:
-        if MODEL_FILE not in self.files:
-            raise ValueError(f"files has no {MODEL_FILE}")
+        if len([name for name in self.files if BACKENDS.get(name) == self.backend]) != 1:
+            raise ValueError(f"files has not one model file of the backend {self.backend}")
         if MANIFEST_FILE in self.files:
             raise ValueError(f"files cannot have {MANIFEST_FILE} itself")
         return self
@@ -176,6 +177,8 @@ class _ManifestFile(_Part):
             create_time=self.create_time,
             size_bytes=sum(file.size_bytes for file in self.files.values()),
             imported=ImportedFile(**self.imported.model_dump()) if self.imported is not None else None,
+            file=next(name for name in self.files if BACKENDS.get(name) == self.backend),
+            prefer_gpu=self.prefer_gpu,
         )
 
 

@@ -188,7 +188,7 @@ class RepositoryArtifacts:
         directory = self._layout.model(manifest.model)
         directory.mkdir(exist_ok=True)
         durable.sync_file(self._layout.model_dir)
-        config = TritonModelConfig.of(manifest.model, manifest.backend, manifest.signature)
+        config = TritonModelConfig.of(manifest)
         file = directory / CONFIG_FILE
         if not _holds(file, config):
             durable.write_file(file, config.to_text().encode())

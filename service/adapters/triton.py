@@ -23,8 +23,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.adapters.embedded_triton import EmbeddedTriton, TritonStartError
 from service.adapters.stub_watch import stub_is_lost
-from service.adapters.triton_config import TritonModelConfig
-from service.domain.entities import Floats, Manifest, Signature
+from service.adapters.triton_config import TritonModelConfig, tensor_names
+from service.domain.entities import INPUT, OUTPUT, Floats, Manifest
 from service.domain.errors import Reason, ServiceError
 from service.domain.ports import LoadHung, ModelCrashed
 
@@ -185,7 +185,7 @@ class TritonInference:
     async def serve(self, manifest: Manifest, versions: Sequence[int], instances: int = 1) -> None:
         """Makes Triton hold exactly `versions` of the manifest's model, and returns when the manifest's one is ready."""
         request = service_pb2.RepositoryModelLoadRequest(model_name=manifest.model)
-        config = TritonModelConfig.of(manifest.model, manifest.backend, manifest.signature)
+        config = TritonModelConfig.of(manifest)
         request.parameters["config"].string_param = config.to_json(versions, instances)
         ready = service_pb2.ModelReadyRequest(name=manifest.model, version=str(manifest.version))
         try:
@@ -274,9 +274,11 @@ class TritonInference:
         data: bytes = response.SerializeToString()
         return data
 
-    def open_stream(self, model: str, version: int, signature: Signature) -> TritonStream:
+    def open_stream(self, manifest: Manifest) -> TritonStream:
         """Returns a new stream to a loaded version."""
-        return TritonStream(self._stub, model, str(version), signature.shape)
+        config = TritonModelConfig.of(manifest)
+        names = tensor_names(config.backend)
+        return TritonStream(self._stub, manifest.model, str(manifest.version), config.shape, names)
 
     async def _self_test(self) -> None:
         """Sends a known row through a known model: a Triton that computes nothing or nonsense must not serve.
@@ -312,11 +314,12 @@ class TritonStream:
         model: str,
         version: str,
         shape: tuple[int, ...],
+        names: tuple[str, str] = (INPUT, OUTPUT),
     ) -> None:
         self._stub = stub
         self._template = service_pb2.ModelInferRequest(model_name=model, model_version=version)
-        self._template.inputs.add(name="features", datatype="FP32", shape=(0, *shape))
-        self._template.outputs.add(name="scores")
+        self._template.inputs.add(name=names[0], datatype="FP32", shape=(0, *shape))
+        self._template.outputs.add(name=names[1])
         self._call: Call | None = None
         self._reader: asyncio.Task[None] | None = None
         self._waiting: deque[tuple[int, asyncio.Future[Floats]]] = deque()

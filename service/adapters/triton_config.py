@@ -5,9 +5,10 @@ Both forms are made through Triton's own message, so a wrong field or type fails
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import (
     TYPE_FP32,
@@ -20,38 +21,80 @@ from tritonclient.grpc.model_config_pb2 import (
     ModelVersionPolicy,
 )
 
-from service.domain.entities import INPUT, OUTPUT, Signature
+from service.domain.entities import INPUT, OUTPUT, Manifest
 from service.domain.loaded import max_batch_rows
 
-MODEL_FILE = "model.onnx"
+BACKENDS: Mapping[str, str] = {
+    "model.onnx": "onnxruntime",
+    "checkpoint.tl": "fil",
+    "xgboost.ubj": "fil",
+    "xgboost.json": "fil",
+    "model.txt": "fil",
+    "model.cbm": "fitserve_native",
+}
+"""The backend that runs a model file, by the file's name."""
+
+_FIL_TYPES = {
+    "checkpoint.tl": "treelite_checkpoint",
+    "xgboost.ubj": "xgboost_ubj",
+    "xgboost.json": "xgboost_json",
+    "model.txt": "lightgbm",
+}
 
 # NVIDIA's backend would start a thread for each core and model, and the models share the cores.
-_PARAMETERS = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
+_ONNX_PARAMETERS = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
+_FIL_THREADS = {"cpu_nthread": "1"}
+
+# FIL takes no other names.
+_FIL_TENSORS = ("input__0", "output__0")
+
+
+def tensor_names(backend: str) -> tuple[str, str]:
+    """Returns the names of the input and the output of a backend's models."""
+    return _FIL_TENSORS if backend == "fil" else (INPUT, OUTPUT)
 
 
 @dataclass(frozen=True)
 class TritonModelConfig:
-    """The configuration of a model with one input `features` and one output `scores`, both FP32.
+    """The configuration of a model with one input of features and one output of scores, both FP32.
 
-    It holds for all versions of the model: they share the shape of the features, and
-    the number of scores is open.
+    It holds for all versions of the model that are loaded at one time: they share the shape of the features, and the number
+    of scores is open but for FIL.
 
     Attributes:
         name: The model's name.
         backend: The backend that runs the file, such as "onnxruntime".
         shape: The shape of one row of features.
         max_batch_size: The largest number of rows of one inference.
+        file: The name of the model file.
+        fil_scores: The number of scores of one row for FIL, which has to know it; 0 for other backends.
+        classifies: Whether the scores are probabilities of classes, which FIL has to know too; else False.
+        gpu: Whether each GPU of Triton has a copy; if there is none, the processor.
     """
 
     name: str
     backend: str
     shape: tuple[int, ...]
     max_batch_size: int
+    file: str = "model.onnx"
+    fil_scores: int = 0
+    classifies: bool = False
+    gpu: bool = False
 
     @classmethod
-    def of(cls, name: str, backend: str, signature: Signature) -> TritonModelConfig:
-        """Returns the configuration of a model with a signature."""
-        return cls(name, backend, signature.shape, max_batch_rows(signature.row_bytes))
+    def of(cls, manifest: Manifest) -> TritonModelConfig:
+        """Returns the configuration for a version."""
+        signature, fil = manifest.signature, manifest.backend == "fil"
+        return cls(
+            name=manifest.model,
+            backend=manifest.backend,
+            shape=(int(np.prod(signature.shape)),) if fil else signature.shape,
+            max_batch_size=max_batch_rows(signature.row_bytes),
+            file=manifest.file,
+            fil_scores=manifest.score_count if fil else 0,
+            classifies=fil and bool(signature.classes),
+            gpu=manifest.prefer_gpu,
+        )
 
     @classmethod
     def from_text(cls, text: str) -> TritonModelConfig:
@@ -65,8 +108,16 @@ class TritonModelConfig:
             text_format.Parse(text, message)
         except text_format.ParseError as error:
             raise ValueError(f"not a Triton model configuration: {error}") from error
-        shape = tuple(message.input[0].dims) if message.input else ()
-        config = cls(message.name, message.backend, shape, message.max_batch_size)
+        config = cls(
+            name=message.name,
+            backend=message.backend,
+            shape=tuple(message.input[0].dims) if message.input else (),
+            max_batch_size=message.max_batch_size,
+            file=message.default_model_filename,
+            fil_scores=message.output[0].dims[0] if message.backend == "fil" and message.output else 0,
+            classifies="predict_proba" in message.parameters,
+            gpu=any(group.kind == ModelInstanceGroup.KIND_AUTO for group in message.instance_group),
+        )
         if config._message() != message:
             raise ValueError(f"the configuration of '{config.name}' has other settings than FitServe writes")
         return config
@@ -90,14 +141,26 @@ class TritonModelConfig:
         return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
 
     def _message(self) -> ModelConfig:
+        features, scores = tensor_names(self.backend)
+        kind = ModelInstanceGroup.KIND_AUTO if self.gpu else ModelInstanceGroup.KIND_CPU
         return ModelConfig(
             name=self.name,
             backend=self.backend,
-            default_model_filename=MODEL_FILE,
+            default_model_filename=self.file,
             max_batch_size=self.max_batch_size,
-            input=[ModelInput(name=INPUT, data_type=TYPE_FP32, dims=self.shape)],
-            output=[ModelOutput(name=OUTPUT, data_type=TYPE_FP32, dims=[-1])],
+            input=[ModelInput(name=features, data_type=TYPE_FP32, dims=self.shape)],
+            output=[ModelOutput(name=scores, data_type=TYPE_FP32, dims=[self.fil_scores or -1])],
             dynamic_batching=ModelDynamicBatching(),
-            instance_group=[ModelInstanceGroup(kind=ModelInstanceGroup.KIND_CPU, count=1)],
-            parameters={name: ModelParameter(string_value=value) for name, value in _PARAMETERS.items()},
+            instance_group=[ModelInstanceGroup(kind=kind, count=1)],
+            parameters={name: ModelParameter(string_value=value) for name, value in self._parameters().items()},
         )
+
+    def _parameters(self) -> Mapping[str, str]:
+        if self.backend == "onnxruntime":
+            return _ONNX_PARAMETERS
+        if self.backend != "fil":
+            return {}
+        model_type = {"model_type": _FIL_TYPES.get(self.file, "")} | _FIL_THREADS
+        if not self.classifies:
+            return model_type | {"is_classifier": "false"}
+        return model_type | {"is_classifier": "true", "predict_proba": "true", "threshold": "0.5"}

@@ -241,6 +241,9 @@ class Manifest:
         job: The job that made it, or the import.
         algorithm: Empty for an imported version.
         imported: The file that it was imported from, None for a trained version.
+        backend: The backend of Triton that runs the model.
+        file: The name of the model file.
+        prefer_gpu: Whether a GPU computes it where Triton has one.
     """
 
     model: str
@@ -259,6 +262,20 @@ class Manifest:
     create_time: datetime
     size_bytes: int
     imported: ImportedFile | None = None
+    file: str = "model.onnx"
+    prefer_gpu: bool = False
+
+    @property
+    def score_count(self) -> int:
+        """The number of scores of one row."""
+        return len(self.signature.classes) or 1
+
+    @property
+    def served_by(self) -> str:
+        """What the versions of a model must share to be loaded at one time: to Triton they are one model."""
+        # FIL's buffers have the size that the configuration says; other backends find it out.
+        scores = f" with {self.score_count} scores" if self.backend == "fil" else ""
+        return f"{self.backend!r} ({self.file}{scores}{', for a GPU' if self.prefer_gpu else ''})"
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class LoadedVersion:
         self.load_time = load_time
         self.last_used = time.monotonic()
         row_bytes = manifest.signature.row_bytes
-        self._stream = inference.open_stream(manifest.model, manifest.version, manifest.signature)
+        self._stream = inference.open_stream(manifest)
         self._send = watched(self._stream.infer, manifest.model)
         self._on_crash = on_crash
         self._crashed = False

@@ -107,11 +107,11 @@ class ModelEntry:
         """
         stored = self.versions[version].manifest
         for other in self.loaded.values():
-            if stored is not None and other.manifest.backend != stored.backend:
+            if stored is not None and other.manifest.served_by != stored.served_by:
                 raise ServiceError(
                     Reason.LOAD_FAILED,
-                    f"version {version} of model {self.name!r} runs on Triton's backend {stored.backend!r}, and version "
-                    f"{other.manifest.version}, which is loaded, on {other.manifest.backend!r}; a model has one backend at "
+                    f"version {version} of model {self.name!r} runs on Triton's backend {stored.served_by}, and version "
+                    f"{other.manifest.version}, which is loaded, on {other.manifest.served_by}; a model has one backend at "
                     "a time, so unload that version first",
                     {"model": self.name, "version": str(version)},
                 )

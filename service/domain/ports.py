@@ -125,7 +125,7 @@ class Inference(Protocol):
             ServiceError: TRITON_UNAVAILABLE if the server is away, or has lost the version.
         """
 
-    def open_stream(self, model: str, version: int, signature: Signature) -> InferenceStream:
+    def open_stream(self, manifest: Manifest) -> InferenceStream:
         """Returns a new stream to a loaded version."""
 
     @property

@@ -39,13 +39,12 @@ def server_metadata() -> pb.ServerMetadataResponse:
 def model_metadata(manifest: Manifest, loaded: Iterable[int]) -> pb.ModelMetadataResponse:
     """Returns what a loaded version takes and gives, and the versions that are loaded; -1 is the number of rows."""
     signature = manifest.signature
-    outputs = len(signature.classes) or 1
     return pb.ModelMetadataResponse(
         name=manifest.model,
         versions=map(str, loaded),
         platform=manifest.backend,
         inputs=[Tensor(name=INPUT, datatype=DATATYPE, shape=(-1, *signature.shape))],
-        outputs=[Tensor(name=OUTPUT, datatype=DATATYPE, shape=(-1, outputs))],
+        outputs=[Tensor(name=OUTPUT, datatype=DATATYPE, shape=(-1, manifest.score_count))],
     )
 
 

@@ -268,10 +268,11 @@ def library_model(case: Case, parameters: dict[str, object]):  # type: ignore[no
 
 def served(directory: Path, features: NDArray[np.float32]) -> NDArray[np.float64]:
     """Returns what a server computes from the model file."""
-    from training import limits, parity
+    from training import limits
+    from training.export import sessions
 
     limits.prepare_environment()
-    return parity.onnx_scores((directory / "model.onnx").read_bytes(), features)
+    return sessions.onnx_scores((directory / "model.onnx").read_bytes(), features)
 
 
 def dataset_of(case: Case, directory: Path) -> Path:

@@ -203,7 +203,7 @@ class TestPublish:
             ({"surprise": 1}, "surprise"),
             ({"create_time": "yesterday"}, "create_time"),
             ({"create_time": "2026-11-21T03:40:00"}, "create_time"),
-            ({"files": {}}, "files has no model.onnx"),
+            ({"files": {}}, "files has not one model file of the backend onnxruntime"),
             ({"files": {"../model.onnx": {"sha256": "0" * 64, "size_bytes": 1}}}, "files"),
             ({"task": "regression"}, "do not fit the task"),
             (signature(shape=[]), "signature.shape"),

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from service.adapters.triton_config import TritonModelConfig
-from service.domain.entities import Signature, Task
+from service.domain.entities import Manifest, Signature, Task, ValueKind
 from service.domain.loaded import max_batch_rows
+from tests.unit.domain import fakes
 
 IRIS = Signature(Task.REGRESSION, (4,), (), False, (), None)
 IMAGES = Signature(Task.REGRESSION, (3, 224, 224), (), False, (), None)
+SPECIES = Signature(Task.CLASSIFICATION, (4,), (), False, ("setosa", "virginica"), ValueKind.CATEGORY)
+
+
+def config_of(
+    signature: Signature, backend: str = "onnxruntime", file: str = "model.onnx", prefer_gpu: bool = False
+) -> TritonModelConfig:
+    return TritonModelConfig.of(manifest_of(signature, backend, file, prefer_gpu))
+
+
+def manifest_of(signature: Signature, backend: str, file: str, prefer_gpu: bool) -> Manifest:
+    given = {"signature": signature, "backend": backend, "file": file, "prefer_gpu": prefer_gpu}
+    return dataclasses.replace(fakes.manifest("iris"), **given)  # type: ignore[arg-type]
 
 
 def test_the_text_is_what_triton_reads() -> None:
-    assert TritonModelConfig.of("iris", "onnxruntime", IRIS).to_text().splitlines() == [
+    assert config_of(IRIS).to_text().splitlines() == [
         'name: "iris"',
         "max_batch_size: 1024",
         "input {",
@@ -51,14 +67,56 @@ def test_the_text_is_what_triton_reads() -> None:
     ]
 
 
-def test_the_text_reads_back_as_it_was() -> None:
-    config = TritonModelConfig.of("images", "onnxruntime", IMAGES)
+def test_trees_for_fil_have_the_names_and_parameters_that_nvidias_backend_wants() -> None:
+    message = text_format.Parse(config_of(SPECIES, "fil", "checkpoint.tl").to_text(), ModelConfig())
+    assert [(tensor.name, list(tensor.dims)) for tensor in message.input] == [("input__0", [4])]
+    assert [(tensor.name, list(tensor.dims)) for tensor in message.output] == [("output__0", [2])]
+    assert {name: value.string_value for name, value in message.parameters.items()} == {
+        "model_type": "treelite_checkpoint",
+        "is_classifier": "true",
+        "predict_proba": "true",
+        "threshold": "0.5",
+        "cpu_nthread": "1",
+    }
+    assert (message.backend, message.default_model_filename) == ("fil", "checkpoint.tl")
+
+
+@pytest.mark.parametrize(
+    ("file", "model_type"),
+    [("xgboost.ubj", "xgboost_ubj"), ("xgboost.json", "xgboost_json"), ("model.txt", "lightgbm")],
+)
+def test_fil_is_told_the_format_of_the_file_and_that_it_is_no_classifier(file: str, model_type: str) -> None:
+    message = text_format.Parse(config_of(IRIS, "fil", file).to_text(), ModelConfig())
+    assert message.parameters["model_type"].string_value == model_type
+    assert message.parameters["is_classifier"].string_value == "false"
+    assert list(message.output[0].dims) == [1]
+
+
+def test_a_model_that_prefers_a_gpu_is_started_on_each_gpu_and_on_the_processor_where_there_is_none() -> None:
+    override = json.loads(config_of(IRIS, "fil", "checkpoint.tl", prefer_gpu=True).to_json([1], instances=2))
+    assert override["instance_group"] == [{"count": 2}]  # KIND_AUTO, which is the zero of the enumeration
+    assert "kind: KIND_CPU" not in config_of(IRIS, prefer_gpu=True).to_text()
+
+
+@pytest.mark.parametrize("prefer_gpu", [False, True])
+@pytest.mark.parametrize(
+    ("signature", "backend", "file"),
+    [
+        (IMAGES, "onnxruntime", "model.onnx"),
+        (SPECIES, "onnxruntime", "model.onnx"),
+        (SPECIES, "fil", "checkpoint.tl"),
+        (IRIS, "fil", "xgboost.ubj"),
+        (SPECIES, "fitserve_native", "model.cbm"),
+    ],
+)
+def test_the_text_reads_back_as_it_was(signature: Signature, backend: str, file: str, prefer_gpu: bool) -> None:
+    config = config_of(signature, backend, file, prefer_gpu)
     assert TritonModelConfig.from_text(config.to_text()) == config
-    assert config.shape == (3, 224, 224)
+    assert config.shape == signature.shape
 
 
 def test_a_load_serves_the_version_that_it_names_and_no_other() -> None:
-    override = json.loads(TritonModelConfig.of("iris", "onnxruntime", IRIS).to_json([3]))
+    override = json.loads(config_of(IRIS).to_json([3]))
     assert override["version_policy"] == {"specific": {"versions": ["3"]}}
     assert override["name"] == "iris"
     assert override["backend"] == "onnxruntime"
@@ -67,7 +125,7 @@ def test_a_load_serves_the_version_that_it_names_and_no_other() -> None:
 
 
 def test_a_load_says_how_many_copies_there_are_of_all_versions() -> None:
-    override = json.loads(TritonModelConfig.of("iris", "onnxruntime", IRIS).to_json([1, 3], instances=4))
+    override = json.loads(config_of(IRIS).to_json([1, 3], instances=4))
     assert override["version_policy"] == {"specific": {"versions": ["1", "3"]}}
     assert override["instance_group"] == [{"count": 4, "kind": "KIND_CPU"}]
 
@@ -86,6 +144,6 @@ def test_a_wrong_field_is_refused() -> None:
 
 
 def test_settings_that_fitserve_does_not_write_are_refused() -> None:
-    text = TritonModelConfig.of("iris", "onnxruntime", IRIS).to_text()
+    text = config_of(IRIS).to_text()
     with pytest.raises(ValueError, match="other settings"):
         TritonModelConfig.from_text(text + 'metric_tags { key: "a" value: "b" }')

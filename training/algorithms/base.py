@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import onnx
@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from training.data import Floats, Rows
+from training.export import trees
 from training.progress import Progress
 from training.spec import Json, Task
 
@@ -54,7 +55,36 @@ class Problem:
     categories: tuple[Categories, ...] = ()
 
 
-class Learner(Protocol):
+@dataclass(frozen=True)
+class NativeFile:
+    """A model as a file.
+
+    Attributes:
+        name: The file's name; its ending says the format.
+        content: Its bytes.
+    """
+
+    name: str
+    content: bytes
+
+
+class Trained(Protocol):
+    """What predicts and is exported."""
+
+    def predict(self, features: Floats) -> NDArray[np.float64]:
+        """Returns the library's own predictions: class probabilities [rows, classes], or values [rows, 1]."""
+
+    def export(self) -> onnx.ModelProto:
+        """Returns the trained model as ONNX, with one input `features` and one output `scores` of 32-bit floats.
+
+        The fastest form. A family that has others too has the methods of `HasTrees` or `HasNativeFile`.
+
+        Raises:
+            CannotExport: ONNX cannot say what was learned.
+        """
+
+
+class Learner(Trained, Protocol):
     """What learns from rows, predicts and is exported."""
 
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
@@ -64,11 +94,21 @@ class Learner(Protocol):
             FitError: INVALID_FIELD; the hyper-parameters do not fit the data.
         """
 
-    def predict(self, features: Floats) -> NDArray[np.float64]:
-        """Returns the library's own predictions: class probabilities [rows, classes], or values [rows, 1]."""
 
-    def export(self) -> onnx.ModelProto:
-        """Returns the trained model as ONNX, with one input `features` and one output `scores` of 32-bit floats."""
+@runtime_checkable
+class HasTrees(Protocol):
+    """A learner whose model is an ensemble of trees, which FIL computes."""
+
+    def ensemble(self) -> trees.Ensemble:
+        """Returns the trees. Raises CannotExport if they alone are not the model."""
+
+
+@runtime_checkable
+class HasNativeFile(Protocol):
+    """A learner whose library has a safe file format that the backend `fitserve_native` reads."""
+
+    def native(self) -> NativeFile:
+        """Returns the file. Raises CannotExport."""
 
 
 class Algorithm(Learner, Protocol):

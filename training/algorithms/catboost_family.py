@@ -13,10 +13,11 @@ import onnx
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
+from predictors import catboost_model
 from training.algorithms import losses
-from training.algorithms.base import Problem
+from training.algorithms.base import NativeFile, Problem
 from training.data import Floats, Rows
-from training.errors import invalid_field
+from training.errors import CannotExport, invalid_field
 from training.export import boosted, trees
 from training.progress import Progress
 from training.spec import Json, effective_parameters
@@ -28,7 +29,10 @@ Split: TypeAlias = Mapping[str, float]
 
 
 class Family:
-    """Boosted trees; features and borders are compared in single precision, which they both have."""
+    """Boosted trees; features and borders are compared in single precision, which they both have.
+
+    Categories become statistics of the targets, which no form but CatBoost's own can hold.
+    """
 
     DEFAULTS: ClassVar[Mapping[str, Json]] = {
         "iterations": 1000,
@@ -56,6 +60,7 @@ class Family:
             parameters["loss_function"] = parameters["loss_function"] or "RMSE"
         self.parameters = parameters
         self._problem = problem
+        self._counts = {column.place: column.count for column in problem.categories}
         self._booster = catboost.CatBoost(self._arguments())
 
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
@@ -64,8 +69,8 @@ class Family:
         rounds = self.parameters["iterations"]
         assert isinstance(rounds, int)
         self._booster.fit(
-            catboost.Pool(_matrix(train.features), train.targets, weight=train.weights),
-            eval_set=catboost.Pool(_matrix(validation.features), validation.targets),
+            catboost.Pool(self._data(train.features), train.targets, weight=train.weights),
+            eval_set=catboost.Pool(self._data(validation.features), validation.targets),
             callbacks=[_Rounds(progress, rounds)],
         )
         if self.parameters["learning_rate"] is None:
@@ -74,12 +79,26 @@ class Family:
     def predict(self, features: Floats) -> NDArray[np.float64]:
         """Returns the class probabilities or the values."""
         kind = "Probability" if self._problem.class_count else "Exponent" if self._is_poisson else "RawFormulaVal"
-        predictions = self._booster.predict(_matrix(features), prediction_type=kind, thread_count=self._problem.cores)
+        predictions = self._booster.predict(
+            self._data(features), prediction_type=kind, thread_count=self._problem.cores
+        )
         return np.asarray(predictions, np.float64).reshape(len(features), -1)
 
     def export(self) -> onnx.ModelProto:
-        """Returns the trees as one ensemble, followed by the inverse of the loss's link."""
-        model = _as_json(self._booster)
+        """Returns the trees as one ONNX operation, followed by the inverse of the loss's link."""
+        return trees.model(self.ensemble(), self._problem.feature_shape)
+
+    def native(self) -> NativeFile:
+        """Returns CatBoost's own file, which also says which columns hold codes of categories."""
+        metadata = self._booster.get_metadata()
+        metadata[catboost_model.COUNTS] = json.dumps(self._counts)
+        return NativeFile("model.cbm", _saved(self._booster, "cbm"))
+
+    def ensemble(self) -> trees.Ensemble:
+        """Returns the trees."""
+        if self._counts:
+            raise CannotExport("CatBoost splits by statistics of the categories")
+        model = json.loads(_saved(self._booster, "json"))
         scale, bias = model["scale_and_bias"]
         # A missing value is less than every border, unless it counts as more than all others.
         missing_left = np.array(
@@ -89,8 +108,10 @@ class Family:
             grown = [_symmetric(tree, scale, missing_left) for tree in model["oblivious_trees"]]
         else:
             grown = [_branching(tree, scale, missing_left) for tree in model["trees"]]
-        base = np.array(bias, np.float64)
-        return boosted.model(grown, "BRANCH_LEQ", base, self._problem, "log" if self._is_poisson else "identity")
+        return boosted.ensemble(grown, "BRANCH_LEQ", np.array(bias, np.float64), self._problem, self._is_poisson)
+
+    def _data(self, features: Floats) -> Floats | catboost.FeaturesData:
+        return catboost_model.pool_data(features.reshape(len(features), -1), self._counts)
 
     @property
     def _is_poisson(self) -> bool:
@@ -148,14 +169,13 @@ class _Rounds:
         return True
 
 
-# Any: the model as CatBoost's JSON.
-def _as_json(booster: catboost.CatBoost):  # type: ignore[no-untyped-def]
-    # CatBoost writes JSON to files only; this one is in memory.
+def _saved(booster: catboost.CatBoost, form: str) -> bytes:
+    """Returns a model in one of CatBoost's formats, which it writes to files only; this one is in memory."""
     descriptor = os.memfd_create("catboost")
     with open(descriptor, "rb") as file:
-        booster.save_model(f"/proc/self/fd/{descriptor}", format="json")
+        booster.save_model(f"/proc/self/fd/{descriptor}", format=form)
         file.seek(0)
-        return json.load(file)
+        return file.read()
 
 
 # Any: a tree of CatBoost's JSON.
@@ -222,8 +242,3 @@ def _check(parameters: Mapping[str, Json], problem: Problem) -> None:
             "catboost.min_data_in_leaf",
             "it is for the grow_policy Depthwise or Lossguide; leave it unset, or set one of them",
         )
-
-
-def _matrix(features: Floats) -> Floats:
-    """Returns the features as [rows, columns]."""
-    return features.reshape(len(features), -1)

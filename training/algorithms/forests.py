@@ -16,7 +16,7 @@ from training.algorithms import losses
 from training.algorithms.base import Problem
 from training.data import Floats, Rows
 from training.errors import invalid_field
-from training.export import graph, trees
+from training.export import trees
 from training.progress import Progress
 from training.spec import Json
 
@@ -108,17 +108,16 @@ class ForestFamily:
         return np.asarray(self._forest.predict_proba(matrix), np.float64)
 
     def export(self) -> onnx.ModelProto:
-        """Returns the forest as one ensemble whose leaves hold their share of the average."""
-        classes = self._problem.class_count
+        """Returns the forest as one ONNX operation."""
+        return trees.model(self.ensemble(), self._problem.feature_shape)
+
+    def ensemble(self) -> trees.Ensemble:
+        """Returns the forest as an ensemble whose leaves hold their share of the average."""
         grown = [self._tree(estimator.tree_) for estimator in self._forest.estimators_]
         base = np.zeros(grown[0].values.shape[1])
-        output = "second_class" if classes == 2 else graph.SCORES
-        nodes = trees.sum_nodes(grown, "BRANCH_LEQ", base, output)
-        constants: dict[str, NDArray[np.generic]] = {}
-        if classes == 2:
-            nodes += graph.two_classes(output)
-            constants["one"] = graph.ONE
-        return graph.model(nodes, constants, self._problem.feature_shape, max(classes, 1))
+        return trees.Ensemble(
+            grown, "BRANCH_LEQ", base, "second_class" if self._problem.class_count == 2 else "identity"
+        )
 
     # Any: scikit-learn has no types for its trees.
     def _tree(self, tree) -> trees.Tree:  # type: ignore[no-untyped-def]

@@ -93,7 +93,11 @@ class Family:
         return np.asarray(self._booster.predict_proba(matrix), np.float64)
 
     def export(self) -> onnx.ModelProto:
-        """Returns the trees as one ensemble, followed by the inverse of the loss's link."""
+        """Returns the trees as one ONNX operation, followed by the inverse of the loss's link."""
+        return trees.model(self.ensemble(), self._problem.feature_shape)
+
+    def ensemble(self) -> trees.Ensemble:
+        """Returns the trees."""
         # scikit-learn has no public way to its trees.
         base = np.asarray(self._booster._baseline_prediction, np.float64).ravel()
         # It puts the columns of categories before the others.
@@ -103,8 +107,8 @@ class Family:
             for boosting_round in self._booster._predictors
             for target, predictor in enumerate(boosting_round)
         ]
-        link: boosted.Link = "log" if self.parameters["loss"] in _LOG_LINK_LOSSES else "identity"
-        return boosted.model(grown, "BRANCH_LEQ", base, self._problem, link)
+        log_link = self.parameters["loss"] in _LOG_LINK_LOSSES
+        return boosted.ensemble(grown, "BRANCH_LEQ", base, self._problem, log_link)
 
 
 class _RoundLines(io.TextIOBase):

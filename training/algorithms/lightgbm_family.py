@@ -16,12 +16,14 @@ from training.algorithms import losses, weights
 from training.algorithms.base import Problem
 from training.data import Floats, Rows
 from training.export import boosted, trees
+from training.export.code_sets import CodeSet
 from training.progress import Progress
 from training.spec import Json, effective_parameters
 
 _LOG_LINK_OBJECTIVES = ("gamma", "poisson")
 
 # The bits of a node's decision_type in LightGBM's text format.
+_BY_CATEGORIES = 1
 _DEFAULT_LEFT = 2
 _MISSING_IS_NAN = 8
 
@@ -68,6 +70,7 @@ class Family:
             _matrix(train.features),
             train.targets,
             weight=weights.of_rows(train, self.parameters["class_weight"]),
+            categorical_feature=[column.place for column in self._problem.categories],
             params=arguments,
         )
         validation_set = train_set.create_valid(_matrix(validation.features), validation.targets)
@@ -88,14 +91,19 @@ class Family:
         return predictions.reshape(len(features), -1)
 
     def export(self) -> onnx.ModelProto:
-        """Returns the trees as one ensemble, followed by the inverse of the objective's link."""
+        """Returns the trees as one ONNX operation, followed by the inverse of the objective's link."""
+        return trees.model(self.ensemble(), self._problem.feature_shape)
+
+    def ensemble(self) -> trees.Ensemble:
+        """Returns the trees."""
         outputs = self._booster.num_model_per_iteration()
+        counts = {column.place: column.count for column in self._problem.categories}
         grown = [
-            _tree(section, number % outputs)
+            _tree(section, number % outputs, counts)
             for number, section in enumerate(_tree_sections(self._booster.model_to_string()))
         ]
-        link: boosted.Link = "log" if self.parameters["objective"] in _LOG_LINK_OBJECTIVES else "identity"
-        return boosted.model(grown, "BRANCH_LEQ", np.zeros(outputs), self._problem, link)
+        log_link = self.parameters["objective"] in _LOG_LINK_OBJECTIVES
+        return boosted.ensemble(grown, "BRANCH_LEQ", np.zeros(outputs), self._problem, log_link)
 
     def _arguments(self) -> dict[str, Json]:
         """Returns the parameters of the training, with their default names."""
@@ -139,7 +147,7 @@ def _tree_sections(text: str) -> list[dict[str, str]]:
     return [dict(line.split("=", 1) for line in section.split("\n") if "=" in line) for section in sections]
 
 
-def _tree(section: Mapping[str, str], target: int) -> trees.Tree:
+def _tree(section: Mapping[str, str], target: int, counts: Mapping[int, int]) -> trees.Tree:
     """Returns a tree; its inner nodes come first, in the order of LightGBM, then the leaves."""
     leaf_values = _doubles(section, "leaf_value")
     leaves = len(leaf_values)
@@ -148,6 +156,8 @@ def _tree(section: Mapping[str, str], target: int) -> trees.Tree:
     decisions = _integers(section, "decision_type")
     # Where training saw no missing value, LightGBM takes one for zero.
     missing_left = np.where(decisions & _MISSING_IS_NAN, decisions & _DEFAULT_LEFT, threshold >= 0.0)
+    missing_left[decisions & _BY_CATEGORIES != 0] = 0  # a missing category is in no set
+    feature = _integers(section, "split_feature")
     at_leaves = np.zeros(leaves, np.int64)
 
     def child(side: str) -> NDArray[np.int64]:
@@ -156,14 +166,25 @@ def _tree(section: Mapping[str, str], target: int) -> trees.Tree:
 
     return trees.Tree(
         leaf=np.arange(inner + leaves) >= inner,
-        feature=np.concatenate([_integers(section, "split_feature"), at_leaves]),
+        feature=np.concatenate([feature, at_leaves]),
         threshold=np.concatenate([threshold, at_leaves]),
         left=child("left_child"),
         right=child("right_child"),
         missing_left=np.concatenate([missing_left != 0, at_leaves != 0]),
         values=np.concatenate([np.zeros(inner), leaf_values]).reshape(-1, 1),
         target=target,
+        sets={
+            int(node): CodeSet(_members(section, int(threshold[node])), counts[int(feature[node])])
+            for node in np.flatnonzero(decisions & _BY_CATEGORIES)
+        },
     )
+
+
+def _members(section: Mapping[str, str], number: int) -> NDArray[np.int64]:
+    """Returns the codes of a tree's set, in order; it is kept as words of 32 bits."""
+    start, end = _integers(section, "cat_boundaries")[number : number + 2]
+    words = _integers(section, "cat_threshold")[start:end].astype("<u4")
+    return np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little"))
 
 
 def _integers(section: Mapping[str, str], name: str) -> NDArray[np.int64]:

@@ -79,7 +79,11 @@ class Family:
         return predictions.reshape(len(features), -1)
 
     def export(self) -> onnx.ModelProto:
-        """Returns the trees as one ensemble, followed by the inverse of the objective's link."""
+        """Returns the trees as one ONNX operation, followed by the inverse of the objective's link."""
+        return trees.model(self.ensemble(), self._problem.feature_shape)
+
+    def ensemble(self) -> trees.Ensemble:
+        """Returns the trees."""
         learner = json.loads(self._booster.save_raw("json"))["learner"]
         booster = learner["gradient_booster"]["model"]
         base = np.array(json.loads(learner["learner_model_param"]["base_score"]), np.float64)
@@ -89,7 +93,7 @@ class Family:
         grown = [
             tree_of(tree, target, counts) for tree, target in zip(booster["trees"], booster["tree_info"], strict=True)
         ]
-        return boosted.model(grown, "BRANCH_LT", base, self._problem)
+        return boosted.ensemble(grown, "BRANCH_LT", base, self._problem)
 
     def _quantiles(
         self, rows: Rows, counts: NDArray[np.float64] | None, ref: xgboost.QuantileDMatrix | None

@@ -1,9 +1,10 @@
-"""Ensembles of decision trees as one ONNX operation."""
+"""Ensembles of decision trees, and the ONNX operation that they become."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 import numpy as np
 import onnx
@@ -43,25 +44,51 @@ class Tree:
     equal: Sequence[int] = ()
 
 
-def sum_nodes(
-    trees: Sequence[Tree], comparison: str, base_values: NDArray[np.float64], output: str
-) -> list[onnx.NodeProto]:
-    """Returns the operations from the features to `base_values` plus the sum of all trees, as 32-bit floats.
+Comparison: TypeAlias = Literal["BRANCH_LEQ", "BRANCH_LT"]
+"""How a feature is compared with a threshold."""
+
+Link: TypeAlias = Literal["identity", "log", "logit", "softmax", "second_class"]
+"""What the sum of the trees is: the scores; the logarithm of the value; the logit of the second of two classes; the logits
+of the classes; the probability of the second of two classes."""
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Trees that add up.
+
+    Attributes:
+        trees: The trees.
+        comparison: How features are compared with thresholds.
+        base_values: What the sums start from, one a target.
+        link: What the sums are.
+    """
+
+    trees: Sequence[Tree]
+    comparison: Comparison
+    base_values: NDArray[np.float64]
+    link: Link
+
+    @property
+    def score_count(self) -> int:
+        """The number of scores of one row."""
+        return 2 if self.link in ("logit", "second_class") else len(self.base_values)
+
+
+def sum_nodes(ensemble: Ensemble, output: str) -> list[onnx.NodeProto]:
+    """Returns the operations from the features to the base values plus the sum of all trees, as 32-bit floats.
 
     Thresholds are compared and leaves are added in double precision. In single precision a threshold between two
     32-bit floats would be rounded across a feature, and the sum over many trees would be off in its last digits.
 
     Args:
-        trees: The trees.
-        comparison: BRANCH_LEQ or BRANCH_LT: how a feature is compared with a threshold.
-        base_values: The value that each target starts from.
+        ensemble: The trees.
         output: The name of the result, [rows, targets].
     """
-    trees = [_without_sets(tree) for tree in trees]
+    trees = [_without_sets(tree) for tree in ensemble.trees]
     node = helper.make_node("TreeEnsembleRegressor", ["doubles"], [output], domain=graph.TREE_DOMAIN)
-    node.attribute.append(helper.make_attribute("n_targets", len(base_values)))
-    _add_doubles(node, "base_values_as_tensor", base_values)
-    _add_tree_nodes(node, trees, comparison)
+    node.attribute.append(helper.make_attribute("n_targets", len(ensemble.base_values)))
+    _add_doubles(node, "base_values_as_tensor", ensemble.base_values)
+    _add_tree_nodes(node, trees, ensemble.comparison)
     _add_leaves(node, trees)
     return [
         helper.make_node("Flatten", [graph.FEATURES], ["flat"]),
@@ -70,7 +97,33 @@ def sum_nodes(
     ]
 
 
-def _add_tree_nodes(node: onnx.NodeProto, trees: Sequence[Tree], comparison: str) -> None:
+def model(ensemble: Ensemble, feature_shape: Sequence[int]) -> onnx.ModelProto:
+    """Returns the ONNX model of an ensemble: the sum of the trees, and the inverse of its link.
+
+    Args:
+        ensemble: The trees.
+        feature_shape: The shape of one row.
+    """
+    operations = _inverse_of_link(ensemble.link)
+    nodes = sum_nodes(ensemble, "raw" if operations else graph.SCORES)
+    constants: dict[str, NDArray[np.generic]] = {}
+    if ensemble.link in ("logit", "second_class"):
+        constants["one"] = graph.ONE
+    return graph.model(nodes + operations, constants, feature_shape, ensemble.score_count)
+
+
+def _inverse_of_link(link: Link) -> list[onnx.NodeProto]:
+    """Returns the operations from `raw`, the sums, to the scores."""
+    if link == "logit":
+        return [helper.make_node("Sigmoid", ["raw"], ["second_class"]), *graph.two_classes("second_class")]
+    if link == "second_class":
+        return graph.two_classes("raw")
+    if link == "softmax":
+        return [helper.make_node("Softmax", ["raw"], [graph.SCORES], axis=1)]
+    return [helper.make_node("Exp", ["raw"], [graph.SCORES])] if link == "log" else []
+
+
+def _add_tree_nodes(node: onnx.NodeProto, trees: Sequence[Tree], comparison: Comparison) -> None:
     """Adds the attributes for all nodes of the trees; what means nothing at a leaf is zero."""
     sizes = [len(tree.leaf) for tree in trees]
     leaf = np.concatenate([tree.leaf for tree in trees])

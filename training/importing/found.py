@@ -10,8 +10,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from training.algorithms.base import Trained
 from training.data import Floats
 from training.errors import FitError, invalid_field, is_out_of_memory
+from training.export import trees
 from training.importing.spec import Column, Labels
 from training.spec import Task
 
@@ -27,25 +29,23 @@ class Found:
     """A model that was read.
 
     Attributes:
-        model: What Triton is to serve.
+        trained: What predicts as the library does, and is exported.
         shape: The shape of one row of features.
         score_count: The number of scores of a row: one a class, or one value.
         columns: The columns that the file names, or none.
         missing_values: Whether the model takes missing values.
         labels: The labels that the file names, or None.
-        predict: The library's own predictions, [rows, score_count].
         rows: The rows for the proof.
         libraries: The distributions that read it, for the manifest.
     """
 
-    model: onnx.ModelProto
+    trained: Trained
     task: Task
     shape: tuple[int, ...]
     score_count: int
     columns: tuple[Column, ...]
     missing_values: bool
     labels: Labels | None
-    predict: Callable[[Floats], NDArray[np.float64]]
     rows: Floats
     libraries: Sequence[str]
 
@@ -103,3 +103,29 @@ def random_rows(shape: Sequence[int], splits: Sequence[tuple[NDArray[np.int64], 
         spread = float(np.abs(exact[np.isfinite(exact)]).max(initial=1.0))
         rows[:, feature] = np.where(chosen, chance.choice(near, count), rows[:, feature] * np.float32(spread))
     return rows.reshape(count, *shape)
+
+
+def rows_of_trees(ensemble: trees.Ensemble, shape: Sequence[int]) -> Floats:
+    """Returns rows for the proof of an ensemble."""
+    return random_rows(shape, [(tree.feature[~tree.leaf], tree.threshold[~tree.leaf]) for tree in ensemble.trees])
+
+
+@dataclass(frozen=True)
+class TreesOfFile:
+    """An ensemble of trees that was read, and what its library predicts with it."""
+
+    trees: trees.Ensemble
+    shape: tuple[int, ...]
+    library: Callable[[Floats], NDArray[np.float64]]
+
+    def predict(self, features: Floats) -> NDArray[np.float64]:
+        """Returns the library's own predictions."""
+        return self.library(features)
+
+    def export(self) -> onnx.ModelProto:
+        """Returns the trees as one ONNX operation."""
+        return trees.model(self.trees, self.shape)
+
+    def ensemble(self) -> trees.Ensemble:
+        """Returns the trees."""
+        return self.trees

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,11 @@ from onnx import TensorProto, ValueInfoProto, helper, numpy_helper
 from training.data import Floats
 from training.errors import invalid_field
 from training.export import graph
+from training.export.sessions import session_of
 from training.importing import found, onnx_graph
 from training.importing.found import Found
 from training.importing.onnx_graph import Scores
 from training.importing.spec import MOST_CLASSES, MOST_FEATURES, SIGNATURE, Spec, Wanted
-from training.parity import session_of
 from training.spec import Task
 
 # What the onnxruntime of NVIDIA's Triton 26.09 reads for sure; the embedded one reads more.
@@ -53,6 +53,22 @@ class _Original:
         return np.asarray(session.run([self.scores.name], {self.input.name: rows})[0], np.float64)
 
 
+@dataclass(frozen=True)
+class _OnnxFile:
+    """A model that was read: what is served, and what it predicted before."""
+
+    served: onnx.ModelProto
+    before: Callable[[Floats], NDArray[np.float64]]
+
+    def predict(self, features: Floats) -> NDArray[np.float64]:
+        """Returns the predictions of the model as it came."""
+        return self.before(features)
+
+    def export(self) -> onnx.ModelProto:
+        """Returns what is served."""
+        return self.served
+
+
 def read(spec: Spec) -> Found:
     """Returns the model in the file of `spec`.
 
@@ -78,14 +94,13 @@ def read(spec: Spec) -> Found:
         rows = rows[np.isfinite(predict(rows)).all(axis=1)]
         served = _served(original, count, pair)
     return Found(
-        model=served,
+        trained=_OnnxFile(served, predict),
         task=task,
         shape=original.shape,
         score_count=2 if pair else count,
         columns=(),
         missing_values=False,
         labels=original.scores.labels,
-        predict=predict,
         rows=rows,
         libraries=(),
     )

@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from training import limits, manifest, parity
+from training.algorithms.base import Problem
 from training.errors import EXIT_CODES, FitError, Reason, as_fit_error, invalid_field
-from training.export import graph
+from training.export import ladder
+from training.export.ladder import Exported
 from training.importing import found, onnx_file, spec, xgboost_file
 from training.importing.found import Found
 from training.importing.spec import SIGNATURE, Column, Labels, Spec
@@ -37,9 +39,8 @@ def run(order: Spec) -> None:
     columns = _columns(model, order)
     labels = _labels(model, order)
     _check_kept(model, columns, order)
-    exported = graph.serialize(model.model, found.CONTENT)
-    proof = _prove(exported, model)
-    manifest.write(order.output, exported, _describe(order, model, columns, labels, proof))
+    exported = _export(model)
+    manifest.write(order.output, exported.file, _describe(order, model, columns, labels, exported))
 
 
 def execute(path: Path, events: int) -> int:
@@ -129,24 +130,25 @@ def _check_kept(model: Found, columns: Sequence[Column], order: Spec) -> None:
     raise found.refused(f"{problem}; import it under another name, or remove the model first")
 
 
-def _prove(exported: bytes, model: Found) -> parity.Proof:
-    """Returns the comparison of what is served with the library. Raises EXPORT_NOT_EQUAL."""
-    if not len(model.rows):
-        return parity.Proof(0.0, parity.TOLERANCE, 0)
+def _export(model: Found) -> Exported:
+    """Returns the first form of a model that predicts what its library predicts. Raises EXPORT_NOT_EQUAL."""
+    classes = model.score_count if model.task == "classification" else 0
+    problem = Problem(model.task, model.shape, classes, seed=0, cores=1)
+    expected = parity.expect(model.trained, model.task, model.rows, model.missing_values, seed=0)
     try:
-        return parity.prove(exported, model, model.task, model.rows, model.missing_values, seed=0)
+        return ladder.climb(model.trained, problem, found.CONTENT, expected)
     except FitError as error:
         if error.reason is not Reason.EXPORT_NOT_EQUAL:
             raise
         raise FitError(
             Reason.EXPORT_NOT_EQUAL,
-            "what Triton would serve does not predict what the library predicts from this file, so it was not kept; import "
+            "nothing that Triton would serve predicts what the library predicts from this file, so it was not kept; import "
             "the model in another format, such as ONNX, and report this",
         ) from error
 
 
 def _describe(
-    order: Spec, model: Found, columns: Sequence[Column], labels: Labels | None, proof: parity.Proof
+    order: Spec, model: Found, columns: Sequence[Column], labels: Labels | None, exported: Exported
 ) -> dict[str, object]:
     """Returns the manifest of a version, but for its files."""
     return {
@@ -164,14 +166,14 @@ def _describe(
             "classes": [] if labels is None else list(labels.classes),
             "label_kind": "" if labels is None else labels.kind,
         },
-        "backend": "onnxruntime",
+        "backend": exported.backend,
         "metrics": {},
-        "parity": dataclasses.asdict(proof),
+        "parity": dataclasses.asdict(exported.proof),
         "dataset": "",
         "train_row_count": 0,
         "validation_row_count": 0,
         "library_versions": {
-            name: importlib.metadata.version(name) for name in (*model.libraries, "onnx", "onnxruntime")
+            name: importlib.metadata.version(name) for name in (*model.libraries, *exported.libraries)
         },
         "create_time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "imported": {"format": order.format, "digest": order.digest, "size_bytes": order.file.stat().st_size},

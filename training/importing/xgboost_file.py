@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import xgboost
 from numpy.typing import NDArray
 
 from training.algorithms import xgboost_family
 from training.data import Floats
-from training.export import boosted, trees
+from training.export import trees
 from training.importing import found
-from training.importing.found import Found
+from training.importing.found import Found, TreesOfFile
 from training.importing.spec import MOST_CLASSES, MOST_FEATURES, Column, Labels, Spec, check_names
 
 _WHAT = "an XGBoost model in JSON or UBJSON (Booster.save_model)"
@@ -64,12 +64,11 @@ def read(spec: Spec) -> Found:
     """
     with found.reading(_WHAT):
         content = _load(spec.file)
-        grown = _trees(content)
-        model = _export(content, grown)
+        ensemble = _ensemble(content)
         names = content.booster.feature_names or []
     check_names(names, found.CONTENT)
     return Found(
-        model=model,
+        trained=TreesOfFile(ensemble, (content.columns,), partial(_predict, content)),
         task="classification" if content.classes else "regression",
         shape=(content.columns,),
         score_count=max(1, content.classes),
@@ -77,10 +76,7 @@ def read(spec: Spec) -> Found:
         missing_values=True,
         # XGBoost knows classes by their numbers only.
         labels=Labels(list(range(content.classes)), "integer") if content.classes else None,
-        predict=lambda features: _predict(content, features),
-        rows=found.random_rows(
-            (content.columns,), [(tree.feature[~tree.leaf], tree.threshold[~tree.leaf]) for tree in grown]
-        ),
+        rows=found.rows_of_trees(ensemble, (content.columns,)),
         libraries=("xgboost",),
     )
 
@@ -161,20 +157,17 @@ def _check_tree(tree: Mapping[str, Any], columns: int) -> None:
         raise found.damaged(_WHAT)
 
 
-def _export(content: _Content, grown: list[trees.Tree]) -> onnx.ModelProto:
-    """Returns the trees as one ensemble, followed by the inverse of the objective's link."""
+def _ensemble(content: _Content) -> trees.Ensemble:
     base = np.array(json.loads(content.learner["learner_model_param"]["base_score"]), np.float64).ravel()
-    outputs = content.classes if content.objective in _CLASSES else 1
+    link: trees.Link = "identity"
     if content.objective in _BINARY:
-        base = np.log(base / (1.0 - base))
-    if content.objective in _LOG:
-        base = np.log(base)
-    link: boosted.Link = "identity"
-    if content.classes:
-        link = "sigmoid" if content.objective in _BINARY else "softmax"
+        link, base = "logit", np.log(base / (1.0 - base))
     elif content.objective in _LOG:
-        link = "log"
-    return boosted.ensemble(grown, "BRANCH_LT", np.broadcast_to(base, (outputs,)).copy(), (content.columns,), link)
+        link, base = "log", np.log(base)
+    elif content.classes:
+        link = "softmax"
+    outputs = content.classes if link == "softmax" else 1
+    return trees.Ensemble(_trees(content), "BRANCH_LT", np.broadcast_to(base, (outputs,)).copy(), link)
 
 
 def _predict(content: _Content, features: Floats) -> NDArray[np.float64]:

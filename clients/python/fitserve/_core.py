@@ -94,6 +94,7 @@ def fit(
     request_id: str | None,
     sample_weight: npt.ArrayLike | None,
     class_weights: Mapping[str, float] | None,
+    prefer_gpu: bool,
 ) -> Fit:
     """Builds a FitRequest.
 
@@ -112,6 +113,7 @@ def fit(
         queue=queue,
         existing=_EXISTING[known("existing", existing, _EXISTING)],
         load=load,
+        prefer_gpu=prefer_gpu,
         # With an identifier the call is idempotent: a retry after a broken connection starts no second job.
         request_id=request_id or uuid.uuid4().hex,
     )

@@ -110,6 +110,7 @@ class AsyncClient:
         request_id: str | None = None,
         sample_weight: npt.ArrayLike | None = None,
         class_weights: Mapping[str, float] | None = None,
+        prefer_gpu: bool = False,
         timeout: float | None = None,
         **hyperparameters: object,
     ) -> AsyncJob:
@@ -134,6 +135,7 @@ class AsyncClient:
             request_id=request_id,
             sample_weight=sample_weight,
             class_weights=class_weights,
+            prefer_gpu=prefer_gpu,
         )
         if fit.upload:
             fit.request.dataset = (await self._upload(each([fit.upload]), None, model, timeout)).digest

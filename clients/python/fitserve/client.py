@@ -120,6 +120,7 @@ class Client:
         request_id: str | None = None,
         sample_weight: npt.ArrayLike | None = None,
         class_weights: Mapping[str, float] | None = None,
+        prefer_gpu: bool = False,
         timeout: float | None = None,
         **hyperparameters: object,
     ) -> Job:
@@ -152,6 +153,7 @@ class Client:
             sample_weight: What each row of X counts in training, shape [rows].
             class_weights: What the rows of a label count in training, by the label as a text, such as
                 {"setosa": 2, "virginica": 0.5}; 1 for the others.
+            prefer_gpu: Whether a GPU is to compute the model where Triton has one.
             timeout: How many seconds the call may take; it does not wait for the training.
             **hyperparameters: Of the algorithm, such as n_estimators=200; None means the default.
 
@@ -188,6 +190,7 @@ class Client:
             request_id=request_id,
             sample_weight=sample_weight,
             class_weights=class_weights,
+            prefer_gpu=prefer_gpu,
         )
         if fit.upload:
             fit.request.dataset = self._upload([fit.upload], None, model, timeout).digest

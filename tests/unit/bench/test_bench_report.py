@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 from benchmarks.findings import Finding, Goal
+from benchmarks.kept import Measured, keep, read
 from benchmarks.latency import LatencyFigure
 from benchmarks.plan import Found
-from benchmarks.report import Results, as_json, as_markdown, write
+from benchmarks.report import as_json, as_markdown, write
 from benchmarks.throughput import Figure
 from benchmarks.work import Work
 
@@ -21,9 +22,15 @@ LONE = LatencyFigure("lone", "fitserve", "one call", 0, [0.0], [{"p50": 1.0, "p9
 SILENT = LatencyFigure("lone", "peer", "one call", problem="it does not answer")
 
 
-def results() -> Results:
-    found = Found([FAST, FAILED], [LONE, SILENT], [RATIO, LATENCY])
-    return Results({"cores": 2}, {"rounds": 3}, {"fitserve": "FitServe."}, {"ray-serve": "no package"}, found)
+def measured(found: Found) -> Measured:
+    return Measured({"rounds": 3}, {"cores": 2}, {"fitserve": "FitServe."}, {"ray-serve": "no package"}, found)
+
+
+def results() -> dict[str, Measured]:
+    return {
+        "unary": measured(Found([FAST, FAILED], [], [RATIO])),
+        "lone": measured(Found([], [LONE, SILENT], [LATENCY])),
+    }
 
 
 def test_ratios_are_numbers_by_name_and_other_units_are_not_among_them() -> None:
@@ -54,3 +61,18 @@ def test_the_page_shows_goals_failures_errors_and_disturbances() -> None:
     assert "| peer | failed | - |  | it does not answer |" in page
     assert "| fitserve |  | 1.00 | 2.00 | 3.00 | 4.00 |  |" in page
     assert "`ray-serve`: no package" in page
+
+
+def test_a_section_that_is_measured_again_leaves_those_of_the_others(tmp_path: Path) -> None:
+    for section, one in results().items():
+        keep(section, one, tmp_path)
+    better = Finding(RATIO.goal, [0.9], "grpc-echo")
+    keep("unary", measured(Found([FAST], [], [better])), tmp_path)
+    again = read(tmp_path)
+    assert as_json(again)["ratios"] == {"unary_vs_grpc_echo": 0.9}
+    assert again["lone"] == results()["lone"]
+
+
+def test_a_finding_that_two_sections_have_is_the_first_ones() -> None:
+    sweep = measured(Found([], [], [Finding(RATIO.goal, [0.1], "grpc-echo")]))
+    assert as_json(results() | {"sweep": sweep})["ratios"] == {"unary_vs_grpc_echo": 0.8}

@@ -226,8 +226,8 @@ class FakeInference:
         self._check_alive()
         return set(self.held)
 
-    def open_stream(self, model: str, version: int, signature: Signature) -> FakeStream:
-        self.streams.append(FakeStream(self, model, version))
+    def open_stream(self, manifest: Manifest) -> FakeStream:
+        self.streams.append(FakeStream(self, manifest.model, manifest.version))
         return self.streams[-1]
 
     def _check_alive(self) -> None:

@@ -13,7 +13,7 @@ from fitserve.v1 import model_pb2, model_service_pb2, training_spec_pb2
 from google.protobuf.struct_pb2 import Value
 from numpy.typing import NDArray
 
-from training import parity
+from training.export import sessions
 from training.importing import run, spec
 
 
@@ -26,7 +26,7 @@ class Version:
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Returns what is served for rows."""
-        return parity.onnx_scores(self.model, np.asarray(features, np.float32))
+        return sessions.onnx_scores(self.model, np.asarray(features, np.float32))
 
 
 def import_file(

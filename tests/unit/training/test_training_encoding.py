@@ -12,13 +12,15 @@ from fitserve.v1 import options_pb2, training_service_pb2
 from google.protobuf import json_format
 from numpy.typing import NDArray
 
+from tests.unit.training.served import served_scores
 from tests.unit.training.test_training_families import SMALL
 from training import algorithms, encoding, parity
 from training.algorithms.base import Problem
 from training.data import FeatureColumn, Rows, Schema, split
 from training.encoding import UNKNOWN, Encoder
 from training.errors import FitError, Reason
-from training.export import graph
+from training.export import graph, ladder, sessions
+from training.export.ladder import Exported
 from training.progress import Progress
 from training.spec import Task
 
@@ -63,7 +65,9 @@ def test_a_category_becomes_indicators_of_which_an_unknown_one_has_none(color: f
     encoder = learned(rows([1, 0], [2, 1], [3, NAN]), rows([1, 0]), ONE_HOT)
     encoded = encoder.apply(np.array([[9, color]], np.float32))
     np.testing.assert_array_equal(encoded, [[9, *indicators]])
-    np.testing.assert_array_equal(parity.onnx_scores(graph_of(encoder, 4), np.array([[9, color]], np.float32)), encoded)
+    np.testing.assert_array_equal(
+        sessions.onnx_scores(graph_of(encoder, 4), np.array([[9, color]], np.float32)), encoded
+    )
 
 
 def test_a_missing_category_that_was_never_seen_is_none_of_them() -> None:
@@ -79,7 +83,7 @@ def test_a_family_that_splits_by_categories_gets_codes_and_an_unknown_one_is_mis
     encoded = encoder.apply(given)
     np.testing.assert_array_equal(encoded[0], np.array([NAN, known], np.float32))
     np.testing.assert_array_equal(encoded[1:], given[1:])
-    np.testing.assert_array_equal(parity.onnx_scores(graph_of(encoder, 2), given), encoded)
+    np.testing.assert_array_equal(sessions.onnx_scores(graph_of(encoder, 2), given), encoded)
     assert [(column.place, column.name, column.count) for column in encoder.categories] == [(1, "color", 2)]
 
 
@@ -138,8 +142,8 @@ def table(categories: int, task: Task) -> tuple[Rows, Schema]:
     return Rows(features.astype(np.float32), targets), Schema([], "integer", columns, True)
 
 
-def fitted(name: str, given: Mapping[str, object], task: Task, categories: int) -> tuple[bytes, object, Rows, Schema]:
-    """Returns the exported model, the learner, the rows held out and what they mean."""
+def fitted(name: str, given: Mapping[str, object], task: Task, categories: int) -> tuple[Exported, Rows]:
+    """Returns the exported model and the rows held out."""
     all_rows, schema = table(categories, task)
     train, validation = split(all_rows, task == "classification", 0.3, 0)
     schema = encoding.learn_columns(schema, train, validation, "inline.inputs")
@@ -150,18 +154,19 @@ def fitted(name: str, given: Mapping[str, object], task: Task, categories: int) 
     problem = Problem(task, encoder.shape(train), classes, 0, 1, categories=encoder.categories)
     learner = encoder.wrap(algorithms.build(name, message, problem))
     learner.fit(train, validation, Progress(os.open(os.devnull, os.O_WRONLY)))
-    return graph.serialize(learner.export(), name), learner, validation, schema
+    expected = parity.expect(learner, task, validation.features, True, 0, schema.category_places)
+    return ladder.climb(learner, problem, name, expected), validation
 
 
 @pytest.mark.parametrize("categories", [2, 40])
 @pytest.mark.parametrize("name", [name for name in SMALL if name != "torch_cnn"])
 def test_every_family_learns_from_categories_and_is_exported_equal(name: str, categories: int) -> None:
-    model, learner, validation, schema = fitted(name, SMALL[name], "classification", categories)
-    onnx.checker.check_model(onnx.load_from_string(model))
-    places = schema.category_places
-    proof = parity.prove(model, learner, "classification", validation.features, True, 0, places)  # type: ignore[arg-type]
-    assert proof.row_count == 3 * len(validation)
-    town = parity.onnx_scores(model, towns(validation.features, categories))
+    exported, validation = fitted(name, SMALL[name], "classification", categories)
+    assert exported.backend == ("fitserve_native" if name == "catboost" else "onnxruntime")
+    if exported.backend == "onnxruntime":
+        onnx.checker.check_model(onnx.load_from_string(exported.file.content))
+    assert exported.proof.row_count == 3 * len(validation)
+    town = served_scores(exported, towns(validation.features, categories), 3)
     assert np.abs(np.diff(town, axis=0)).max() > 0.01  # it listens to the town
 
 
@@ -172,12 +177,12 @@ def towns(features: NDArray[np.float32], categories: int) -> NDArray[np.float32]
     return changed
 
 
-@pytest.mark.parametrize("name", ["hist_gradient_boosting", "xgboost"])
+@pytest.mark.parametrize("name", ["catboost", "hist_gradient_boosting", "lightgbm", "xgboost"])
 def test_an_unknown_category_goes_where_a_missing_one_goes(name: str) -> None:
-    model, _, validation, _ = fitted(name, SMALL[name], "regression", 40)
+    exported, validation = fitted(name, SMALL[name], "regression", 40)
     missing, unknown = validation.features.copy(), validation.features.copy()
     missing[:, 1:3], unknown[:, 1:3] = NAN, UNKNOWN
-    assert np.array_equal(parity.onnx_scores(model, missing), parity.onnx_scores(model, unknown))
+    assert np.array_equal(served_scores(exported, missing, 0), served_scores(exported, unknown, 0))
 
 
 def test_more_categories_than_bins_are_refused_by_the_columns_name() -> None:

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from training import manifest, parity
-from training.errors import FitError, Reason
-from training.export import graph, trees
+from training.algorithms.base import NativeFile
+from training.export import graph, sessions, trees
 from training.export.code_sets import CodeSet
 
 
@@ -28,11 +28,12 @@ def stump(threshold: float, missing_left: bool, values: list[list[float]], targe
     )
 
 
-def scores(ensemble: list[trees.Tree], comparison: str, base: list[float], column: list[float]) -> list[list[float]]:
-    nodes = trees.sum_nodes(ensemble, comparison, np.array(base), graph.SCORES)
-    model = graph.model(nodes, {}, (1,), len(base))
+def scores(
+    ensemble: list[trees.Tree], comparison: trees.Comparison, base: list[float], column: list[float]
+) -> list[list[float]]:
+    model = trees.model(trees.Ensemble(ensemble, comparison, np.array(base), "identity"), (1,))
     features = np.array(column, np.float32).reshape(-1, 1)
-    computed: list[list[float]] = parity.onnx_scores(graph.serialize(model, "test"), features).tolist()
+    computed: list[list[float]] = sessions.onnx_scores(graph.serialize(model, "test"), features).tolist()
     return computed
 
 
@@ -46,7 +47,9 @@ def test_a_threshold_between_two_floats_parts_them() -> None:
 
 
 @pytest.mark.parametrize(("comparison", "at_threshold"), [("BRANCH_LEQ", 1.0), ("BRANCH_LT", 2.0)])
-def test_a_feature_at_the_threshold_goes_where_the_library_sends_it(comparison: str, at_threshold: float) -> None:
+def test_a_feature_at_the_threshold_goes_where_the_library_sends_it(
+    comparison: trees.Comparison, at_threshold: float
+) -> None:
     tree = stump(0.5, False, [[0.0], [1.0], [2.0]])
     assert scores([tree], comparison, [0.0], [0.5]) == [[at_threshold]]
 
@@ -63,7 +66,7 @@ def test_a_missing_value_goes_where_training_sent_it(missing_left: bool, value: 
     ("count", "size"), [(1, 1), (2, 1), (3, 2), (40, 16), (40, 17), (200, 100), (200, 1), (200, 190), (9999, 5000)]
 )
 def test_a_split_by_codes_sends_each_code_where_it_belongs(
-    count: int, size: int, comparison: str, missing_left: bool
+    count: int, size: int, comparison: trees.Comparison, missing_left: bool
 ) -> None:
     codes = np.sort(np.random.default_rng(count + size).permutation(count)[:size])
     tree = stump(0.0, missing_left, [[0.0], [1.0], [2.0]])
@@ -120,30 +123,24 @@ class Constant:
         return np.full((len(features), 1), self.value)
 
 
-def test_an_export_that_predicts_something_else_is_refused() -> None:
-    tree = stump(0.5, False, [[0.0], [100.0], [100.0]])
-    nodes = trees.sum_nodes([tree], "BRANCH_LEQ", np.zeros(1), graph.SCORES)
-    model = graph.serialize(graph.model(nodes, {}, (1,), 1), "test")
+def test_the_proof_compares_in_proportion_to_the_largest_value() -> None:
     features = np.zeros((4, 1), np.float32)
-    proof = parity.prove(model, Constant(100.0005), "regression", features, missing_values=True, seed=0)  # type: ignore[arg-type]
+    expected = parity.expect(Constant(100.0005), "regression", features, missing_values=True, seed=0)  # type: ignore[arg-type]
+    proof = expected.compare(np.full((8, 1), 100.0))
     assert proof.max_difference == pytest.approx(0.0005)
     assert proof.tolerance == pytest.approx(0.00100, rel=1e-3)
     assert proof.row_count == 8
-    with pytest.raises(FitError) as caught:
-        parity.prove(model, Constant(100.01), "regression", features, missing_values=False, seed=0)  # type: ignore[arg-type]
-    assert caught.value.reason == Reason.EXPORT_NOT_EQUAL
+    assert proof.holds
+    assert not expected.compare(np.full((8, 1), 100.01)).holds
 
 
 def test_a_prediction_that_is_no_number_is_never_equal() -> None:
-    tree = stump(0.5, False, [[0.0], [float("nan")], [1.0]])
-    nodes = trees.sum_nodes([tree], "BRANCH_LEQ", np.zeros(1), graph.SCORES)
-    model = graph.serialize(graph.model(nodes, {}, (1,), 1), "test")
-    with pytest.raises(FitError):
-        parity.prove(model, Constant(1.0), "regression", np.zeros((1, 1), np.float32), False, 0)  # type: ignore[arg-type]
+    expected = parity.expect(Constant(1.0), "regression", np.zeros((1, 1), np.float32), False, 0)  # type: ignore[arg-type]
+    assert not expected.compare(np.full((1, 1), np.nan)).holds
 
 
 def test_a_version_is_written_with_the_digest_of_its_model(tmp_path: Path) -> None:
-    manifest.write(tmp_path / "1", b"abc", {"format": "fitserve-model-1"})
+    manifest.write(tmp_path / "1", NativeFile("model.onnx", b"abc"), {"format": "fitserve-model-1"})
     assert sorted(path.name for path in (tmp_path / "1").iterdir()) == ["manifest.json", "model.onnx"]
     written = json.loads((tmp_path / "1" / "manifest.json").read_text())
     sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -21,11 +21,12 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
-from training import algorithms, metrics, parity
+from tests.unit.training.served import proof_of
+from training import algorithms, metrics
 from training.algorithms.base import Algorithm, Problem
 from training.data import Rows, split
 from training.errors import FitError, Reason
-from training.export import graph
+from training.export import graph, sessions
 from training.progress import Progress
 from training.spec import Task
 
@@ -94,7 +95,7 @@ def unseen(features: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def difference(algorithm: Algorithm, name: str, features: NDArray[np.float32]) -> float:
     model = graph.serialize(algorithm.export(), name)
-    return float(np.abs(parity.onnx_scores(model, features) - algorithm.predict(features)).max())
+    return float(np.abs(sessions.onnx_scores(model, features) - algorithm.predict(features)).max())
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_missing_values_take_the_same_way_in_training_and_in_serving(name: str, 
     algorithm = build(name, Problem("regression", (10,), 0, 0, 1))
     algorithm.fit(train, held_out, progress)
     model = graph.serialize(algorithm.export(), name)
-    parity.prove(model, algorithm, "regression", held_out.features, missing_values=True, seed=0)
+    assert proof_of(model, algorithm, "regression", held_out.features, missing_values=True).holds
 
 
 @pytest.mark.parametrize("name", ["hist_gradient_boosting", "xgboost"])
@@ -152,7 +153,7 @@ def test_a_column_without_any_value_is_no_failure(name: str, progress: Steps) ->
     algorithm = build(name, Problem("classification", (4,), 3, 0, 1))
     algorithm.fit(train, held_out, progress)
     model = graph.serialize(algorithm.export(), name)
-    parity.prove(model, algorithm, "classification", held_out.features, missing_values=True, seed=0)
+    assert proof_of(model, algorithm, "classification", held_out.features, missing_values=True).holds
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "gamma", "poisson"])
@@ -249,7 +250,7 @@ def test_every_shape_of_catboosts_trees_is_exported_equal(
     algorithm.fit(train, held_out, progress)
     # Here values are missing also in columns that had none to learn from.
     model = graph.serialize(algorithm.export(), "catboost")
-    parity.prove(model, algorithm, "regression", held_out.features, missing_values=True, seed=0)
+    assert proof_of(model, algorithm, "regression", held_out.features, missing_values=True).holds
 
 
 @pytest.mark.parametrize("objective", ["regression", "regression_l1", "gamma", "poisson"])

@@ -142,7 +142,11 @@ type FitRequest struct {
 	// What the rows of a label count in training, by the label as a text, such as {"setosa": 2}; from 0 to 1e12, and 1 for
 	// labels that are not named. They multiply the weights of rows, and what the algorithm's own class weights say. For
 	// classification, and not for `knn`.
-	ClassWeights  map[string]float64 `protobuf:"bytes,40,rep,name=class_weights,json=classWeights,proto3" json:"class_weights,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	ClassWeights map[string]float64 `protobuf:"bytes,40,rep,name=class_weights,json=classWeights,proto3" json:"class_weights,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	// Whether the model is to be served by a GPU where Triton has one: trees are exported for the backend `fil` first, and
+	// Triton starts the model on each of its GPUs. A Triton without one, such as the embedded one, computes it on the
+	// processor, slower than the form that is chosen otherwise. The default is false.
+	PreferGpu     bool `protobuf:"varint,41,opt,name=prefer_gpu,json=preferGpu,proto3" json:"prefer_gpu,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -433,6 +437,13 @@ func (x *FitRequest) GetClassWeights() map[string]float64 {
 		return x.ClassWeights
 	}
 	return nil
+}
+
+func (x *FitRequest) GetPreferGpu() bool {
+	if x != nil {
+		return x.PreferGpu
+	}
+	return false
 }
 
 type isFitRequest_Data interface {
@@ -1447,7 +1458,7 @@ var File_fitserve_v1_training_service_proto protoreflect.FileDescriptor
 
 const file_fitserve_v1_training_service_proto_rawDesc = "" +
 	"\n" +
-	"\"fitserve/v1/training_service.proto\x12\vfitserve.v1\x1a\x1bfitserve/v1/algorithm.proto\x1a\x16fitserve/v1/data.proto\x1a\x19fitserve/v1/dataset.proto\x1a\x19fitserve/v1/options.proto\x1a\x1efitserve/v1/training_job.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x8f\r\n" +
+	"\"fitserve/v1/training_service.proto\x12\vfitserve.v1\x1a\x1bfitserve/v1/algorithm.proto\x1a\x16fitserve/v1/data.proto\x1a\x19fitserve/v1/dataset.proto\x1a\x19fitserve/v1/options.proto\x1a\x1efitserve/v1/training_job.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xae\r\n" +
 	"\n" +
 	"FitRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x124\n" +
@@ -1485,7 +1496,9 @@ const file_fitserve_v1_training_service_proto_rawDesc = "" +
 	"\x04load\x18& \x01(\bR\x04load\x12\x1d\n" +
 	"\n" +
 	"request_id\x18' \x01(\tR\trequestId\x12N\n" +
-	"\rclass_weights\x18( \x03(\v2).fitserve.v1.FitRequest.ClassWeightsEntryR\fclassWeights\x1a?\n" +
+	"\rclass_weights\x18( \x03(\v2).fitserve.v1.FitRequest.ClassWeightsEntryR\fclassWeights\x12\x1d\n" +
+	"\n" +
+	"prefer_gpu\x18) \x01(\bR\tpreferGpu\x1a?\n" +
 	"\x11ClassWeightsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01B\x06\n" +

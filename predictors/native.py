@@ -1,0 +1,33 @@
+"""Models in their libraries' own safe formats: what the backend `fitserve_native` opens, by the file's ending."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictors.files import UnreadableModel
+
+Floats: TypeAlias = NDArray[np.float32]
+
+
+class Model(Protocol):
+    """A model that takes 32-bit floats."""
+
+    def scores(self, features: Floats) -> Floats:
+        """Returns the scores [rows, outputs] of rows [rows, columns]; NaN is a missing value."""
+
+
+def open_model(file: Path) -> Model:
+    """Opens a model's file with its library, which is imported only then.
+
+    Raises:
+        UnreadableModel: The file holds no model of its format, or the format is not known.
+    """
+    if file.suffix == ".cbm":
+        from predictors.catboost_model import CatBoostModel
+
+        return CatBoostModel(file)
+    raise UnreadableModel(f"{file.name} has a format that is not known; model.cbm (CatBoost) is")

@@ -1,0 +1,78 @@
+"""What the Python-based backends for rows of 32-bit floats share: they answer many requests with one computation.
+
+Only Triton's stub can import this, since it alone has triton_python_backend_utils.
+"""
+
+from __future__ import annotations
+
+# The stub imports asyncio at the first request, which would then wait 30 ms longer than the others.
+import asyncio  # noqa: F401
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import triton_python_backend_utils as triton
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float32]
+Scorer: TypeAlias = Callable[[Floats], Floats]
+# The stub's own classes come without types.
+Request: TypeAlias = Any
+Response: TypeAlias = Any
+
+
+def model_file(args: Mapping[str, str], config: Mapping[str, Any], default: str) -> Path:
+    """Returns the path of a model's file.
+
+    Args:
+        args: What Triton tells an instance.
+        config: The model's configuration.
+        default: The file's name if the configuration names none.
+    """
+    return Path(args["model_repository"], args["model_version"], config["default_model_filename"] or default)
+
+
+class Rows:
+    """Answers requests of one model.
+
+    Args:
+        config: The model's configuration, whose one input and one output it uses.
+        scorer: Returns the scores [rows, outputs] of rows.
+
+    Raises:
+        TritonModelException: The configuration has other inputs and outputs.
+    """
+
+    def __init__(self, config: Mapping[str, Any], scorer: Scorer) -> None:
+        tensors = [*config["input"], *config["output"]]
+        if len(tensors) != 2 or any(tensor["data_type"] != "TYPE_FP32" for tensor in tensors):
+            raise triton.TritonModelException("the model has one input and one output, both TYPE_FP32")
+        self._input, self._output = config["input"][0]["name"], config["output"][0]["name"]
+        self._scorer = scorer
+
+    def execute(self, requests: Sequence[Request]) -> list[Response]:
+        """Answers each request, with its scores or with its own error."""
+        rows = [self._rows(request) for request in requests]
+        if len(rows) > 1:
+            bounds = [0, *accumulate(map(len, rows))]
+            try:
+                scores = self._scorer(np.concatenate(rows))
+                return [self._response(scores[start:end]) for start, end in pairwise(bounds)]
+            except Exception:  # one of them is at fault: alone, each gets its own answer
+                pass
+        return [self._answer(part) for part in rows]
+
+    def _rows(self, request: Request) -> Floats:
+        rows: Floats = triton.get_input_tensor_by_name(request, self._input).as_numpy()
+        return rows
+
+    def _answer(self, rows: Floats) -> Response:
+        try:
+            return self._response(self._scorer(rows))
+        except Exception as error:
+            return triton.InferenceResponse(error=triton.TritonError(str(error), triton.TritonError.INTERNAL))
+
+    def _response(self, scores: Floats) -> Response:
+        return triton.InferenceResponse([triton.Tensor(self._output, np.ascontiguousarray(scores))])
