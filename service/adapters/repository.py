@@ -13,8 +13,10 @@ import uuid
 from pathlib import Path
 
 from service.adapters import durable, operator_models
+from service.adapters.hashed_file import HashedFile
 from service.adapters.layout import (
     CONFIG_FILE,
+    IMPORTED_FILE,
     MODEL_NAME,
     PRIVATE_DIRECTORY,
     RepositoryLayout,
@@ -64,6 +66,19 @@ class RepositoryArtifacts:
     def staging_directory(self, job: str) -> Path:
         """Returns the path where the job's version is to be written; it does not exist yet, its parent does."""
         return self._layout.staged(job)
+
+    def file_writer(self, job: str) -> HashedFile:
+        """Returns a writer of the file `imported_file(job)`.
+
+        Raises:
+            ServiceError: DISK_FULL.
+        """
+        self.job_directory(job)
+        return HashedFile(self.imported_file(job))
+
+    def imported_file(self, job: str) -> Path:
+        """Returns where the file that an import brings is kept, in its private directory."""
+        return self._layout.job(job) / IMPORTED_FILE
 
     def discard(self, job: str) -> None:
         """Deletes what a job has left behind: its directory and its staging directory."""

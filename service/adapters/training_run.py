@@ -20,10 +20,11 @@ from service.adapters.process_group import (
 from service.domain.entities import TrainingStep
 from service.domain.errors import Reason
 from service.domain.ports import (
+    ConversionOrder,
+    ProcessOrder,
     TrainingEnded,
     TrainingEvent,
     TrainingLog,
-    TrainingOrder,
     TrainingProgress,
     TrainingStarted,
 )
@@ -69,7 +70,7 @@ class ForkedRun:
 
     def __init__(
         self,
-        order: TrainingOrder,
+        order: ProcessOrder,
         heartbeat_timeout: float,
         on_stuck_server: Callable[[], None],
         on_end: Callable[[ForkedRun], None],
@@ -153,7 +154,8 @@ class ForkedRun:
             OSError: The server is gone.
         """
         assert self._write_ends is not None
-        server.fit(self.job, self._order.spec, self._order.model, *self._write_ends)
+        operation = "import" if isinstance(self._order, ConversionOrder) else "fit"
+        server.start(operation, self.job, self._order.spec, self._order.model, *self._write_ends)
         self._sent = True
         self._last_sign = self._loop.time()
 

@@ -244,10 +244,22 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class ImportedFile:
+    """The file that a version was imported from."""
+
+    format: str
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a version's directory says of itself.
 
     Attributes:
+        job: The job that made it, or the import.
+        algorithm: Empty for an imported version.
+        imported: The file that it was imported from, None for a trained version.
         backend: The backend of Triton that runs the model.
         file: The name of the model file.
         prefer_gpu: Whether a GPU computes it where Triton has one.
@@ -269,6 +281,7 @@ class Manifest:
     library_versions: Mapping[str, str]
     create_time: datetime
     size_bytes: int
+    imported: ImportedFile | None = None
     file: str = "model.onnx"
     prefer_gpu: bool = False
     own_config: str = ""
@@ -430,6 +443,24 @@ class FitOrder:
     new_version: bool
     load: bool
     class_weights: bool = False
+
+
+@dataclass(frozen=True)
+class ImportOrder:
+    """A request to import a model whose fields are well-formed.
+
+    Attributes:
+        description: The request's description, serialized: the domain never opens it.
+        digest: The digest that the file is said to have, or "".
+        loaded_by: Who asks for the load.
+    """
+
+    model: str
+    description: bytes
+    digest: str
+    new_version: bool
+    load: bool
+    loaded_by: str
 
 
 @dataclass(frozen=True)

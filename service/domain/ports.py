@@ -160,6 +160,12 @@ class Artifacts(Protocol):
     def staging_directory(self, job: str) -> Path:
         """Returns the path where the job's version is to be written; it does not exist yet, its parent does."""
 
+    def file_writer(self, job: str) -> FileWriter:
+        """Returns a writer of the file `imported_file(job)`. Raises ServiceError DISK_FULL."""
+
+    def imported_file(self, job: str) -> Path:
+        """Returns where the file that an import brings is kept, in its private directory."""
+
     def discard(self, job: str) -> None:
         """Deletes what a job has left behind: its directory and its staging directory."""
 
@@ -255,6 +261,42 @@ class TrainingOrder:
 
 
 @dataclass(frozen=True)
+class ConversionOrder:
+    """What a process that imports a model is to do.
+
+    Attributes:
+        job: The identifier of the import.
+        description: The request's description, serialized.
+        file: The file, which has the digest `file_digest`.
+        signature: The signature that the model must keep, None for its first version.
+    """
+
+    job: str
+    model: str
+    version: int
+    description: bytes
+    file: Path
+    file_digest: str
+    memory_limit_bytes: int
+    spec: Path
+    output: Path
+    signature: Signature | None
+
+
+ProcessOrder = TrainingOrder | ConversionOrder
+
+
+class FileWriter(Protocol):
+    """A file on its way to disk. The methods block."""
+
+    def append(self, content: bytes) -> None:
+        """Writes the next bytes. Raises ServiceError DISK_FULL."""
+
+    def finish(self) -> str:
+        """Closes the file and returns its digest, "sha256:" and 64 hexadecimal digits. Raises ServiceError DISK_FULL."""
+
+
+@dataclass(frozen=True)
 class TrainingStarted:
     """The process has read its data."""
 
@@ -321,7 +363,7 @@ class Trainer(Protocol):
     async def stop(self) -> None:
         """Ends every process."""
 
-    async def run(self, order: TrainingOrder) -> TrainingRun:
+    async def run(self, order: ProcessOrder) -> TrainingRun:
         """Starts a process for the order.
 
         Raises:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from service.domain.entities import Alias, Choice, LoadOrder, Manifest, StoredVersion, VersionState
 from service.domain.errors import Reason, ServiceError, operators_own
+from service.domain.ids import operation_of
 from service.domain.loaded import LoadedVersion
 from service.domain.model_entry import ModelEntry
 from service.domain.nearest import hint, nearest
@@ -37,6 +38,9 @@ STABLE = timedelta(seconds=60)
 
 MAX_HANGS = 2
 """A version whose load has hung so often in a row is not loaded by itself: each time costs a start of Triton."""
+
+WISH_OF_FIT = "existing to EXISTING_MODEL_NEW_VERSION"
+"""How a Fit says that a new version is wanted."""
 
 _FINAL = (Reason.ARTIFACT_DAMAGED, Reason.MODEL_NOT_FOUND, Reason.VERSION_NOT_FOUND, Reason.TOO_MANY_LOADED_MODELS)
 """Why a version is not loaded again, however often it is tried."""
@@ -88,7 +92,7 @@ class Registry:
             known = [entry.name for entry in self.models()]
             why = hint(name, known)
             if entry is not None and entry.fitting:
-                why = f" yet; job {entry.fitting} is training its first version"
+                why = f" yet; its first version is being made ({operation_of(entry.fitting)})"
             raise ServiceError(
                 Reason.MODEL_NOT_FOUND,
                 f"there is no model {name!r}{why}",
@@ -159,8 +163,11 @@ class Registry:
 
     # -- training makes versions ---------------------------------------------------------------------------------
 
-    def begin_fit(self, name: str, job: str, new_version: bool) -> Manifest | None:
-        """Reserves a name for a job; returns the latest version's manifest if there is one, else None.
+    def begin_fit(self, name: str, job: str, new_version: bool, wish: str = WISH_OF_FIT) -> Manifest | None:
+        """Reserves a name for a job or an import; returns the latest version's manifest if there is one, else None.
+
+        Args:
+            wish: How the caller says that a new version is wanted, for the message.
 
         Raises:
             ServiceError: MODEL_EXISTS; OPERATOR_MODEL; OPERATION_IN_PROGRESS if another job or a removal has the name.
@@ -169,13 +176,13 @@ class Registry:
             raise operators_own(name)
         entry = self._entry(name)
         if entry.fitting:
-            raise self.in_progress(name, f"fit of job {entry.fitting}")
+            raise self.in_progress(name, operation_of(entry.fitting))
         if entry.turn.operation == "remove":
             raise self.in_progress(name, entry.turn.operation)
         if entry.versions and not new_version:
             raise ServiceError(
                 Reason.MODEL_EXISTS,
-                f"model {name!r} exists; set existing to EXISTING_MODEL_NEW_VERSION, remove it first, or take another name",
+                f"model {name!r} exists; set {wish}, remove it first, or take another name",
                 {"model": name},
             )
         entry.fitting = job
@@ -273,7 +280,7 @@ class Registry:
             raise operators_own(entry.name)
         # Without its last version the model's directory goes, in which the job may be publishing right now.
         if entry.fitting and (version is None or entry.versions.keys() == {version}):
-            raise self.in_progress(entry.name, f"fit of job {entry.fitting}")
+            raise self.in_progress(entry.name, operation_of(entry.fitting))
         if force:
             return
         if entry.up if version is None else version in entry.up:

@@ -13,6 +13,7 @@ from service.domain.entities import (
     Capacity,
     ColumnSpec,
     Dataset,
+    ImportedFile,
     Job,
     JobState,
     Label,
@@ -233,13 +234,14 @@ def version_message(entry: ModelEntry, stored: StoredVersion, state: VersionStat
                 parity=_parity(manifest),
                 backend=manifest.backend,
                 source=_source(manifest),
-                job=manifest.job,
+                job=manifest.job if manifest.imported is None else "",
                 dataset=manifest.dataset,
                 train_row_count=manifest.train_rows,
                 validation_row_count=manifest.validation_rows,
                 library_versions=dict(manifest.library_versions),
                 size_bytes=manifest.size_bytes,
                 create_time=timestamp(manifest.create_time),
+                imported=_imported_message(manifest.imported),
             )
         )
     return message
@@ -257,6 +259,12 @@ def _source(manifest: Manifest) -> model_pb2.ModelSource.ValueType:
     if manifest.of_operator:
         return model_pb2.MODEL_SOURCE_OPERATOR
     return model_pb2.MODEL_SOURCE_FIT if manifest.algorithm else model_pb2.MODEL_SOURCE_IMPORT
+
+
+def _imported_message(imported: ImportedFile | None) -> model_pb2.ImportedFile | None:
+    if imported is None:
+        return None
+    return model_pb2.ImportedFile(format=imported.format, digest=imported.digest, size_bytes=imported.size_bytes)
 
 
 def dataset_message(dataset: Dataset) -> dataset_pb2.Dataset:

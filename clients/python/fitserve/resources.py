@@ -232,6 +232,21 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class ImportedFile:
+    """The file that a version was imported from.
+
+    Attributes:
+        format: The format, such as onnx.
+        digest: The digest, "sha256:" and 64 hexadecimal digits.
+        size_bytes: The size.
+    """
+
+    format: str
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class ModelVersion:
     """One trained or imported artifact; it never changes.
 
@@ -254,6 +269,7 @@ class ModelVersion:
         load_time: When it was loaded, while it is.
         loaded_by: Who asked for the load, while it is loaded.
         error: Why it is in the state FAILED.
+        imported: The file that it was imported from; None if it was trained.
         source: FIT, IMPORT, or OPERATOR for one that an operator has placed.
     """
 
@@ -275,6 +291,7 @@ class ModelVersion:
     load_time: datetime.datetime | None
     loaded_by: str
     error: errors.FitServeError | None
+    imported: ImportedFile | None
     source: str
 
 
