@@ -25,6 +25,7 @@ from service.domain.ports import (
     TrainingEnded,
     TrainingEvent,
     TrainingLog,
+    TrainingOrder,
     TrainingProgress,
     TrainingStarted,
 )
@@ -212,7 +213,7 @@ class ForkedRun:
         drained = await asyncio.gather(*(pipe.finish(_PIPE_END_SECONDS) for pipe in self._pipes))
         if not all(drained):
             _log.warning("a process that left its group still holds a pipe of job %s", self.job)
-        if exit_code == _ABORTED and self._order.memory_limit_bytes is not None:
+        if exit_code == _ABORTED and isinstance(self._order, TrainingOrder) and self._order.memory_limit_bytes:
             self._fail(
                 Reason.TRAINER_OOM,
                 "the training's library ended the process, which they do when they get no more memory: "

@@ -300,8 +300,8 @@ class Imports:
         if ended.exit_code < 0:
             return invalid(
                 "content",
-                f"the library that reads such files crashed on it (signal {-ended.exit_code}), so it is damaged; save the "
-                "model again with a current version of the library",
+                f"the library that reads such files crashed on it (signal {-ended.exit_code}), so it is damaged, or needs "
+                "more memory than IMPORT_MEMORY_BYTES; save the model again with a current version of the library",
             )
         return ServiceError(Reason.TRAINING_FAILED, "the import failed; the service's log has the details", metadata)
 

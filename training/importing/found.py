@@ -22,6 +22,7 @@ CONTENT = "content"
 
 _MOST_ROWS = 1000
 _MOST_VALUES = 2**20
+_WIDEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -95,19 +96,37 @@ def random_rows(shape: Sequence[int], splits: Sequence[tuple[NDArray[np.int64], 
     features = np.concatenate([feature for feature, _ in splits]) if splits else np.zeros(0, np.int64)
     thresholds = np.concatenate([threshold for _, threshold in splits]) if splits else np.zeros(0)
     for feature in np.unique(features):
-        exact = thresholds[features == feature].astype(np.float32)
-        near = np.concatenate(
-            [exact, np.nextafter(exact, np.float32(-np.inf)), np.nextafter(exact, np.float32(np.inf))]
-        )
+        near = _around(thresholds[features == feature])
         chosen = chance.random(count) < 0.5
-        spread = float(np.abs(exact[np.isfinite(exact)]).max(initial=1.0))
-        rows[:, feature] = np.where(chosen, chance.choice(near, count), rows[:, feature] * np.float32(spread))
+        spread = np.float32(min(np.abs(near).max(), _WIDEST))
+        rows[:, feature] = np.where(chosen, chance.choice(near, count), rows[:, feature] * spread)
     return rows.reshape(count, *shape)
 
 
+def _around(thresholds: NDArray[np.float64]) -> Floats:
+    """Returns the thresholds as features, and their neighbours."""
+    exact = thresholds.astype(np.float32)
+    with np.errstate(over="ignore"):
+        near = np.concatenate([exact, *(np.nextafter(exact, np.float32(end)) for end in (-np.inf, np.inf))])
+    finite: Floats = near[np.isfinite(near)]
+    return finite if len(finite) else np.ones(1, np.float32)
+
+
 def rows_of_trees(ensemble: trees.Ensemble, shape: Sequence[int]) -> Floats:
-    """Returns rows for the proof of an ensemble."""
-    return random_rows(shape, [(tree.feature[~tree.leaf], tree.threshold[~tree.leaf]) for tree in ensemble.trees])
+    """Returns rows for the proof of an ensemble; columns split by sets of codes hold codes, and some that are none."""
+    splits, largest = [], dict[int, int]()
+    for tree in ensemble.trees:
+        compared = ~tree.leaf
+        compared[list(tree.sets)] = False
+        splits.append((tree.feature[compared], tree.threshold[compared]))
+        for node, codes in tree.sets.items():
+            feature = int(tree.feature[node])
+            largest[feature] = max(largest.get(feature, 0), codes.count)
+    rows = random_rows(shape, splits)
+    chance = np.random.default_rng(1)
+    for feature, count in largest.items():
+        rows[:, feature] = chance.integers(-1, count + 2, len(rows))
+    return rows
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from training.algorithms.base import Problem
 from training.errors import EXIT_CODES, FitError, Reason, as_fit_error, invalid_field
 from training.export import ladder
 from training.export.ladder import Exported
-from training.importing import found, onnx_file, spec, xgboost_file
+from training.importing import catboost_file, found, lightgbm_file, onnx_file, spec, xgboost_file
 from training.importing.found import Found
 from training.importing.spec import SIGNATURE, Column, Labels, Spec
 from training.progress import Progress
@@ -24,6 +24,8 @@ _NICENESS = 5
 _READERS: Mapping[str, Callable[[Spec], Found]] = {
     "onnx": onnx_file.read,
     "xgboost": xgboost_file.read,
+    "lightgbm": lightgbm_file.read,
+    "catboost": catboost_file.read,
 }
 
 
