@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -12,7 +13,6 @@ from service.domain.batcher import Batcher
 from service.domain.entities import Choice, Floats, Signature
 from service.domain.errors import Reason, ServiceError, invalid
 from service.domain.loaded import LoadedVersion
-from service.domain.registry import Registry
 
 MAX_BYTES = 512 * 2**20
 """The bytes of rows that may wait or be at work unless the settings say otherwise."""
@@ -31,6 +31,13 @@ class Prediction:
     scores: Floats
 
 
+class LoadedVersions(Protocol):
+    """Knows the loaded versions: the registry, and in a process that follows it what it was told."""
+
+    def serving(self, name: str, choice: Choice) -> LoadedVersion:
+        """Returns the version that answers a prediction; raises what the caller is told if there is none."""
+
+
 class Predictor:
     """Answers prediction requests with loaded versions.
 
@@ -39,7 +46,7 @@ class Predictor:
         max_bytes: The most bytes of rows that may wait or be at work, of all models together; more are refused at once.
     """
 
-    def __init__(self, registry: Registry, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, registry: LoadedVersions, max_bytes: int = MAX_BYTES) -> None:
         self._registry = registry
         self._max_bytes = max_bytes
         self._bytes = 0

@@ -12,6 +12,7 @@ from service.domain.errors import Reason, ServiceError, invalid
 from service.domain.registry import Registry
 from service.rpc import validate
 from service.rpc.boundary import Context
+from service.rpc.caller import caller
 from service.rpc.messages import model_message
 from service.rpc.pages import place_of, token_after
 
@@ -44,7 +45,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     async def Load(self, request: pb.LoadRequest, context: Context) -> pb.LoadResponse:
         """Loads a version."""
         name, choice = validate.model_name(request.model), validate.choice(request)
-        evicted = await self._registry.load(name, choice, _load_order(request, context.peer()))
+        evicted = await self._registry.load(name, choice, _load_order(request, caller(context)))
         return pb.LoadResponse(model=model_message(self._registry.model(name)), evicted_models=evicted)
 
     async def Unload(self, request: pb.UnloadRequest, context: Context) -> pb.UnloadResponse:
@@ -68,13 +69,13 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         model, alias, version = *_alias_of(request), validate.version(request)
         if version is None:
             raise invalid("version", "say which version the alias is to name")
-        await self._aliases.set(model, alias, version, context.peer())
+        await self._aliases.set(model, alias, version, caller(context))
         return pb.SetAliasResponse(model=model_message(self._registry.model(model)))
 
     async def RollbackAlias(self, request: pb.RollbackAliasRequest, context: Context) -> pb.RollbackAliasResponse:
         """Moves an alias back."""
         model, alias = _alias_of(request)
-        await self._aliases.roll_back(model, alias, context.peer())
+        await self._aliases.roll_back(model, alias, caller(context))
         return pb.RollbackAliasResponse(model=model_message(self._registry.model(model)))
 
     async def DeleteAlias(self, request: pb.DeleteAliasRequest, context: Context) -> pb.DeleteAliasResponse:
