@@ -441,8 +441,9 @@ class Registry:
         try:
             # Even if none goes: whoever asked for the change is answered when all processes have it.
             await self._followers.told()
-            serials = [version.serial for version in versions]
-            await asyncio.gather(*(version.drain() for version in versions), self._followers.drained(serials))
+            if versions:
+                serials = [version.serial for version in versions]
+                await asyncio.gather(*(version.drain() for version in versions), self._followers.drained(serials))
         finally:
             entry.leaving.difference_update(versions)
 
