@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import fitserve
@@ -34,7 +35,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.chaos.scene import alive, wait_until
 from tests.contract.oip import features
-from tests.contract.wire import Stubs, stubs_of
+from tests.contract.wire import Stubs, error_of, stubs_of
 from tests.service_process import ROOT, ServiceProcess
 
 PROCESSES = 3
@@ -155,15 +156,6 @@ def labels(response: prediction_service_pb2.PredictResponse) -> list[int]:
     return [int(label) for label in _tensors.decode(response.prediction_tensor)]
 
 
-def refusal(call: Callable[[], object]) -> tuple[object, ...]:
-    """Returns all that a caller sees of an error."""
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    error = caught.value
-    trailers = {key: value for key, value in error.trailing_metadata() or () if key.startswith("grpc-status")}
-    return error.code(), error.details(), trailers
-
-
 # -- predictions -----------------------------------------------------------------------------------------------------
 
 
@@ -231,7 +223,7 @@ def test_an_error_is_the_same_whoever_answers(service: Service) -> None:
         lambda stubs: stubs.channel.unary_unary("/fitserve.v1.PredictionService/Predict")(b"\xff\xff"),
     ]
     for call in calls:
-        first, *others = [refusal(lambda call=call, stubs=stubs: call(stubs)) for stubs in service.stubs()]  # type: ignore[misc]
+        first, *others = [error_of(partial(call, stubs)) for stubs in service.stubs()]
         assert others == [first] * (PROCESSES - 1)
 
 
@@ -433,9 +425,8 @@ def _answers(stubs: Stubs) -> bool:
 
 
 def test_a_model_that_crashes_is_loaded_again_whoever_sees_it(service: Service) -> None:
-    [stub] = [
-        one for one in service.process.family() if "python_backend_stub" in one.name() and "sign" in str(one.cmdline())
-    ]
+    of_triton = [one for one in service.process.family() if "python_backend_stub" in one.name()]
+    [stub] = [one for one in of_triton if "/sign/" in " ".join(one.cmdline())]
     stub.kill()
     further = service.stubs()[1]
     wait_until(lambda: _answers(further), "the model answers")
@@ -453,17 +444,10 @@ def test_a_second_service_on_the_port_is_refused(service: Service, tmp_path: Pat
         "PREDICTION_PROCESSES": processes,
         "PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python'}",
     }
-    second = subprocess.run(
-        [sys.executable, "-m", "service"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    command = [sys.executable, "-m", "service"]
+    second = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=60, check=False)
     assert second.returncode == 1
-    assert f"LISTEN='{service.process.address}': the address is taken" in second.stderr
+    assert f"LISTEN='{service.process.address}': the address is taken" in second.stderr.decode()
 
 
 @pytest.fixture
