@@ -86,9 +86,9 @@ def build_following_server(
     """Returns the server of a further process, not started and without a port yet: what it does not do is passed on."""
     methods = Methods()
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(predictions, methods.server)
-    handlers = {**methods.handlers, **oip.handlers()}
+    handlers = {**relay.handlers(), **methods.handlers, **oip.handlers()}
     boundary = Boundary(handlers, max_calls, max_message_bytes)
-    return grpc.aio.server(handlers=[boundary, relay], options=_options(max_message_bytes, share_port=True))
+    return grpc.aio.server(handlers=[boundary], options=_options(max_message_bytes, share_port=True))
 
 
 def _options(max_message_bytes: int, share_port: bool) -> list[tuple[str, int]]:
