@@ -72,11 +72,6 @@ class FollowerProcesses:
         self._work_of_dead: dict[int, Usage] = {}
         self._told: set[asyncio.Task[None]] = set()
 
-    @property
-    def pids(self) -> list[int]:
-        """The ids of the processes that serve."""
-        return sorted(link.pid for link in self._links if link.serves)
-
     # -- start and stop ------------------------------------------------------------------------------------------
 
     async def start(self, source: Source, settings: Mapping[str, object]) -> None:
