@@ -129,6 +129,7 @@ class DataBlock:
     """Some rows of training data: a matrix or named columns, with or without targets. All parts have `rows` rows.
 
     Attributes:
+        columns: The named columns; beside a matrix they are its targets, of which there are several.
         targets_field: The name of the field that the targets came in, for messages.
         weights: What each row counts in training, finite and not below zero; None if all count the same.
     """
@@ -190,6 +191,7 @@ class Signature:
         missing_values: Whether NaN is allowed.
         classes: The labels in the order of the scores, empty for regression.
         label_kind: The kind of the labels, None for regression.
+        targets: The names of the values of a prediction, if it has several; then it is a regression.
     """
 
     task: Task
@@ -198,6 +200,7 @@ class Signature:
     missing_values: bool
     classes: tuple[Label, ...]
     label_kind: ValueKind | None
+    targets: tuple[str, ...] = ()
 
     @cached_property
     def places(self) -> Mapping[str, int]:
@@ -255,7 +258,7 @@ class Manifest:
     @property
     def score_count(self) -> int:
         """The number of scores of one row."""
-        return len(self.signature.classes) or 1
+        return len(self.signature.classes) or len(self.signature.targets) or 1
 
     @property
     def served_by(self) -> str:
@@ -369,6 +372,7 @@ class AlgorithmTraits:
     images: bool
     native_categories: bool = False
     sample_weights: bool = False
+    multiple_targets: bool = False
 
 
 @dataclass(frozen=True)
@@ -380,6 +384,7 @@ class FitOrder:
         request_hash: A digest of the whole request, data included.
         data: The rows themselves, or the digest of an uploaded dataset.
         target: The name of the column to predict, or "".
+        targets: The names of the columns to predict, if they are several.
         class_weights: Whether labels are weighed.
         time_limit: Seconds of wall time, or None.
     """
@@ -399,6 +404,7 @@ class FitOrder:
     new_version: bool
     load: bool
     class_weights: bool = False
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,7 @@ def signature_message(signature: Signature) -> model_pb2.Signature:
         missing_values=signature.missing_values,
         classes=[value_of_label(label) for label in signature.classes],
         prediction_dtype=LABEL_DTYPES[signature.label_kind],
+        targets=signature.targets,
     )
 
 
@@ -245,8 +246,8 @@ def dataset_message(dataset: Dataset) -> dataset_pb2.Dataset:
         digest=dataset.digest,
         row_count=dataset.rows,
         shape=dataset.shape or (),
-        columns=[column.name for column in dataset.columns],
-        has_targets=dataset.targets is not None,
+        columns=[column.name for column in dataset.columns] if dataset.features is None else [],
+        has_targets=dataset.targets is not None or (dataset.features is not None and bool(dataset.columns)),
         has_weights=dataset.has_weights,
         size_bytes=dataset.size_bytes,
         create_time=timestamp(dataset.create_time),

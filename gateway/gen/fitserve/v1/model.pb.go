@@ -623,7 +623,9 @@ type Signature struct {
 	// The inputs by name, for imported models that take `tensors`.
 	Inputs []*TensorSpec `protobuf:"bytes,7,rep,name=inputs,proto3" json:"inputs,omitempty"`
 	// The outputs by name, for imported models that take `tensors`.
-	Outputs       []*TensorSpec `protobuf:"bytes,8,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	Outputs []*TensorSpec `protobuf:"bytes,8,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	// The names of the values in the order of a prediction, if it has several, for regression.
+	Targets       []string `protobuf:"bytes,9,rep,name=targets,proto3" json:"targets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -710,6 +712,13 @@ func (x *Signature) GetInputs() []*TensorSpec {
 func (x *Signature) GetOutputs() []*TensorSpec {
 	if x != nil {
 		return x.Outputs
+	}
+	return nil
+}
+
+func (x *Signature) GetTargets() []string {
+	if x != nil {
+		return x.Targets
 	}
 	return nil
 }
@@ -1000,7 +1009,7 @@ const file_fitserve_v1_model_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\x1aB\n" +
 	"\x14LibraryVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfa\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x94\x03\n" +
 	"\tSignature\x12%\n" +
 	"\x04task\x18\x01 \x01(\x0e2\x11.fitserve.v1.TaskR\x04task\x12\x14\n" +
 	"\x05shape\x18\x02 \x03(\x03R\x05shape\x121\n" +
@@ -1009,7 +1018,8 @@ const file_fitserve_v1_model_proto_rawDesc = "" +
 	"\aclasses\x18\x05 \x03(\v2\x16.google.protobuf.ValueR\aclasses\x12@\n" +
 	"\x10prediction_dtype\x18\x06 \x01(\x0e2\x15.fitserve.v1.DataTypeR\x0fpredictionDtype\x12/\n" +
 	"\x06inputs\x18\a \x03(\v2\x17.fitserve.v1.TensorSpecR\x06inputs\x121\n" +
-	"\aoutputs\x18\b \x03(\v2\x17.fitserve.v1.TensorSpecR\aoutputs\"\xa6\x02\n" +
+	"\aoutputs\x18\b \x03(\v2\x17.fitserve.v1.TensorSpecR\aoutputs\x12\x18\n" +
+	"\atargets\x18\t \x03(\tR\atargets\"\xa6\x02\n" +
 	"\n" +
 	"ColumnSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
