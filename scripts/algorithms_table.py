@@ -169,7 +169,7 @@ def main() -> int:
                 "backend": found.backend,
                 "largest difference": f"{found.difference:.0e}",
                 "µs a row, of one": f"{found.alone:.0f}",
-                "µs a row, of 1000": f"{found.together:.2g}",
+                "µs a row, of 1000": f"{found.together:.2g}" if found.together < 100 else f"{found.together:.0f}",
             }
             for task in tasks_of(name)
             for data in data_of(name)
