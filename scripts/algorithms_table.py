@@ -150,7 +150,7 @@ def cells_of(name: str) -> dict[str, str]:
 
 def lines_of(page: str, headers: tuple[str, ...]) -> list[dict[str, str]]:
     """Returns the lines of the table with these headers on a page, as cells by header."""
-    rows = [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in page.splitlines()]
+    rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in page.splitlines()]
     start = rows.index(list(headers)) + 2
     end = next((place for place, row in enumerate(rows) if place > start and len(row) != len(headers)), len(rows))
     return [dict(zip(headers, row, strict=True)) for row in rows[start:end]]
