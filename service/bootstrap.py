@@ -18,6 +18,7 @@ from service.adapters.repository import RepositoryArtifacts
 from service.adapters.trainer_process import ForkServerTrainer
 from service.adapters.triton import TritonInference
 from service.domain.aliases import Aliases
+from service.domain.imports import ImportLimits, Imports
 from service.domain.intake import Intake
 from service.domain.jobs import Jobs
 from service.domain.overview import Overview
@@ -53,6 +54,7 @@ class Service:
     recovery: Recovery
     registry: Registry
     jobs: Jobs
+    imports: Imports
     trainer: ForkServerTrainer
     inference: TritonInference
     overview: Overview
@@ -91,14 +93,24 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         health = Health()
         recovery = Recovery(artifacts, journal, registry, inference, clock, health.set_predictions)
         overview = Overview(registry, jobs, scheduler, trainer, inference, recovery, ProcProcesses())
+        imports = Imports(registry, trainer, artifacts, clock, _import_limits(settings))
         predictor = Predictor(registry, settings.prediction_queue_bytes)
         servicers = Servicers(
             training=TrainingServicer(intake, jobs, datasets, shared, clock),
-            models=ModelServicer(registry, Aliases(registry, clock)),
+            models=ModelServicer(registry, Aliases(registry, clock), imports),
             predictions=PredictionServicer(predictor, settings.stream_batches),
             server=ServerServicer(overview, clock.now()),
             oip=OipServicer(predictor, overview, settings.stream_batches),
             health=health.servicer,
         )
         server = build_server(servicers, settings.max_calls, settings.max_message_bytes)
-        yield Service(server, health, recovery, registry, jobs, trainer, inference, overview)
+        yield Service(server, health, recovery, registry, jobs, imports, trainer, inference, overview)
+
+
+def _import_limits(settings: Settings) -> ImportLimits:
+    return ImportLimits(
+        enabled=settings.training_cores > 0,
+        file_bytes=settings.import_file_bytes,
+        memory_bytes=settings.import_memory_bytes,
+        seconds=settings.import_seconds,
+    )

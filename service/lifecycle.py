@@ -87,7 +87,9 @@ async def _stop(service: Service, watcher: asyncio.Task[None] | None, grace: flo
     service.overview.draining = True
     await service.health.set_all(False)
     # Trainings end first: whoever watches one is told its end before the calls are cut off.
-    await asyncio.gather(service.jobs.drain(grace), service.server.stop(grace + LAST_NEWS_SECONDS))
+    await asyncio.gather(
+        service.jobs.drain(grace), service.imports.drain(grace), service.server.stop(grace + LAST_NEWS_SECONDS)
+    )
     if watcher is not None:
         watcher.cancel()
         await asyncio.wait([watcher])  # what it may have raised is raised by `_first_of`

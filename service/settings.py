@@ -72,6 +72,15 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(default=30.0, ge=0)
     """How long calls and trainings may go on after SIGTERM or SIGINT."""
 
+    import_file_bytes: int = Field(default=2**30, ge=2**10, le=2**40)
+    """The largest file that ImportModel takes, in bytes."""
+
+    import_memory_bytes: int = Field(default=4 * 2**30, ge=2**26)
+    """The memory that the process may use which makes a version of an imported file, in bytes."""
+
+    import_seconds: float = Field(default=300.0, gt=0)
+    """How long that process may take."""
+
     heartbeat_seconds: float = Field(default=120.0, gt=0)
     """A training process that gives no sign of life for so long is ended."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.algorithms.base import Learner
+from training.algorithms.base import Trained
 from training.data import Floats
 from training.encoding import UNKNOWN
 from training.spec import Task
@@ -60,7 +60,7 @@ class Expectation:
 
 
 def expect(
-    learner: Learner,
+    learner: Trained,
     task: Task,
     features: Floats,
     missing_values: bool,
@@ -70,7 +70,7 @@ def expect(
     """Returns what a learner predicts.
 
     Args:
-        learner: The trained one.
+        learner: The trained one, or the one that was read from a file.
         task: What it learned.
         features: The held-out rows; the first 20,000 are compared.
         missing_values: Whether features may be NaN; then the rows are compared a second time, with values missing.

@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from service.domain.entities import Alias, Choice, LoadOrder, Manifest, StoredVersion, VersionState
-from service.domain.errors import Reason, ServiceError
+from service.domain.errors import Reason, ServiceError, operators_own
+from service.domain.ids import operation_of
 from service.domain.loaded import LoadedVersion
 from service.domain.model_entry import ModelEntry
 from service.domain.nearest import hint, nearest
@@ -37,6 +38,9 @@ STABLE = timedelta(seconds=60)
 
 MAX_HANGS = 2
 """A version whose load has hung so often in a row is not loaded by itself: each time costs a start of Triton."""
+
+WISH_OF_FIT = "existing to EXISTING_MODEL_NEW_VERSION"
+"""How a Fit says that a new version is wanted."""
 
 _FINAL = (Reason.ARTIFACT_DAMAGED, Reason.MODEL_NOT_FOUND, Reason.VERSION_NOT_FOUND, Reason.TOO_MANY_LOADED_MODELS)
 """Why a version is not loaded again, however often it is tried."""
@@ -88,7 +92,7 @@ class Registry:
             known = [entry.name for entry in self.models()]
             why = hint(name, known)
             if entry is not None and entry.fitting:
-                why = f" yet; job {entry.fitting} is training its first version"
+                why = f" yet; its first version is being made ({operation_of(entry.fitting)})"
             raise ServiceError(
                 Reason.MODEL_NOT_FOUND,
                 f"there is no model {name!r}{why}",
@@ -140,23 +144,45 @@ class Registry:
         entry = self._models.get(name)
         return entry is not None and entry.answering(choice) is not None
 
+    async def look_for_operators_models(self) -> None:
+        """Finds models that operators have placed, changed or taken away since the last look."""
+        found = await asyncio.to_thread(self._artifacts.operator_versions)
+        there = {(stored.model, stored.version) for stored in found}
+        for stored in found:
+            entry = self._entry(stored.model)
+            known = entry.versions.get(stored.version)
+            # What Triton has refused stays so until its files are others.
+            changed = known is None or known.manifest is None or known.manifest != stored.manifest
+            if changed and stored.version not in entry.up and not entry.turn.taken:
+                entry.versions[stored.version] = stored
+        for entry in [entry for entry in self.models() if entry.of_operator and not entry.turn.taken]:
+            for version in entry.versions.keys() - entry.up:
+                if (entry.name, version) not in there:
+                    del entry.versions[version]
+            self._forget_empty(entry)
+
     # -- training makes versions ---------------------------------------------------------------------------------
 
-    def begin_fit(self, name: str, job: str, new_version: bool) -> Manifest | None:
-        """Reserves a name for a job; returns the latest version's manifest if there is one, else None.
+    def begin_fit(self, name: str, job: str, new_version: bool, wish: str = WISH_OF_FIT) -> Manifest | None:
+        """Reserves a name for a job or an import; returns the latest version's manifest if there is one, else None.
+
+        Args:
+            wish: How the caller says that a new version is wanted, for the message.
 
         Raises:
-            ServiceError: MODEL_EXISTS; OPERATION_IN_PROGRESS if another job or a removal has the name.
+            ServiceError: MODEL_EXISTS; OPERATOR_MODEL; OPERATION_IN_PROGRESS if another job or a removal has the name.
         """
+        if self._artifacts.of_operator(name):
+            raise operators_own(name)
         entry = self._entry(name)
         if entry.fitting:
-            raise self.in_progress(name, f"fit of job {entry.fitting}")
+            raise self.in_progress(name, operation_of(entry.fitting))
         if entry.turn.operation == "remove":
             raise self.in_progress(name, entry.turn.operation)
         if entry.versions and not new_version:
             raise ServiceError(
                 Reason.MODEL_EXISTS,
-                f"model {name!r} exists; set existing to EXISTING_MODEL_NEW_VERSION, remove it first, or take another name",
+                f"model {name!r} exists; set {wish}, remove it first, or take another name",
                 {"model": name},
             )
         entry.fitting = job
@@ -216,7 +242,8 @@ class Registry:
         """Deletes a version, or the model, with its aliases, and returns the versions deleted.
 
         Raises:
-            ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_LOADED, VERSION_HAS_ALIAS, OPERATION_IN_PROGRESS.
+            ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_LOADED, VERSION_HAS_ALIAS, OPERATION_IN_PROGRESS,
+                OPERATOR_MODEL.
         """
         entry = self.model(name)
         if version is not None:
@@ -225,12 +252,12 @@ class Registry:
         return await self._operate(entry, "remove", partial(self._remove, entry, version))
 
     async def remove_all(self, force: bool) -> list[str]:
-        """Deletes all models and returns their names; nothing is deleted if one cannot be.
+        """Deletes all models but those of operators, and returns their names; nothing is deleted if one cannot be.
 
         Raises:
             ServiceError: MODEL_LOADED naming the loaded ones, OPERATION_IN_PROGRESS.
         """
-        entries = self.models()
+        entries = [entry for entry in self.models() if not entry.of_operator]
         loaded = [entry.name for entry in entries if entry.up]
         if loaded and not force:
             raise ServiceError(
@@ -249,9 +276,11 @@ class Registry:
         return [entry.name for entry in entries]
 
     def _check_removable(self, entry: ModelEntry, version: int | None, force: bool) -> None:
+        if entry.of_operator:
+            raise operators_own(entry.name)
         # Without its last version the model's directory goes, in which the job may be publishing right now.
         if entry.fitting and (version is None or entry.versions.keys() == {version}):
-            raise self.in_progress(entry.name, f"fit of job {entry.fitting}")
+            raise self.in_progress(entry.name, operation_of(entry.fitting))
         if force:
             return
         if entry.up if version is None else version in entry.up:
@@ -289,7 +318,7 @@ class Registry:
         except BaseException as error:
             self._note_failed_load(entry, version, before, error)
             raise
-        entry.versions[version] = StoredVersion(entry.name, version, manifest)
+        entry.versions[version] = replace(entry.versions[version], manifest=manifest, error=None)
         await self._retire(entry, replaced)
         return evicted
 

@@ -8,12 +8,15 @@ from fitserve.v1 import model_service_pb2, model_service_pb2_grpc
 
 from service.domain.aliases import Aliases
 from service.domain.entities import LoadOrder
-from service.domain.errors import Reason, ServiceError, invalid
+from service.domain.errors import invalid
+from service.domain.imports import Imports
 from service.domain.registry import Registry
-from service.rpc import validate
+from service.rpc import uploads, validate
 from service.rpc.boundary import Context
+from service.rpc.import_order import import_order
 from service.rpc.messages import model_message
 from service.rpc.pages import place_of, token_after
+from service.rpc.status import status_of
 
 pb = model_service_pb2
 
@@ -21,14 +24,16 @@ pb = model_service_pb2
 class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     """Translates between the contract and the domain."""
 
-    def __init__(self, registry: Registry, aliases: Aliases) -> None:
+    def __init__(self, registry: Registry, aliases: Aliases, imports: Imports) -> None:
         self._registry = registry
         self._aliases = aliases
+        self._imports = imports
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """Lists the models."""
         validate.bounds(request)
         place = place_of(request.page_token, 1)
+        await self._registry.look_for_operators_models()
         entries = [entry for entry in self._registry.models() if place is None or entry.name > place[0]]
         size = validate.page_size(request.page_size)
         token = token_after(entries[size - 1].name) if len(entries) > size else ""
@@ -37,6 +42,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Returns a model."""
         name, choice = validate.model_name(request.model), validate.choice(request)
+        await self._registry.look_for_operators_models()
         entry = self._registry.model(name)
         only = None if choice is None else self._registry.chosen(name, choice).version
         return pb.GetModelResponse(model=model_message(entry, only))
@@ -44,6 +50,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     async def Load(self, request: pb.LoadRequest, context: Context) -> pb.LoadResponse:
         """Loads a version."""
         name, choice = validate.model_name(request.model), validate.choice(request)
+        await self._registry.look_for_operators_models()
         evicted = await self._registry.load(name, choice, _load_order(request, context.peer()))
         return pb.LoadResponse(model=model_message(self._registry.model(name)), evicted_models=evicted)
 
@@ -61,7 +68,9 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
     async def RemoveAll(self, request: pb.RemoveAllRequest, context: Context) -> pb.RemoveAllResponse:
         """Deletes all models."""
-        return pb.RemoveAllResponse(removed_models=await self._registry.remove_all(request.force))
+        removed = await self._registry.remove_all(request.force)
+        kept = [entry.name for entry in self._registry.models() if entry.of_operator]
+        return pb.RemoveAllResponse(removed_models=removed, kept_models=kept)
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
         """Lets an alias name a version."""
@@ -86,11 +95,22 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     async def ImportModel(
         self, request_iterator: AsyncIterator[pb.ImportModelRequest], context: Context
     ) -> pb.ImportModelResponse:
-        """Is not there yet."""
-        raise ServiceError(
-            Reason.UNIMPLEMENTED,
-            "ImportModel is part of the contract, but this release does not do it yet; train the model with Fit",
-            {"method": "/fitserve.v1.ModelService/ImportModel"},
+        """Brings a model that was trained elsewhere."""
+        order = import_order(await anext(request_iterator, None), context.peer())
+        async with self._imports.upload(order) as upload:
+            async for message in request_iterator:
+                if message.WhichOneof("message") != "content":
+                    raise invalid("content", "after the description every message is a part of the file")
+                await uploads.in_thread(upload.append, message.content)
+                del message  # the next one may be long in coming
+            await uploads.in_thread(upload.finish)
+            await uploads.caller_is_there()
+            imported = await self._imports.make(upload)
+        error = imported.load_error
+        return pb.ImportModelResponse(
+            model=model_message(self._registry.model(order.model)),
+            version=imported.version,
+            load_error=status_of(error) if error is not None else None,
         )
 
 

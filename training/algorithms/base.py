@@ -75,15 +75,8 @@ class NativeFile:
     content: bytes
 
 
-class Learner(Protocol):
-    """What learns from rows, predicts and is exported."""
-
-    def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
-        """Trains the model on `train`; `validation` may only be measured.
-
-        Raises:
-            FitError: INVALID_FIELD; the hyper-parameters do not fit the data.
-        """
+class Trained(Protocol):
+    """What predicts and is exported."""
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         """Returns the library's own predictions: class probabilities [rows, classes], or values [rows, targets]."""
@@ -95,6 +88,17 @@ class Learner(Protocol):
 
         Raises:
             CannotExport: ONNX cannot say what was learned.
+        """
+
+
+class Learner(Trained, Protocol):
+    """What learns from rows, predicts and is exported."""
+
+    def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
+        """Trains the model on `train`; `validation` may only be measured.
+
+        Raises:
+            FitError: INVALID_FIELD; the hyper-parameters do not fit the data.
         """
 
 

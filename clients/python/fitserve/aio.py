@@ -13,10 +13,11 @@ import grpc
 import numpy.typing as npt
 from google.protobuf.message import Message
 
-from fitserve import _channel, _core, errors, resources
+from fitserve import _channel, _core, _imports, errors, resources
 from fitserve._aio_sender import Sender, each
 from fitserve._core import Existing, OnError, Source, Task
 from fitserve._features import Rows, TrainingData
+from fitserve._imports import Format, ModelFile
 from fitserve._jobs import AsyncJob
 from fitserve._tensors import Array
 from fitserve.resources import Dataset, Model, Prediction, ServerStatus, TrainingJob
@@ -220,6 +221,51 @@ class AsyncClient:
         )
         return resources.read(Model, (await self._call(self._models.Load, request, timeout)).model)
 
+    async def import_model(
+        self,
+        model: str,
+        file: ModelFile,
+        *,
+        format: Format | None = None,
+        task: Task | None = None,
+        shape: Sequence[int] | None = None,
+        columns: Iterable[str] | None = None,
+        missing_values: bool = False,
+        classes: npt.ArrayLike | None = None,
+        trusted_types: Iterable[str] = (),
+        new_version: bool = False,
+        load: bool = False,
+        timeout: float | None = None,
+    ) -> Model:
+        """Brings a model that was trained elsewhere, and returns it with its new version; see `Client.import_model`."""
+        wanted = _imports.import_of(
+            model,
+            file,
+            format=format,
+            task=task,
+            shape=shape,
+            columns=columns,
+            missing_values=missing_values,
+            classes=classes,
+            trusted_types=trusted_types,
+            new_version=new_version,
+            load=load,
+        )
+
+        async def messages() -> AsyncGenerator[model_service_pb2.ImportModelRequest, None]:
+            parts = wanted.messages()
+            while (part := await asyncio.to_thread(next, parts, None)) is not None:
+                yield part
+
+        call = self._models.ImportModel(None, timeout=timeout, metadata=self._metadata)
+        sender = Sender(call, messages())
+        try:
+            return _imports.read_import(await call)
+        except (grpc.RpcError, asyncio.CancelledError) as error:
+            sender.raise_cause(error)
+        finally:
+            await sender.close()
+
     async def unload(self, name: str, version: int | str | None = None, *, timeout: float | None = None) -> Model:
         """Unloads a model; see `Client.unload`."""
         number, alias = _core.named(version)
@@ -255,6 +301,7 @@ class AsyncClient:
 
     # Prediction
 
+    @overload
     async def predict(
         self,
         model: str,
@@ -262,9 +309,30 @@ class AsyncClient:
         *,
         version: int | str | None = None,
         timeout: float | None = None,
-    ) -> Array:
-        """Predicts rows and returns the predictions, shape [rows]; see `Client.predict`."""
-        return (await self._predict(model, X, version, False, timeout)).predictions
+    ) -> Array: ...
+
+    @overload
+    async def predict(
+        self,
+        model: str,
+        *,
+        tensors: Mapping[str, npt.ArrayLike],
+        version: int | str | None = None,
+        timeout: float | None = None,
+    ) -> Mapping[str, Array]: ...
+
+    async def predict(
+        self,
+        model: str,
+        X: Rows | data_pb2.Inputs | None = None,
+        *,
+        tensors: Mapping[str, npt.ArrayLike] | None = None,
+        version: int | str | None = None,
+        timeout: float | None = None,
+    ) -> Array | Mapping[str, Array]:
+        """Predicts rows, or named tensors, and returns the predictions; see `Client.predict`."""
+        answer = await self._predict(model, _core.rows_or_tensors(X, tensors), version, False, timeout)
+        return answer.predictions if tensors is None else answer.outputs
 
     async def predict_proba(
         self,

@@ -130,7 +130,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "TRAINER_OOM", "domain": "fitserve", "metadata": {"job": "3f2a"}}
     """
     ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 22
-    """RESOURCE_EXHAUSTED. The message is larger than the limit.
+    """RESOURCE_EXHAUSTED. The message, or the file to import, is larger than the limit.
 
         {"reason": "MESSAGE_TOO_LARGE", "domain": "fitserve", "metadata": {"limit_bytes": "67108864"}}
     """
@@ -228,6 +228,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. The alias has not been moved since it was made or rolled back.
 
         {"reason": "NOTHING_TO_ROLL_BACK", "domain": "fitserve", "metadata": {"model": "iris", "alias": "champion"}}
+    """
+    ERROR_REASON_OPERATOR_MODEL: _ErrorReason.ValueType  # 45
+    """FAILED_PRECONDITION. An operator has placed the model in the model directory; no call changes or deletes its files.
+
+        {"reason": "OPERATOR_MODEL", "domain": "fitserve", "metadata": {"model": "plate_picker"}}
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -343,7 +348,7 @@ ERROR_REASON_TRAINER_OOM: ErrorReason.ValueType  # 21
     {"reason": "TRAINER_OOM", "domain": "fitserve", "metadata": {"job": "3f2a"}}
 """
 ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 22
-"""RESOURCE_EXHAUSTED. The message is larger than the limit.
+"""RESOURCE_EXHAUSTED. The message, or the file to import, is larger than the limit.
 
     {"reason": "MESSAGE_TOO_LARGE", "domain": "fitserve", "metadata": {"limit_bytes": "67108864"}}
 """
@@ -441,5 +446,10 @@ ERROR_REASON_NOTHING_TO_ROLL_BACK: ErrorReason.ValueType  # 41
 """FAILED_PRECONDITION. The alias has not been moved since it was made or rolled back.
 
     {"reason": "NOTHING_TO_ROLL_BACK", "domain": "fitserve", "metadata": {"model": "iris", "alias": "champion"}}
+"""
+ERROR_REASON_OPERATOR_MODEL: ErrorReason.ValueType  # 45
+"""FAILED_PRECONDITION. An operator has placed the model in the model directory; no call changes or deletes its files.
+
+    {"reason": "OPERATOR_MODEL", "domain": "fitserve", "metadata": {"model": "plate_picker"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
