@@ -104,7 +104,7 @@ class ForestFamily:
         """Returns the class probabilities or the values."""
         matrix = _matrix(features)
         if self._problem.task == "regression":
-            return np.asarray(self._forest.predict(matrix), np.float64).reshape(-1, 1)
+            return np.asarray(self._forest.predict(matrix), np.float64).reshape(len(features), -1)
         return np.asarray(self._forest.predict_proba(matrix), np.float64)
 
     def export(self) -> onnx.ModelProto:
@@ -121,7 +121,7 @@ class ForestFamily:
 
     # Any: scikit-learn has no types for its trees.
     def _tree(self, tree) -> trees.Tree:  # type: ignore[no-untyped-def]
-        values = tree.value[:, 0, :]
+        values = tree.value[:, 0, :] if self._problem.class_count else tree.value[:, :, 0]
         if self._problem.class_count:
             values = values / values.sum(axis=1, keepdims=True)
         if self._problem.class_count == 2:
