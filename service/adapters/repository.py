@@ -12,7 +12,7 @@ import os
 import uuid
 from pathlib import Path
 
-from service.adapters import durable
+from service.adapters import durable, operator_models
 from service.adapters.hashed_file import HashedFile
 from service.adapters.layout import (
     CONFIG_FILE,
@@ -25,7 +25,7 @@ from service.adapters.layout import (
 from service.adapters.manifest import VersionDirectory, damaged
 from service.adapters.triton_config import TritonModelConfig
 from service.domain.entities import Manifest, StoredVersion
-from service.domain.errors import Reason, ServiceError
+from service.domain.errors import Reason, ServiceError, operators_own
 
 _log = logging.getLogger("fitserve.repository")
 
@@ -103,15 +103,36 @@ class RepositoryArtifacts:
 
     def stored_versions(self) -> list[StoredVersion]:
         """Returns every version on disk, damaged ones with their error. File contents are not read."""
-        models = sorted(entry.name for entry in _directories(self._layout.model_dir) if _is_model(entry.name))
-        return [self._stored(model, version) for model in models for version in self._listed(model)]
+        trained = [model for model in self._models() if not self.of_operator(model)]
+        stored = [self._stored(model, version) for model in trained for version in self._listed(model)]
+        return stored + self.operator_versions()
+
+    def of_operator(self, model: str) -> bool:
+        """Whether an operator has placed a model of this name, or begins to: nothing of it is written or deleted."""
+        return operator_models.is_of_operator(self._layout.model(model))
+
+    def operator_versions(self) -> list[StoredVersion]:
+        """Returns the versions of all models that operators have placed, those with a bad configuration with an error."""
+        found: list[StoredVersion] = []
+        for model in self._models():
+            if self.of_operator(model):
+                try:
+                    found += operator_models.versions_in(self._layout.model(model))
+                except OSError as error:
+                    _log.error("the directory of model %s cannot be read (%s)", model, error.strerror)
+        return found
+
+    def _models(self) -> list[str]:
+        return sorted(entry.name for entry in _directories(self._layout.model_dir) if _is_model(entry.name))
 
     def verify(self, model: str, version: int) -> Manifest:
-        """Reads all files of a version and compares them with its manifest.
+        """Reads all files of a version and compares them with its manifest; of an operator's model, its configuration.
 
         Raises:
-            ServiceError: ARTIFACT_DAMAGED naming the file.
+            ServiceError: ARTIFACT_DAMAGED naming the file; LOAD_FAILED for a configuration that cannot be served.
         """
+        if self.of_operator(model):
+            return operator_models.manifest_of(self._layout.model(model), version)
         directory = VersionDirectory.read(self._layout.version(model, version), model, version)
         directory.check_contents()
         return directory.manifest
@@ -122,7 +143,12 @@ class RepositoryArtifacts:
 
         With its last version a model goes. Nothing happens if there is no such version. After an error the call
         can be repeated.
+
+        Raises:
+            ServiceError: OPERATOR_MODEL if an operator has placed the model.
         """
+        if self.of_operator(model):
+            raise operators_own(model)
         if version is None or self._versions(model) == [version]:
             self._throw_away(self._layout.model(model))
         else:
@@ -151,6 +177,8 @@ class RepositoryArtifacts:
         written = {CONFIG_FILE, durable.temporary_name(directory / CONFIG_FILE).name}
         if not _is_model(directory.name):
             return [directory.name]
+        if operator_models.is_of_operator(directory):
+            return []
         if names <= written:
             _delete(directory)
             return []
@@ -186,6 +214,8 @@ class RepositoryArtifacts:
     def _prepare_model(self, manifest: Manifest) -> None:
         """Creates the model's directory and its configuration, which alone do not make a model."""
         directory = self._layout.model(manifest.model)
+        if self.of_operator(manifest.model):
+            raise operators_own(manifest.model)
         directory.mkdir(exist_ok=True)
         durable.sync_file(self._layout.model_dir)
         config = TritonModelConfig.of(manifest)

@@ -86,7 +86,7 @@ def import_message(order: ConversionOrder) -> ImportSpec:
 
 def _signature_message(signature: Signature) -> model_pb2.Signature:
     return model_pb2.Signature(
-        task=_TASKS[signature.task],
+        task=_TASKS[signature.task] if signature.task else training_job_pb2.TASK_UNSPECIFIED,
         shape=signature.shape,
         columns=[
             model_pb2.ColumnSpec(name=column.name, kind=_COLUMN_KINDS[column.kind]) for column in signature.columns

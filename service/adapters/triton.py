@@ -10,11 +10,12 @@ import asyncio
 import logging
 import re
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import resources
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import grpc
 import grpc.aio
@@ -22,13 +23,18 @@ import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from service.adapters.embedded_triton import EmbeddedTriton, TritonStartError
+from service.adapters.operator_models import config_json
 from service.adapters.stub_watch import stub_is_lost
 from service.adapters.triton_config import TritonModelConfig, tensor_names
-from service.domain.entities import INPUT, OUTPUT, Floats, Manifest
+from service.domain.entities import INPUT, OUTPUT, Floats, Manifest, Signature
 from service.domain.errors import Reason, ServiceError
+from service.domain.named_tensors import Tensor, TensorBatch, TensorType, element_ends
 from service.domain.ports import LoadHung, ModelCrashed
 
 log = logging.getLogger("fitserve.triton")
+
+D = TypeVar("D")
+S = TypeVar("S")
 
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
@@ -188,8 +194,7 @@ class TritonInference:
     async def serve(self, manifest: Manifest, versions: Sequence[int], instances: int = 1) -> None:
         """Makes Triton hold exactly `versions` of the manifest's model, and returns when the manifest's one is ready."""
         request = service_pb2.RepositoryModelLoadRequest(model_name=manifest.model)
-        config = TritonModelConfig.of(manifest)
-        request.parameters["config"].string_param = config.to_json(versions, instances)
+        request.parameters["config"].string_param = _config(manifest, versions, instances)
         ready = service_pb2.ModelReadyRequest(name=manifest.model, version=str(manifest.version))
         try:
             async with self._loads:
@@ -278,11 +283,15 @@ class TritonInference:
         data: bytes = response.SerializeToString()
         return data
 
-    def open_stream(self, manifest: Manifest) -> TritonStream:
-        """Returns a new stream to a loaded version."""
+    def open_stream(self, manifest: Manifest) -> FeatureStream:
+        """Returns a new stream to a loaded version that takes rows of features."""
         config = TritonModelConfig.of(manifest)
         names = tensor_names(config.backend)
-        return TritonStream(self._stub, manifest.model, str(manifest.version), config.shape, names)
+        return FeatureStream(self._stub, manifest.model, str(manifest.version), config.shape, names)
+
+    def open_tensor_stream(self, manifest: Manifest) -> NamedTensorStream:
+        """Returns a new stream to a loaded version that takes named tensors."""
+        return NamedTensorStream(self._stub, manifest.model, str(manifest.version), manifest.signature)
 
     async def _self_test(self) -> None:
         """Sends a known row through a known model: a Triton that computes nothing or nonsense must not serve.
@@ -295,7 +304,7 @@ class TritonInference:
         request.parameters["config"].string_param = config.to_json([1])
         request.parameters["file:1/model.onnx"].bytes_param = model
         await self._load(request)
-        stream = TritonStream(self._stub, SELF_TEST_MODEL, "1", (3,))
+        stream = FeatureStream(self._stub, SELF_TEST_MODEL, "1", (3,))
         rows = np.array([[1, 10, 100], [0.5, 0, -1]], np.float32)
         scores = await asyncio.wait_for(stream.infer(rows.tobytes(), 2), LOAD_SECONDS)
         await stream.close()
@@ -309,31 +318,36 @@ class TritonInference:
         await self.unload(SELF_TEST_MODEL)
 
 
-class TritonStream:
-    """Implements the port InferenceStream: batches go out as `ModelStreamInfer` messages and come back in order."""
+class TritonStream(ABC, Generic[D, S]):
+    """A stream of batches in the form D, whose answers have the form S.
 
-    def __init__(
-        self,
-        stub: service_pb2_grpc.GRPCInferenceServiceStub,
-        model: str,
-        version: str,
-        shape: tuple[int, ...],
-        names: tuple[str, str] = (INPUT, OUTPUT),
-    ) -> None:
+    Batches go out as `ModelStreamInfer` messages and come back in order.
+    """
+
+    def __init__(self, stub: service_pb2_grpc.GRPCInferenceServiceStub, model: str, version: str) -> None:
         self._stub = stub
         self._template = service_pb2.ModelInferRequest(model_name=model, model_version=version)
-        self._template.inputs.add(name=names[0], datatype="FP32", shape=(0, *shape))
-        self._template.outputs.add(name=names[1])
         self._call: Call | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._waiting: deque[tuple[int, asyncio.Future[Floats]]] = deque()
+        self._waiting: deque[tuple[int, asyncio.Future[S]]] = deque()
         self._writing = asyncio.Lock()
         self._closed = False
         self._silent_until = 0.0
 
-    async def infer(self, batch: bytes, rows: int) -> Floats:
-        """Sends rows of features [rows, *shape] and returns their scores [rows, outputs]."""
-        scores: asyncio.Future[Floats] = asyncio.get_running_loop().create_future()
+    @abstractmethod
+    def _message(self, batch: D, rows: int) -> service_pb2.ModelInferRequest:
+        """Returns the message of one batch.
+
+        It is a new one each time: a protobuf message keeps the memory of every value that it ever had.
+        """
+
+    @abstractmethod
+    def _read(self, response: service_pb2.ModelInferResponse, rows: int) -> S:
+        """Returns what an answer to so many rows holds. Raises ValueError, saying why, if it does not fit them."""
+
+    async def infer(self, batch: D, rows: int) -> S:
+        """Sends one batch and returns its answer."""
+        scores: asyncio.Future[S] = asyncio.get_running_loop().create_future()
         async with self._writing:  # gRPC takes one write at a time, and the order of answers is that of the writes
             if self._closed:
                 raise _broken()
@@ -349,20 +363,7 @@ class TritonStream:
                 self._break()  # which answers this batch too
         return await scores
 
-    def _message(self, batch: bytes, rows: int) -> service_pb2.ModelInferRequest:
-        """Returns the message of one batch.
-
-        It is a new one each time: a protobuf message keeps the memory of every value that it ever had.
-        """
-        request = service_pb2.ModelInferRequest()
-        request.CopyFrom(self._template)
-        request.inputs[0].shape[0] = rows
-        request.raw_input_contents.append(batch)
-        return request
-
-    async def _write_first(
-        self, call: Call, request: service_pb2.ModelInferRequest, scores: asyncio.Future[Floats]
-    ) -> None:
+    async def _write_first(self, call: Call, request: service_pb2.ModelInferRequest, scores: asyncio.Future[S]) -> None:
         """Writes the first batch of a call. If the server cannot be reached, gRPC ends the call but never this write."""
         writing = asyncio.ensure_future(call.write(request))
         either: tuple[asyncio.Future[Any], ...] = (writing, scores)  # Any: they return different things
@@ -383,10 +384,10 @@ class TritonStream:
 
     def _open(self) -> Call:
         self._call = self._stub.ModelStreamInfer()
-        self._reader = asyncio.get_running_loop().create_task(self._read(self._call))
+        self._reader = asyncio.get_running_loop().create_task(self._read_all(self._call))
         return self._call
 
-    async def _read(self, call: Call) -> None:
+    async def _read_all(self, call: Call) -> None:
         try:
             async for response in call:
                 if call is not self._call:
@@ -407,12 +408,12 @@ class TritonStream:
         if response.error_message:
             scores.set_exception(self._refused(response.error_message))
             return
-        outputs = response.infer_response.raw_output_contents
-        size = len(outputs[0]) if outputs else 0
-        if size == 0 or size % (4 * rows):
-            scores.set_exception(self._refused(f"{size} bytes of scores came back for {rows} rows"))
-            return
-        scores.set_result(np.frombuffer(outputs[0], np.float32).reshape(rows, -1))
+        try:
+            answer = self._read(response.infer_response, rows)
+        except ValueError as error:
+            scores.set_exception(self._refused(str(error)))
+        else:
+            scores.set_result(answer)
 
     def _refused(self, why: str) -> ServiceError:
         model = self._template.model_name
@@ -432,6 +433,87 @@ class TritonStream:
         for _, scores in waiting:
             if not scores.done():
                 scores.set_exception(_broken())
+
+
+class FeatureStream(TritonStream[bytes, Floats]):
+    """Implements the port InferenceStream: rows of features [rows, *shape] to scores [rows, outputs]."""
+
+    def __init__(
+        self,
+        stub: service_pb2_grpc.GRPCInferenceServiceStub,
+        model: str,
+        version: str,
+        shape: tuple[int, ...],
+        names: tuple[str, str] = (INPUT, OUTPUT),
+    ) -> None:
+        super().__init__(stub, model, version)
+        self._template.inputs.add(name=names[0], datatype="FP32", shape=(0, *shape))
+        self._template.outputs.add(name=names[1])
+
+    def _message(self, batch: bytes, rows: int) -> service_pb2.ModelInferRequest:
+        request = service_pb2.ModelInferRequest()
+        request.CopyFrom(self._template)
+        request.inputs[0].shape[0] = rows
+        request.raw_input_contents.append(batch)
+        return request
+
+    def _read(self, response: service_pb2.ModelInferResponse, rows: int) -> Floats:
+        outputs = response.raw_output_contents
+        size = len(outputs[0]) if outputs else 0
+        if size == 0 or size % (4 * rows):
+            raise ValueError(f"{size} bytes of scores came back for {rows} rows")
+        return np.frombuffer(outputs[0], np.float32).reshape(rows, -1)
+
+
+class NamedTensorStream(TritonStream[TensorBatch, TensorBatch]):
+    """Implements the port TensorStream: named tensors to all outputs of a signature."""
+
+    def __init__(
+        self, stub: service_pb2_grpc.GRPCInferenceServiceStub, model: str, version: str, signature: Signature
+    ) -> None:
+        super().__init__(stub, model, version)
+        self._outputs = {spec.name: spec for spec in signature.outputs}
+        self._has_rows = signature.max_batch_size > 0
+        for name in self._outputs:
+            self._template.outputs.add(name=name)
+
+    def _message(self, batch: TensorBatch, rows: int) -> service_pb2.ModelInferRequest:
+        request = service_pb2.ModelInferRequest()
+        request.CopyFrom(self._template)
+        for tensor in batch.tensors:
+            request.inputs.add(name=tensor.name, datatype=tensor.dtype, shape=tensor.shape)
+        request.raw_input_contents.extend([tensor.data for tensor in batch.tensors])
+        return request
+
+    def _read(self, response: service_pb2.ModelInferResponse, rows: int) -> TensorBatch:
+        found = {
+            output.name: self._tensor(output, data, rows)
+            for output, data in zip(response.outputs, response.raw_output_contents, strict=True)
+        }
+        if found.keys() != self._outputs.keys():
+            raise ValueError(f"the outputs {sorted(found)} came back instead of {sorted(self._outputs)}")
+        return TensorBatch(rows, tuple(found[name] for name in self._outputs))
+
+    def _tensor(self, output: service_pb2.ModelInferResponse.InferOutputTensor, data: bytes, rows: int) -> Tensor:
+        """Returns an output, whose rows are those of the batch and whose bytes are those of its shape."""
+        tensor = Tensor(output.name, TensorType(output.datatype), tuple(output.shape), data)
+        if self._has_rows and tensor.shape[:1] != (rows,):
+            raise ValueError(f"output {tensor.name} came back in the shape {list(tensor.shape)} for {rows} rows")
+        elements = (
+            len(element_ends(data)) - 1 if tensor.dtype is TensorType.BYTES else len(data) / tensor.dtype.item_bytes
+        )
+        if elements != tensor.size:
+            raise ValueError(
+                f"output {tensor.name} came back with {elements:g} elements for the shape {list(tensor.shape)}"
+            )
+        return tensor
+
+
+def _config(manifest: Manifest, versions: Sequence[int], instances: int) -> str:
+    """Returns the configuration that a load gives to Triton: ours, or the operator's own."""
+    if manifest.of_operator:
+        return config_json(manifest.own_config, manifest.model, versions, instances)
+    return TritonModelConfig.of(manifest).to_json(versions, instances)
 
 
 def _broken() -> ServiceError:

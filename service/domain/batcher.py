@@ -10,11 +10,14 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 from service.domain.entities import Floats
 from service.domain.errors import Reason, ServiceError
-from service.domain.ports import Infer, ModelCrashed
+from service.domain.named_tensors import TensorBatch, joined
+from service.domain.ports import ModelCrashed
 from service.domain.usage import Usage
 
 log = logging.getLogger("fitserve.batcher")
@@ -53,20 +56,34 @@ _SERVER_IS_AWAY = (Reason.TRITON_UNAVAILABLE, Reason.MODEL_LOADING)
 """Errors that say nothing of the rows."""
 
 
+class Sliceable(Protocol):
+    """Answers of some rows, of which `[start:stop]` are those of one request."""
+
+    def __getitem__(self, rows: slice, /) -> Any:  # Any: numpy's arrays say it in their own way
+        """Returns some rows."""
+
+
+D = TypeVar("D")
+S = TypeVar("S", bound=Sliceable)
+
+Infer = Callable[[D, int], Awaitable[S]]
+"""Sends a batch of so many rows, and returns its scores."""
+
+
 @dataclass(slots=True, eq=False)
-class _Waiting:
+class _Waiting(Generic[D, S]):
     """Rows that wait for their scores."""
 
-    data: bytes
+    data: D
     rows: int
-    scores: asyncio.Future[Floats]
+    scores: asyncio.Future[S]
     arrival_ns: int = field(default_factory=time.monotonic_ns)
 
 
-def watched(infer: Infer, model: str, seconds: float = BATCH_SECONDS) -> Infer:
+def watched(infer: Infer[D, S], model: str, seconds: float = BATCH_SECONDS) -> Infer[D, S]:
     """Returns a function that does what `infer` does, and raises ModelCrashed if that takes longer than `seconds`."""
 
-    async def infer_in_time(batch: bytes, rows: int) -> Floats:
+    async def infer_in_time(batch: D, rows: int) -> S:
         try:
             async with asyncio.timeout(seconds):
                 return await infer(batch, rows)
@@ -77,8 +94,10 @@ def watched(infer: Infer, model: str, seconds: float = BATCH_SECONDS) -> Infer:
     return infer_in_time
 
 
-class Batcher:
+class Batcher(Generic[D, S]):
     """Collects rows into batches and splits their scores among the callers.
+
+    Rows come in the form D and their scores in the form S; which ones they are the two classes below say.
 
     Attributes:
         usage: What was answered; the batcher notes the batches, its callers their requests.
@@ -86,18 +105,25 @@ class Batcher:
     Args:
         model: The model's name, for messages.
         infer: Sends one batch.
-        row_bytes: The size of one row in bytes.
+        join: Makes one batch of the rows of several requests.
         max_batch_rows: The largest batch that the model takes.
         max_queued_rows: The most rows that may wait; more are refused at once.
     """
 
-    def __init__(self, model: str, infer: Infer, row_bytes: int, max_batch_rows: int, max_queued_rows: int) -> None:
+    def __init__(
+        self,
+        model: str,
+        infer: Infer[D, S],
+        join: Callable[[Sequence[D]], D],
+        max_batch_rows: int,
+        max_queued_rows: int,
+    ) -> None:
         self._model = model
         self._infer = infer
-        self._row_bytes = row_bytes
+        self._join = join
         self._max_batch_rows = max_batch_rows
         self._max_queued_rows = max_queued_rows
-        self._queue: OrderedDict[_Waiting, None] = OrderedDict()
+        self._queue: OrderedDict[_Waiting[D, S], None] = OrderedDict()
         self._queued_rows = 0
         self._instances = 1
         self._requests_in_flight = 0
@@ -121,8 +147,8 @@ class Batcher:
         """The largest number of rows that one call of `predict` may have."""
         return self._max_batch_rows
 
-    async def predict(self, data: bytes, rows: int) -> Floats:
-        """Returns the scores [rows, outputs] of at most `max_batch_rows` rows of little-endian float32 features.
+    async def predict(self, data: D, rows: int) -> S:
+        """Returns the scores of at most `max_batch_rows` rows.
 
         Raises:
             ServiceError: PREDICTION_QUEUE_FULL, or what the stream says.
@@ -135,7 +161,7 @@ class Batcher:
                 {"model": self._model, "limit": str(self._max_queued_rows)},
             )
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(data, rows, loop.create_future())
+        waiting: _Waiting[D, S] = _Waiting(data, rows, loop.create_future())
         if self._queue or self._requests_in_flight:
             self._company_until = loop.time() + COMPANY_SECONDS
         self._queue[waiting] = None
@@ -162,7 +188,7 @@ class Batcher:
         """Returns when nothing waits and nothing is in flight."""
         await self._idle.wait()
 
-    def _forget(self, waiting: _Waiting) -> None:
+    def _forget(self, waiting: _Waiting[D, S]) -> None:
         """Takes the rows of a caller who has gone off the queue, if they still wait: they hold no place and no memory."""
         if waiting in self._queue:
             del self._queue[waiting]
@@ -213,13 +239,13 @@ class Batcher:
         if not self._queue and not self._requests_in_flight:
             self._idle.set()
 
-    def _next_members(self) -> list[_Waiting]:
+    def _next_members(self) -> list[_Waiting[D, S]]:
         """Takes requests off the queue for one batch; those whose caller has just gone are dropped.
 
         Copies that have nothing to do share what waits. The first request is taken in any case: the limit may have been
         higher when it came.
         """
-        members: list[_Waiting] = []
+        members: list[_Waiting[D, S]] = []
         rows = 0
         idle = max(1, self._instances - len(self._batches))
         limit = min(self._max_batch_rows, -(-self._queued_rows // idle))
@@ -234,7 +260,7 @@ class Batcher:
                 rows += waiting.rows
         return members
 
-    async def _run(self, members: list[_Waiting]) -> None:
+    async def _run(self, members: list[_Waiting[D, S]]) -> None:
         """Sends one batch and answers its members."""
         try:
             await self._answer(members)
@@ -244,9 +270,9 @@ class Batcher:
                 self._batches.discard(task)
             self._fill()
 
-    async def _answer(self, members: list[_Waiting]) -> None:
-        data = members[0].data if len(members) == 1 else b"".join(member.data for member in members)
-        rows, sent_ns = len(data) // self._row_bytes, time.monotonic_ns()
+    async def _answer(self, members: list[_Waiting[D, S]]) -> None:
+        data = members[0].data if len(members) == 1 else self._join([member.data for member in members])
+        rows, sent_ns = sum([member.rows for member in members]), time.monotonic_ns()
         try:
             scores = await self._infer(data, rows)
         except ServiceError as error:
@@ -268,7 +294,7 @@ class Batcher:
                 member.scores.set_result(scores[start : start + member.rows])
             start += member.rows
 
-    async def _answer_rejected(self, members: list[_Waiting], error: ServiceError) -> None:
+    async def _answer_rejected(self, members: list[_Waiting[D, S]], error: ServiceError) -> None:
         """Sends each member of a rejected batch alone, so that a bad one fails by itself."""
         now = asyncio.get_running_loop().time
         if len(members) == 1 or error.reason in _SERVER_IS_AWAY or now() < self._no_retries_before:
@@ -286,7 +312,33 @@ class Batcher:
                 answered = answered or not (member.scores.cancelled() or member.scores.exception())
 
     @staticmethod
-    def _fail(members: list[_Waiting], error: Exception) -> None:
+    def _fail(members: list[_Waiting[D, S]], error: Exception) -> None:
         for member in members:
             if not member.scores.done():
                 member.scores.set_exception(error)
+
+
+class FeatureBatcher(Batcher[bytes, Floats]):
+    """Batches of rows of little-endian float32 features; the scores of a request are float32 [rows, outputs]."""
+
+    def __init__(self, model: str, infer: Infer[bytes, Floats], max_batch_rows: int, max_queued_rows: int) -> None:
+        super().__init__(model, infer, b"".join, max_batch_rows, max_queued_rows)
+
+
+class TensorBatcher(Batcher[TensorBatch, TensorBatch]):
+    """Batches of named tensors. Requests whose tensors differ in more than the number of rows are not joined."""
+
+    def __init__(
+        self, model: str, infer: Infer[TensorBatch, TensorBatch], max_batch_rows: int, max_queued_rows: int
+    ) -> None:
+        super().__init__(model, infer, joined, max_batch_rows, max_queued_rows)
+
+    def _next_members(self) -> list[_Waiting[TensorBatch, TensorBatch]]:
+        """Takes requests off the queue for one batch; those that cannot be joined to the first go back to its front."""
+        members = super()._next_members()
+        alike = [one for one in members if one.data.kind == members[0].data.kind]
+        for waiting in reversed([one for one in members if one.data.kind != members[0].data.kind]):
+            self._queue[waiting] = None
+            self._queue.move_to_end(waiting, last=False)
+            self._queued_rows += waiting.rows
+        return alike

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.domain.errors import ServiceError
+from service.domain.named_tensors import TensorSpec
 
 INPUT = "features"
 OUTPUT = "scores"
@@ -190,14 +191,32 @@ class Signature:
         missing_values: Whether NaN is allowed.
         classes: The labels in the order of the scores, empty for regression.
         label_kind: The kind of the labels, None for regression.
+        inputs: The tensors that it takes by name, if its input is no matrix of features; all above is empty then.
+        outputs: The tensors that it gives.
+        max_batch_size: The most rows of named tensors of one inference; 0 if they have no rows.
     """
 
-    task: Task
+    task: Task | None
     shape: tuple[int, ...]
     columns: tuple[ColumnSpec, ...]
     missing_values: bool
     classes: tuple[Label, ...]
     label_kind: ValueKind | None
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    max_batch_size: int = 0
+
+    @classmethod
+    def of_tensors(
+        cls, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], max_batch_size: int
+    ) -> Signature:
+        """Returns the signature of a model that takes and gives named tensors."""
+        return cls(None, (), (), False, (), None, inputs, outputs, max_batch_size)
+
+    @cached_property
+    def inputs_by_name(self) -> Mapping[str, TensorSpec]:
+        """The named tensors that it takes. Made once."""
+        return {spec.name: spec for spec in self.inputs}
 
     @cached_property
     def places(self) -> Mapping[str, int]:
@@ -244,6 +263,7 @@ class Manifest:
         backend: The backend of Triton that runs the model.
         file: The name of the model file.
         prefer_gpu: Whether a GPU computes it where Triton has one.
+        own_config: The text of the config.pbtxt that an operator wrote, "" for all other models.
     """
 
     model: str
@@ -264,6 +284,12 @@ class Manifest:
     imported: ImportedFile | None = None
     file: str = "model.onnx"
     prefer_gpu: bool = False
+    own_config: str = ""
+
+    @property
+    def of_operator(self) -> bool:
+        """Whether an operator has placed it, with a configuration and code of its own."""
+        return bool(self.own_config)
 
     @property
     def score_count(self) -> int:
@@ -280,12 +306,17 @@ class Manifest:
 
 @dataclass(frozen=True)
 class StoredVersion:
-    """A version found on disk: its manifest, or what is wrong with it."""
+    """A version found on disk: its manifest, or what is wrong with it.
+
+    Attributes:
+        of_operator: Whether an operator has placed it.
+    """
 
     model: str
     version: int
     manifest: Manifest | None
     error: ServiceError | None = None
+    of_operator: bool = False
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class Reason(StrEnum):
     ALIAS_NOT_FOUND = "ALIAS_NOT_FOUND"
     VERSION_HAS_ALIAS = "VERSION_HAS_ALIAS"
     NOTHING_TO_ROLL_BACK = "NOTHING_TO_ROLL_BACK"
+    OPERATOR_MODEL = "OPERATOR_MODEL"
 
 
 class ServiceError(Exception):
@@ -71,3 +72,13 @@ class ServiceError(Exception):
 def invalid(field: str, problem: str) -> ServiceError:
     """Returns the error for a bad field: `field` is its path in the request, `problem` says how to mend it."""
     return ServiceError(Reason.INVALID_FIELD, f"{field}: {problem}", {"field": field})
+
+
+def operators_own(model: str) -> ServiceError:
+    """Returns the error for a call that would change the files of a model that an operator has placed."""
+    return ServiceError(
+        Reason.OPERATOR_MODEL,
+        f"model {model!r} has code of its own, which an operator has placed; no call changes or deletes it: the operator "
+        "does, in the model directory, and a Fit takes another name",
+        {"model": model},
+    )

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
-from service.domain.batcher import Batcher, watched
-from service.domain.entities import Capacity, Floats, Manifest
-from service.domain.ports import Inference, ModelCrashed
+from service.domain.batcher import Batcher, D, FeatureBatcher, Infer, S, TensorBatcher, watched
+from service.domain.entities import Capacity, Manifest, Signature
+from service.domain.ports import Inference, InferenceStream, ModelCrashed, TensorStream
 
 DRAIN_SECONDS = 30.0
 """How long an unload waits for requests in flight."""
@@ -27,8 +28,16 @@ def max_batch_rows(row_bytes: int) -> int:
     return max(1, min(BATCH_ROWS, BATCH_BYTES // row_bytes))
 
 
+def _most_rows(signature: Signature) -> int:
+    """Returns the largest batch that a version takes. Tensors without rows go alone, each request as one row."""
+    return max(1, signature.max_batch_size) if signature.inputs else max_batch_rows(signature.row_bytes)
+
+
 class LoadedVersion:
     """A version that answers.
+
+    Attributes:
+        batcher: What waits and is in flight, in either of the two forms: rows of features, or named tensors.
 
     Args:
         manifest: The version.
@@ -54,20 +63,30 @@ class LoadedVersion:
         self.loaded_by = loaded_by
         self.load_time = load_time
         self.last_used = time.monotonic()
-        row_bytes = manifest.signature.row_bytes
-        self._stream = inference.open_stream(manifest)
-        self._send = watched(self._stream.infer, manifest.model)
         self._on_crash = on_crash
         self._crashed = False
         self._keepers = 0
         self._let_go = asyncio.Event()
         self._queue_rows = queue_rows
-        self.batcher = Batcher(manifest.model, self._infer, row_bytes, max_batch_rows(row_bytes), queue_rows)
+        self._open(inference)
         self.resize(capacity)
+
+    def _open(self, inference: Inference) -> None:
+        """Opens the stream, and the batcher of what is written to it."""
+        model, rows = self.manifest.model, _most_rows(self.manifest.signature)
+        self._stream: InferenceStream | TensorStream
+        if self.manifest.signature.inputs:
+            self._stream = stream = inference.open_tensor_stream(self.manifest)
+            self.tensors = TensorBatcher(model, self._noticing_crashes(stream.infer), rows, self._queue_rows)
+            self.batcher: Batcher[Any, Any] = self.tensors
+        else:
+            self._stream = plain = inference.open_stream(self.manifest)
+            self.features = FeatureBatcher(model, self._noticing_crashes(plain.infer), rows, self._queue_rows)
+            self.batcher = self.features
 
     def resize(self, capacity: Capacity) -> None:
         """Lets so much be at work from now on."""
-        most = max_batch_rows(self.manifest.signature.row_bytes)
+        most = _most_rows(self.manifest.signature)
         self.batcher.resize(
             capacity.instances,
             min(most, capacity.max_batch_rows or most),
@@ -89,17 +108,22 @@ class LoadedVersion:
         """Notes that the version is in use."""
         self.last_used = time.monotonic()
 
-    async def _infer(self, batch: bytes, rows: int) -> Floats:
-        """Sends one batch. After a crash nothing is sent: it would only wait for what is gone."""
-        if self._crashed:
-            raise ModelCrashed(self.manifest.model)
-        try:
-            return await self._send(batch, rows)
-        except ModelCrashed:
-            if not self._crashed:
-                self._crashed = True
-                self._on_crash(self)
-            raise
+    def _noticing_crashes(self, infer: Infer[D, S]) -> Infer[D, S]:
+        """Returns a function that sends one batch. After a crash nothing is sent: it would only wait for what is gone."""
+        send = watched(infer, self.manifest.model)
+
+        async def infer_unless_crashed(batch: D, rows: int) -> S:
+            if self._crashed:
+                raise ModelCrashed(self.manifest.model)
+            try:
+                return await send(batch, rows)
+            except ModelCrashed:
+                if not self._crashed:
+                    self._crashed = True
+                    self._on_crash(self)
+                raise
+
+        return infer_unless_crashed
 
     async def drain(self) -> None:
         """Lets the requests in flight finish, for `DRAIN_SECONDS` at most, and closes the stream."""

@@ -56,6 +56,11 @@ class ModelEntry:
         return VersionState.FAILED if self.versions[version].error else VersionState.STORED
 
     @property
+    def of_operator(self) -> bool:
+        """Whether an operator has placed it: no call changes or deletes its files."""
+        return any(stored.of_operator for stored in self.versions.values())
+
+    @property
     def up(self) -> set[int]:
         """The versions that count against MAX_LOADED_MODELS: those that are loaded, or on their way in or out."""
         return self.loaded.keys() | self.moving.keys()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from service.domain.entities import (
     WantedModel,
 )
 from service.domain.errors import Reason, ServiceError
+from service.domain.named_tensors import TensorBatch
 
 
 class Clock(Protocol):
@@ -69,6 +70,20 @@ class InferenceStream(Protocol):
         Raises:
             ServiceError: INTERNAL if the server refused the batch; TRITON_UNAVAILABLE if the stream broke or is closed.
             ModelCrashed: The model must be unloaded and loaded again.
+        """
+
+    async def close(self) -> None:
+        """Ends the stream. Batches in flight fail with TRITON_UNAVAILABLE."""
+
+
+class TensorStream(Protocol):
+    """One long-lived stream of batches of named tensors to one loaded version. Batches are answered in order."""
+
+    async def infer(self, batch: TensorBatch, rows: int) -> TensorBatch:
+        """Sends named tensors of `rows` rows and returns all outputs, with as many rows.
+
+        Raises:
+            As InferenceStream.infer does.
         """
 
     async def close(self) -> None:
@@ -126,7 +141,10 @@ class Inference(Protocol):
         """
 
     def open_stream(self, manifest: Manifest) -> InferenceStream:
-        """Returns a new stream to a loaded version."""
+        """Returns a new stream to a loaded version that takes rows of features."""
+
+    def open_tensor_stream(self, manifest: Manifest) -> TensorStream:
+        """Returns a new stream to a loaded version that takes named tensors."""
 
     @property
     def version(self) -> str:
@@ -170,6 +188,12 @@ class Artifacts(Protocol):
 
     def remove(self, model: str, version: int | None) -> None:
         """Deletes a version, or the model with all versions; what is half deleted is never visible."""
+
+    def of_operator(self, model: str) -> bool:
+        """Whether an operator has placed a model of this name, or begins to: nothing of it is written or deleted."""
+
+    def operator_versions(self) -> list[StoredVersion]:
+        """Returns the versions of all models that operators have placed, those with a bad configuration with an error."""
 
     def clean(self) -> list[str]:
         """Deletes leftovers of a crash; returns the names of the directories that FitServe does not know."""
@@ -394,7 +418,3 @@ class Journal(Protocol):
 
     async def close(self) -> None:
         """Closes the database."""
-
-
-Infer = Callable[[bytes, int], Awaitable[Floats]]
-"""InferenceStream.infer as a plain function."""

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
-from service.domain.batcher import Batcher
+from service.domain.batcher import FeatureBatcher, TensorBatcher
 from service.domain.entities import Choice, Floats, Signature
 from service.domain.errors import Reason, ServiceError, invalid
 from service.domain.loaded import LoadedVersion
+from service.domain.named_tensors import TensorBatch, joined
 from service.domain.registry import Registry
+
+T = TypeVar("T")
 
 MAX_BYTES = 512 * 2**20
 """The bytes of rows that may wait or be at work unless the settings say otherwise."""
@@ -29,6 +35,16 @@ class Prediction:
     version: int
     signature: Signature
     scores: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPrediction:
+    """The outputs of a model of named tensors: one batch, or one for each request of a model without rows."""
+
+    model: str
+    version: int
+    signature: Signature
+    outputs: Sequence[TensorBatch]
 
 
 class Predictor:
@@ -71,10 +87,30 @@ class Predictor:
         self._check_room_for(size, model)
         self._bytes += size
         try:
-            scores = await self._counted_scores(loaded.batcher, rows, data)
+            scores = await _counted(loaded, self._scores(loaded.features, rows, data))
         finally:
             self._bytes -= size
         return Prediction(model, loaded.manifest.version, signature, scores)
+
+    async def predict_tensors(self, loaded: LoadedVersion, batches: Sequence[TensorBatch]) -> TensorPrediction:
+        """Returns the outputs for named tensors that fit the version's signature.
+
+        Args:
+            batches: One; of a model without rows, as many as its answers are wanted of.
+
+        Raises:
+            ServiceError: PREDICTION_QUEUE_FULL, and those of the stream.
+        """
+        model, signature = loaded.manifest.model, loaded.manifest.signature
+        loaded.touch()
+        size = sum(batch.nbytes for batch in batches)
+        self._check_room_for(size, model)
+        self._bytes += size
+        try:
+            outputs = await _counted(loaded, self._outputs(loaded.tensors, batches))
+        finally:
+            self._bytes -= size
+        return TensorPrediction(model, loaded.manifest.version, signature, outputs)
 
     def _check_room_for(self, size: int, model: str) -> None:
         """Refuses rows of so many bytes if there is no room for them; one request that is alone always has room."""
@@ -86,36 +122,56 @@ class Predictor:
                 {"model": model, "limit": str(self._max_bytes), "setting": "PREDICTION_QUEUE_BYTES"},
             )
 
-    async def _counted_scores(self, batcher: Batcher, rows: Floats, data: bytes | None) -> Floats:
-        """Returns the scores of rows, and notes that the request was answered, or failed."""
-        began_ns = time.monotonic_ns()
-        try:
-            scores = await self._scores(batcher, rows, data)
-        except ServiceError:
-            batcher.usage.failure.add(time.monotonic_ns() - began_ns)
-            raise
-        batcher.usage.success.add(time.monotonic_ns() - began_ns)
-        return scores
-
     @staticmethod
-    async def _scores(batcher: Batcher, rows: Floats, data: bytes | None) -> Floats:
+    async def _scores(batcher: FeatureBatcher, rows: Floats, data: bytes | None) -> Floats:
         """Returns the scores of rows, in parts if they are more than one batch may hold."""
         limit = batcher.max_batch_rows
         if len(rows) <= limit:
             return await batcher.predict(rows.tobytes() if data is None else data, len(rows))
-        window = asyncio.Semaphore(PARTS_AT_WORK)
-
-        async def scores_of(part: Floats) -> Floats:
-            async with window:
-                return await batcher.predict(part.tobytes(), len(part))
-
         parts = [rows[start : start + limit] for start in range(0, len(rows), limit)]
-        work = [asyncio.ensure_future(scores_of(part)) for part in parts]
-        try:
-            return np.concatenate(await asyncio.gather(*work))
-        finally:
-            while work:  # after a failure nobody wants the rest, and its error is not to be held by this frame
-                work.pop().cancel()
+        return np.concatenate(await _few_at_once([partial(_scores_of, batcher, part) for part in parts]))
+
+    @staticmethod
+    async def _outputs(batcher: TensorBatcher, batches: Sequence[TensorBatch]) -> list[TensorBatch]:
+        """Returns the outputs of each batch, in parts if it has more rows than one batch may hold."""
+        limit = batcher.max_batch_rows
+        if len(batches) == 1 and batches[0].rows <= limit:
+            return [await batcher.predict(batches[0], batches[0].rows)]
+        parts = [batch[start : start + limit] for batch in batches for start in range(0, batch.rows, limit)]
+        answers = await _few_at_once([partial(batcher.predict, part, part.rows) for part in parts])
+        return answers if len(batches) > 1 else [joined(answers)]
+
+
+def _scores_of(batcher: FeatureBatcher, part: Floats) -> Coroutine[Any, Any, Floats]:
+    return batcher.predict(part.tobytes(), len(part))
+
+
+async def _counted(loaded: LoadedVersion, work: Awaitable[T]) -> T:
+    """Returns what work returns, and notes that the request was answered, or failed."""
+    began_ns = time.monotonic_ns()
+    try:
+        answer = await work
+    except ServiceError:
+        loaded.batcher.usage.failure.add(time.monotonic_ns() - began_ns)
+        raise
+    loaded.batcher.usage.success.add(time.monotonic_ns() - began_ns)
+    return answer
+
+
+async def _few_at_once(parts: Sequence[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
+    """Returns the answers to all parts of a request, of which PARTS_AT_WORK at the most wait or are in flight."""
+    window = asyncio.Semaphore(PARTS_AT_WORK)
+
+    async def answer_to(part: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        async with window:
+            return await part()
+
+    work = [asyncio.ensure_future(answer_to(part)) for part in parts]
+    try:
+        return list(await asyncio.gather(*work))
+    finally:
+        while work:  # after a failure nobody wants the rest, and its error is not to be held by this frame
+            work.pop().cancel()
 
 
 def check_rows(rows: Floats, signature: Signature) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from service.domain.entities import Alias, Choice, LoadOrder, Manifest, StoredVersion, VersionState
-from service.domain.errors import Reason, ServiceError
+from service.domain.errors import Reason, ServiceError, operators_own
 from service.domain.ids import operation_of
 from service.domain.loaded import LoadedVersion
 from service.domain.model_entry import ModelEntry
@@ -144,6 +144,23 @@ class Registry:
         entry = self._models.get(name)
         return entry is not None and entry.answering(choice) is not None
 
+    async def look_for_operators_models(self) -> None:
+        """Finds models that operators have placed, changed or taken away since the last look."""
+        found = await asyncio.to_thread(self._artifacts.operator_versions)
+        there = {(stored.model, stored.version) for stored in found}
+        for stored in found:
+            entry = self._entry(stored.model)
+            known = entry.versions.get(stored.version)
+            # What Triton has refused stays so until its files are others.
+            changed = known is None or known.manifest is None or known.manifest != stored.manifest
+            if changed and stored.version not in entry.up and not entry.turn.taken:
+                entry.versions[stored.version] = stored
+        for entry in [entry for entry in self.models() if entry.of_operator and not entry.turn.taken]:
+            for version in entry.versions.keys() - entry.up:
+                if (entry.name, version) not in there:
+                    del entry.versions[version]
+            self._forget_empty(entry)
+
     # -- training makes versions ---------------------------------------------------------------------------------
 
     def begin_fit(self, name: str, job: str, new_version: bool, wish: str = WISH_OF_FIT) -> Manifest | None:
@@ -153,8 +170,10 @@ class Registry:
             wish: How the caller says that a new version is wanted, for the message.
 
         Raises:
-            ServiceError: MODEL_EXISTS; OPERATION_IN_PROGRESS if another job or a removal has the name.
+            ServiceError: MODEL_EXISTS; OPERATOR_MODEL; OPERATION_IN_PROGRESS if another job or a removal has the name.
         """
+        if self._artifacts.of_operator(name):
+            raise operators_own(name)
         entry = self._entry(name)
         if entry.fitting:
             raise self.in_progress(name, operation_of(entry.fitting))
@@ -223,7 +242,8 @@ class Registry:
         """Deletes a version, or the model, with its aliases, and returns the versions deleted.
 
         Raises:
-            ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_LOADED, VERSION_HAS_ALIAS, OPERATION_IN_PROGRESS.
+            ServiceError: MODEL_NOT_FOUND, VERSION_NOT_FOUND, MODEL_LOADED, VERSION_HAS_ALIAS, OPERATION_IN_PROGRESS,
+                OPERATOR_MODEL.
         """
         entry = self.model(name)
         if version is not None:
@@ -232,12 +252,12 @@ class Registry:
         return await self._operate(entry, "remove", partial(self._remove, entry, version))
 
     async def remove_all(self, force: bool) -> list[str]:
-        """Deletes all models and returns their names; nothing is deleted if one cannot be.
+        """Deletes all models but those of operators, and returns their names; nothing is deleted if one cannot be.
 
         Raises:
             ServiceError: MODEL_LOADED naming the loaded ones, OPERATION_IN_PROGRESS.
         """
-        entries = self.models()
+        entries = [entry for entry in self.models() if not entry.of_operator]
         loaded = [entry.name for entry in entries if entry.up]
         if loaded and not force:
             raise ServiceError(
@@ -256,6 +276,8 @@ class Registry:
         return [entry.name for entry in entries]
 
     def _check_removable(self, entry: ModelEntry, version: int | None, force: bool) -> None:
+        if entry.of_operator:
+            raise operators_own(entry.name)
         # Without its last version the model's directory goes, in which the job may be publishing right now.
         if entry.fitting and (version is None or entry.versions.keys() == {version}):
             raise self.in_progress(entry.name, operation_of(entry.fitting))
@@ -296,7 +318,7 @@ class Registry:
         except BaseException as error:
             self._note_failed_load(entry, version, before, error)
             raise
-        entry.versions[version] = StoredVersion(entry.name, version, manifest)
+        entry.versions[version] = replace(entry.versions[version], manifest=manifest, error=None)
         await self._retire(entry, replaced)
         return evicted
 

@@ -17,6 +17,7 @@ from service.domain.entities import (
     Job,
     JobState,
     Label,
+    Manifest,
     Signature,
     StoredVersion,
     Task,
@@ -26,6 +27,7 @@ from service.domain.entities import (
     VersionState,
 )
 from service.domain.model_entry import ModelEntry
+from service.domain.named_tensors import TensorSpec
 from service.rpc.status import status_of, status_of_job_error
 
 TASKS = {
@@ -169,13 +171,20 @@ def column_messages(columns: Sequence[ColumnSpec]) -> Iterator[model_pb2.ColumnS
 def signature_message(signature: Signature) -> model_pb2.Signature:
     """Returns a signature as a message."""
     return model_pb2.Signature(
-        task=TASKS[signature.task],
+        task=TASKS[signature.task] if signature.task else training_job_pb2.TASK_UNSPECIFIED,
         shape=signature.shape,
         columns=column_messages(signature.columns),
         missing_values=signature.missing_values,
         classes=[value_of_label(label) for label in signature.classes],
-        prediction_dtype=LABEL_DTYPES[signature.label_kind],
+        prediction_dtype=data_pb2.DATA_TYPE_UNSPECIFIED if signature.inputs else LABEL_DTYPES[signature.label_kind],
+        inputs=[_tensor_spec(spec) for spec in signature.inputs],
+        outputs=[_tensor_spec(spec) for spec in signature.outputs],
     )
+
+
+def _tensor_spec(spec: TensorSpec) -> model_pb2.TensorSpec:
+    dtype = data_pb2.DataType.Value(f"DATA_TYPE_{spec.dtype}")
+    return model_pb2.TensorSpec(name=spec.name, dtype=dtype, shape=spec.shape, optional=spec.optional)
 
 
 def model_message(entry: ModelEntry, only: int | None = None) -> model_pb2.Model:
@@ -222,12 +231,9 @@ def version_message(entry: ModelEntry, stored: StoredVersion, state: VersionStat
                 signature=signature_message(manifest.signature),
                 algorithm=manifest.algorithm,
                 metrics=dict(manifest.metrics),
-                parity=model_pb2.Parity(
-                    max_difference=manifest.parity.max_difference,
-                    tolerance=manifest.parity.tolerance,
-                    row_count=manifest.parity.rows,
-                ),
+                parity=_parity(manifest),
                 backend=manifest.backend,
+                source=_source(manifest),
                 job=manifest.job if manifest.imported is None else "",
                 dataset=manifest.dataset,
                 train_row_count=manifest.train_rows,
@@ -239,6 +245,20 @@ def version_message(entry: ModelEntry, stored: StoredVersion, state: VersionStat
             )
         )
     return message
+
+
+def _parity(manifest: Manifest) -> model_pb2.Parity | None:
+    """Returns the proof, or None for a model whose code is its operator's."""
+    parity = manifest.parity
+    if manifest.of_operator:
+        return None
+    return model_pb2.Parity(max_difference=parity.max_difference, tolerance=parity.tolerance, row_count=parity.rows)
+
+
+def _source(manifest: Manifest) -> model_pb2.ModelSource.ValueType:
+    if manifest.of_operator:
+        return model_pb2.MODEL_SOURCE_OPERATOR
+    return model_pb2.MODEL_SOURCE_FIT if manifest.algorithm else model_pb2.MODEL_SOURCE_IMPORT
 
 
 def _imported_message(imported: ImportedFile | None) -> model_pb2.ImportedFile | None:

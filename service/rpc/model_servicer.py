@@ -33,6 +33,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         """Lists the models."""
         validate.bounds(request)
         place = place_of(request.page_token, 1)
+        await self._registry.look_for_operators_models()
         entries = [entry for entry in self._registry.models() if place is None or entry.name > place[0]]
         size = validate.page_size(request.page_size)
         token = token_after(entries[size - 1].name) if len(entries) > size else ""
@@ -41,6 +42,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """Returns a model."""
         name, choice = validate.model_name(request.model), validate.choice(request)
+        await self._registry.look_for_operators_models()
         entry = self._registry.model(name)
         only = None if choice is None else self._registry.chosen(name, choice).version
         return pb.GetModelResponse(model=model_message(entry, only))
@@ -48,6 +50,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     async def Load(self, request: pb.LoadRequest, context: Context) -> pb.LoadResponse:
         """Loads a version."""
         name, choice = validate.model_name(request.model), validate.choice(request)
+        await self._registry.look_for_operators_models()
         evicted = await self._registry.load(name, choice, _load_order(request, context.peer()))
         return pb.LoadResponse(model=model_message(self._registry.model(name)), evicted_models=evicted)
 
@@ -65,7 +68,9 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
 
     async def RemoveAll(self, request: pb.RemoveAllRequest, context: Context) -> pb.RemoveAllResponse:
         """Deletes all models."""
-        return pb.RemoveAllResponse(removed_models=await self._registry.remove_all(request.force))
+        removed = await self._registry.remove_all(request.force)
+        kept = [entry.name for entry in self._registry.models() if entry.of_operator]
+        return pb.RemoveAllResponse(removed_models=removed, kept_models=kept)
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
         """Lets an alias name a version."""

@@ -39,6 +39,14 @@ def server_metadata() -> pb.ServerMetadataResponse:
 def model_metadata(manifest: Manifest, loaded: Iterable[int]) -> pb.ModelMetadataResponse:
     """Returns what a loaded version takes and gives, and the versions that are loaded; -1 is the number of rows."""
     signature = manifest.signature
+    if signature.inputs:
+        return pb.ModelMetadataResponse(
+            name=manifest.model,
+            versions=map(str, loaded),
+            platform=manifest.backend,
+            inputs=[Tensor(name=one.name, datatype=one.dtype, shape=one.shape) for one in signature.inputs],
+            outputs=[Tensor(name=one.name, datatype=one.dtype, shape=one.shape) for one in signature.outputs],
+        )
     return pb.ModelMetadataResponse(
         name=manifest.model,
         versions=map(str, loaded),

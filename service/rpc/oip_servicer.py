@@ -16,7 +16,7 @@ from service.domain.errors import Reason, ServiceError, invalid
 from service.domain.loaded import LoadedVersion
 from service.domain.overview import Overview
 from service.domain.predictor import Predictor
-from service.rpc import oip_metadata, oip_tensors, validate
+from service.rpc import oip_metadata, oip_named_tensors, oip_tensors, validate
 from service.rpc.boundary import Context
 from service.rpc.ordered import answer_or_error, in_order
 
@@ -100,6 +100,8 @@ class OipServicer:
         model = validate.model_name(request.model_name, "model_name")
         version = oip_tensors.version_of(request.model_version, "model_version")
         loaded = self._predictor.find(model, version)  # one that does not answer is told before what its input lacks
+        if loaded.manifest.signature.inputs:
+            return await self._infer_tensors(loaded, request)
         classes = oip_tensors.classes_wanted(request)
         if oip_tensors.values_to_read(request) < LARGE:
             rows = oip_tensors.rows_of(request)
@@ -111,6 +113,19 @@ class OipServicer:
         if classes is None or len(prediction.scores) * classes < LARGE:
             return oip_tensors.response_of(request, prediction, classes)
         return await asyncio.to_thread(oip_tensors.response_of, request, prediction, classes)
+
+    async def _infer_tensors(self, loaded: LoadedVersion, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        """Answers one request to a model of named tensors."""
+        signature = loaded.manifest.signature
+        outputs = oip_named_tensors.check_outputs(request, signature)
+        if request.ByteSize() < LARGE:
+            batch = oip_named_tensors.batch_from(request, signature)
+            prediction = await self._predictor.predict_tensors(loaded, [batch])
+        else:
+            with loaded.kept():
+                batch = await asyncio.to_thread(oip_named_tensors.batch_from, request, signature)
+                prediction = await self._predictor.predict_tensors(loaded, [batch])
+        return oip_named_tensors.response_of(request, prediction, outputs)
 
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context
@@ -147,6 +162,7 @@ class OipServicer:
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
         """Lists all versions of all models with their states."""
         _one_repository(request.repository_name, "RepositoryIndex")
+        await self._registry.look_for_operators_models()
         versions = (version for entry in self._registry.models() for version in oip_metadata.index_of(entry))
         return pb.RepositoryIndexResponse(
             models=[version for version in versions if not request.ready or version.state == oip_metadata.READY]
@@ -164,6 +180,7 @@ class OipServicer:
                 "decides; load it without parameters",
             )
         name = validate.model_name(request.model_name, "model_name")
+        await self._registry.look_for_operators_models()
         await self._registry.load(name, None, LoadOrder(context.peer()))
         return pb.RepositoryModelLoadResponse()
 

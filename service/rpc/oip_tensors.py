@@ -1,8 +1,7 @@
 """Requests of the Open Inference Protocol to rows of features, and scores to its responses.
 
-Every model that the registry can hold has one FP32 input `features` and one FP32 output `scores`, so a request's bytes
-join the batches of Predict as they came. A model with other tensors would need a call that hands the whole message to
-Triton; this module is where the two kinds would part.
+A model that Fit has trained has one FP32 input `features` and one FP32 output `scores`, so a request's bytes join the
+batches of Predict as they came. Those of models of named tensors are read by `oip_named_tensors.py`.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def rows_of(request: pb.ModelInferRequest) -> Rows:
         near = hint(names[0], [INPUT]) if names else ""
         raise invalid("inputs", f"the inputs are {names} and the model takes one, {INPUT!r}{near}")
     tensor = request.inputs[0]
-    _refuse_shared_memory(tensor.parameters, "inputs[0]")
+    refuse_shared_memory(tensor.parameters, "inputs[0]")
     if tensor.datatype != DATATYPE:
         raise invalid("inputs[0].datatype", f"{tensor.datatype[:80]!r} was sent and the model takes {DATATYPE!r}")
     data, path = _data_of(request)
@@ -105,7 +104,7 @@ def classes_wanted(request: pb.ModelInferRequest) -> int | None:
         path = f"outputs[{index}]"
         if output.name != OUTPUT:
             raise invalid(f"{path}.name", f"there is no output {output.name[:80]!r}; the model has {OUTPUT!r}")
-        _refuse_shared_memory(output.parameters, path)
+        refuse_shared_memory(output.parameters, path)
         if "classification" in output.parameters:
             count = output.parameters["classification"].int64_param
             if count < 1:
@@ -113,7 +112,8 @@ def classes_wanted(request: pb.ModelInferRequest) -> int | None:
     return count
 
 
-def _refuse_shared_memory(parameters: Mapping[str, pb.InferParameter], path: str) -> None:
+def refuse_shared_memory(parameters: Mapping[str, pb.InferParameter], path: str) -> None:
+    """Refuses a tensor that lies in shared memory. Raises ServiceError UNIMPLEMENTED."""
     if any(name.startswith("shared_memory") for name in parameters):
         raise ServiceError(
             Reason.UNIMPLEMENTED,

@@ -11,8 +11,9 @@ from fitserve.v1 import data_pb2, prediction_service_pb2, prediction_service_pb2
 
 from service.domain.entities import Choice
 from service.domain.errors import ServiceError, invalid
+from service.domain.loaded import LoadedVersion
 from service.domain.predictor import Predictor
-from service.rpc import inputs, validate
+from service.rpc import inputs, tensor_inputs, tensor_replies, validate
 from service.rpc.boundary import Context, large_message
 from service.rpc.ordered import answer_or_error, in_order
 from service.rpc.replies import Replies, values_to_write
@@ -52,6 +53,8 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
         """Returns the reply to some rows. Large ones are taken apart in a thread, so that other calls go on meanwhile."""
         loaded = self._predictor.find(model, choice)
         signature, form = loaded.manifest.signature, inputs.form_of(rows, "inputs")
+        if signature.inputs:
+            return await self._predict_tensors(loaded, rows, form)
         if large_message.get():
             with loaded.kept():
                 matrix = await asyncio.to_thread(inputs.matrix_for, rows, form, signature)
@@ -62,6 +65,20 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
         if values_to_write(prediction, form) < LARGE_REPLY_VALUES:
             return self._replies.write(prediction, form, include_probabilities)
         return await asyncio.to_thread(self._replies.write, prediction, form, include_probabilities)
+
+    async def _predict_tensors(self, loaded: LoadedVersion, rows: data_pb2.Inputs, form: str) -> pb.PredictResponse:
+        """Returns the reply of a model of named tensors."""
+        signature = loaded.manifest.signature
+        if large_message.get():
+            with loaded.kept():
+                batches = await asyncio.to_thread(tensor_inputs.batches_for, rows, form, signature)
+                prediction = await self._predictor.predict_tensors(loaded, batches)
+        else:
+            batches = tensor_inputs.batches_for(rows, form, signature)
+            prediction = await self._predictor.predict_tensors(loaded, batches)
+        if tensor_replies.values_to_write(prediction, form) < LARGE_REPLY_VALUES:
+            return tensor_replies.write(prediction, form)
+        return await asyncio.to_thread(tensor_replies.write, prediction, form)
 
     async def PredictStream(
         self, request_iterator: AsyncIterator[pb.PredictStreamRequest], context: Context

@@ -124,6 +124,7 @@ RULES: dict[Reason, Rule] = {
     Reason.ALIAS_NOT_FOUND: Rule(grpc.StatusCode.NOT_FOUND, _resource("fitserve.v1.ModelAlias", "alias")),
     Reason.VERSION_HAS_ALIAS: Rule(grpc.StatusCode.FAILED_PRECONDITION, _precondition),
     Reason.NOTHING_TO_ROLL_BACK: Rule(grpc.StatusCode.FAILED_PRECONDITION, _precondition),
+    Reason.OPERATOR_MODEL: Rule(grpc.StatusCode.FAILED_PRECONDITION, _precondition),
 }
 
 

@@ -241,3 +241,8 @@ def sized(text: str) -> bytes:
     """Returns a text as an element of a DATA_TYPE_BYTES tensor: its length as 4 bytes, then its UTF-8 bytes."""
     data = text.encode()
     return len(data).to_bytes(4, "little") + data
+
+
+def bytes_tensor_data(elements: Sequence[bytes]) -> bytes:
+    """Returns the data of a DATA_TYPE_BYTES tensor: each element with its length before it."""
+    return b"".join([len(element).to_bytes(4, "little") + element for element in elements])

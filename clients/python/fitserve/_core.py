@@ -260,7 +260,7 @@ def upload_parts(data: TrainingData, chunk_rows: int | None) -> Iterator[trainin
 
 def inputs(rows: Rows | data_pb2.Inputs) -> data_pb2.Inputs:
     """Returns the rows to predict as a message; a ready message stays as it is."""
-    return rows if isinstance(rows, data_pb2.Inputs) else _features.features(rows).message()
+    return rows if isinstance(rows, data_pb2.Inputs) else _features.inputs(rows)
 
 
 def predict_request(
@@ -271,6 +271,21 @@ def predict_request(
     return prediction_service_pb2.PredictRequest(
         model=model, version=number, alias=alias, inputs=inputs(rows), include_probabilities=include_probabilities
     )
+
+
+def rows_or_tensors(
+    rows: Rows | data_pb2.Inputs | None, tensors: Mapping[str, npt.ArrayLike] | None
+) -> Rows | data_pb2.Inputs:
+    """Returns what a call is to predict.
+
+    Raises:
+        TypeError: There are rows and tensors, or neither, or a tensor is of a type that tensors do not have.
+    """
+    if tensors is not None and rows is None:
+        return _features.tensors(tensors)
+    if rows is None or tensors is not None:
+        raise TypeError("predict() takes either X, or tensors={NAME: ARRAY} for a model of named tensors")
+    return rows
 
 
 def named(version: int | str | None) -> tuple[int | None, str]:
@@ -337,14 +352,29 @@ def read_prediction(reply: prediction_service_pb2.PredictResponse) -> Prediction
     # Labels travel as JSON values, in which integers and numbers look alike; the predictions know their type.
     integers = predictions.dtype.kind == "i"
     classes = _label_array(resources.labels(reply.classes, integers), predictions) if reply.classes else None
+    outputs = {name: _tensors.decode(tensor) for name, tensor in reply.outputs.items()}
+    if outputs:
+        predictions = _rows_of(outputs)
     return Prediction(
         predictions=predictions,
         probabilities=_probabilities(reply),
         classes=classes,
         model=reply.model,
         version=reply.version,
-        outputs={name: _tensors.decode(tensor) for name, tensor in reply.outputs.items()},
+        outputs=outputs,
     )
+
+
+def _rows_of(outputs: Mapping[str, Array]) -> Array:
+    """Returns the outputs of a model of named tensors as one dict a row; none if they have no rows in common."""
+    counts = {len(output) for output in outputs.values() if output.ndim}
+    rows = np.empty(counts.pop() if len(counts) == 1 else 0, dtype=object)
+    for row in range(len(rows)):
+        values = {name: output[row].tolist() for name, output in outputs.items()}
+        rows[row] = {
+            name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in values.items()
+        }
+    return rows
 
 
 def _probabilities(reply: prediction_service_pb2.PredictResponse) -> Array | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -175,6 +175,45 @@ def features(rows: Rows) -> Matrix | Columns:
     if records:
         return _columns(_columns_of_records(records))
     return _matrix(np.asarray(rows))
+
+
+def inputs(rows: Rows) -> data_pb2.Inputs:
+    """Reads rows to predict, in any of the forms that `features` reads, as a message.
+
+    A list of dicts whose values are lists or dicts too, which models of named tensors take, stays a list of records.
+
+    Raises:
+        TypeError, ValueError: As `features` does.
+    """
+    records = _records(rows)
+    if not any(
+        isinstance(value, list | tuple | Mapping | np.ndarray) for record in records for value in record.values()
+    ):
+        return features(rows).message()
+    message = data_pb2.Inputs()
+    for record in records:
+        message.records.add().update({name: _plain(value) for name, value in record.items()})
+    return message
+
+
+def _plain(value: object) -> Any:  # Any: as JSON has it
+    """Returns a value without numpy's types, and None for what is missing."""
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if _is_missing(value) else value
+
+
+def tensors(named: Mapping[str, npt.ArrayLike]) -> data_pb2.Inputs:
+    """Returns named arrays, each with its own type, as a message.
+
+    Raises:
+        TypeError: An array is of a type that tensors do not have.
+    """
+    return data_pb2.Inputs(tensors={name: _tensors.encode(np.asarray(values)) for name, values in named.items()})
 
 
 def training_data(rows: Rows, targets: npt.ArrayLike | None, weights: npt.ArrayLike | None = None) -> TrainingData:

@@ -301,6 +301,7 @@ class AsyncClient:
 
     # Prediction
 
+    @overload
     async def predict(
         self,
         model: str,
@@ -308,9 +309,30 @@ class AsyncClient:
         *,
         version: int | str | None = None,
         timeout: float | None = None,
-    ) -> Array:
-        """Predicts rows and returns the predictions, shape [rows]; see `Client.predict`."""
-        return (await self._predict(model, X, version, False, timeout)).predictions
+    ) -> Array: ...
+
+    @overload
+    async def predict(
+        self,
+        model: str,
+        *,
+        tensors: Mapping[str, npt.ArrayLike],
+        version: int | str | None = None,
+        timeout: float | None = None,
+    ) -> Mapping[str, Array]: ...
+
+    async def predict(
+        self,
+        model: str,
+        X: Rows | data_pb2.Inputs | None = None,
+        *,
+        tensors: Mapping[str, npt.ArrayLike] | None = None,
+        version: int | str | None = None,
+        timeout: float | None = None,
+    ) -> Array | Mapping[str, Array]:
+        """Predicts rows, or named tensors, and returns the predictions; see `Client.predict`."""
+        answer = await self._predict(model, _core.rows_or_tensors(X, tensors), version, False, timeout)
+        return answer.predictions if tensors is None else answer.outputs
 
     async def predict_proba(
         self,

@@ -493,6 +493,7 @@ class Client:
 
     # Prediction
 
+    @overload
     def predict(
         self,
         model: str,
@@ -500,18 +501,41 @@ class Client:
         *,
         version: int | str | None = None,
         timeout: float | None = None,
-    ) -> Array:
+    ) -> Array: ...
+
+    @overload
+    def predict(
+        self,
+        model: str,
+        *,
+        tensors: Mapping[str, npt.ArrayLike],
+        version: int | str | None = None,
+        timeout: float | None = None,
+    ) -> Mapping[str, Array]: ...
+
+    def predict(
+        self,
+        model: str,
+        X: Rows | data_pb2.Inputs | None = None,
+        *,
+        tensors: Mapping[str, npt.ArrayLike] | None = None,
+        version: int | str | None = None,
+        timeout: float | None = None,
+    ) -> Array | Mapping[str, Array]:
         """Predicts rows with a loaded model.
 
         Args:
             model: The name of the model.
             X: The rows, in any form that `fit` takes: shape [rows, ...] with the shape of a row that the
-                model was trained on, or the columns that it was trained on.
+                model was trained on, or the columns that it was trained on. Models of named tensors take a
+                list of dicts, from the name of an input to its value, which may be a list.
+            tensors: The inputs of a model of named tensors by name, in place of X, each of its own type.
             version: The version, by its number or an alias such as "champion"; None for the one that serves.
             timeout: How many seconds the call may take.
 
         Returns:
-            Shape [rows]: labels of the type given in training, or float32 for regression.
+            Shape [rows]: labels of the type given in training, or float32 for regression, or for models of
+            named tensors a dict from the name of an output to its value. For `tensors` the outputs by name.
 
         Raises:
             TypeError, ValueError: X is of a wrong type or shape.
@@ -523,8 +547,10 @@ class Client:
 
         Example:
             client.predict("iris", [[5.1, 3.5, 1.4, 0.2]])  # array(['setosa'], dtype='<U6')
+            client.predict("text_similarity", tensors={"first": ["iris"], "second": ["irish"]})["similarity"]
         """
-        return self._predict(model, X, version, False, timeout).predictions
+        answer = self._predict(model, _core.rows_or_tensors(X, tensors), version, False, timeout)
+        return answer.predictions if tensors is None else answer.outputs
 
     def predict_proba(
         self,

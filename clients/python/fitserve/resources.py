@@ -181,13 +181,14 @@ class ColumnSpec:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A named tensor of an imported model: its name, its type such as FP32, its shape with -1 for any
-    length.
+    """A named tensor of a model: its name, its type such as FP32, its shape with -1 for any length, and
+    whether a request may leave it out.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    optional: bool
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ class Signature:
         missing_values: Whether NaN is allowed.
         classes: The labels in the order of the probabilities. Whole numbers are int.
         prediction_dtype: The type of the predictions, such as INT64.
-        inputs: The inputs of an imported model that takes named tensors.
+        inputs: The inputs of a model that takes named tensors.
         outputs: The outputs of such a model.
     """
 
@@ -269,6 +270,7 @@ class ModelVersion:
         loaded_by: Who asked for the load, while it is loaded.
         error: Why it is in the state FAILED.
         imported: The file that it was imported from; None if it was trained.
+        source: FIT, IMPORT, or OPERATOR for one that an operator has placed.
     """
 
     version: int
@@ -290,6 +292,7 @@ class ModelVersion:
     loaded_by: str
     error: errors.FitServeError | None
     imported: ImportedFile | None
+    source: str
 
 
 @dataclass(frozen=True)
@@ -427,12 +430,13 @@ class Prediction:
     """The answer to one batch of rows.
 
     Attributes:
-        predictions: Shape [rows]: labels of the type given in training, or float32 for regression.
+        predictions: Shape [rows]: labels of the type given in training, or float32 for regression, or for
+            models of named tensors a dict from the name of an output to its value.
         probabilities: Shape [rows, classes], float32; None unless they were asked for.
         classes: Shape [classes]: the labels in the order of the probabilities; None without these.
         model: The name of the model.
         version: The version that answered.
-        outputs: The outputs by name, for imported models that take named tensors.
+        outputs: The outputs by name, for models that take named tensors.
     """
 
     predictions: Array

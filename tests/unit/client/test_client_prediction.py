@@ -154,7 +154,7 @@ def test_named_tensors_are_answered_with_named_outputs(service: FakeService, cli
     )
     prediction = client.predict_proba("m", data_pb2.Inputs(tensors={"x": tensor}))
     assert prediction.outputs["y"].tolist() == [[1.0]]
-    assert len(prediction.predictions) == 0
+    assert prediction.predictions.tolist() == [{"y": 1.0}]
 
 
 def test_threads_share_one_client(service: FakeService) -> None:

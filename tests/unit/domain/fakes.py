@@ -26,7 +26,7 @@ from service.domain.entities import (
     ValueKind,
 )
 from service.domain.errors import Reason, ServiceError
-from service.domain.ports import TrainingEnded, TrainingEvent, TrainingOrder, TrainingStarted
+from service.domain.ports import TensorStream, TrainingEnded, TrainingEvent, TrainingOrder, TrainingStarted
 
 START = datetime(2026, 11, 21, tzinfo=UTC)
 ROW_BYTES = 8
@@ -230,6 +230,9 @@ class FakeInference:
         self.streams.append(FakeStream(self, manifest.model, manifest.version))
         return self.streams[-1]
 
+    def open_tensor_stream(self, manifest: Manifest) -> TensorStream:
+        raise NotImplementedError("no model of these tests takes named tensors")
+
     def _check_alive(self) -> None:
         if not self.alive:
             raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton is away")
@@ -279,6 +282,12 @@ class FakeArtifacts:
     def remove(self, model: str, version: int | None) -> None:
         for key in [key for key in self.stored if key[0] == model and version in (None, key[1])]:
             del self.stored[key]
+
+    def of_operator(self, model: str) -> bool:
+        return any(stored.of_operator for stored in self.stored.values() if stored.model == model)
+
+    def operator_versions(self) -> list[StoredVersion]:
+        return [stored for stored in self.stored.values() if stored.of_operator]
 
     def clean(self) -> list[str]:
         return self.unknown

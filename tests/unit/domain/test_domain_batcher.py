@@ -16,13 +16,13 @@ from service.domain.batcher import (
     MAX_IN_FLIGHT,
     PIPELINE_REQUESTS,
     QUIET_TURNS,
-    Batcher,
+    FeatureBatcher,
     watched,
 )
 from service.domain.entities import Floats
 from service.domain.errors import Reason, ServiceError
 from service.domain.ports import ModelCrashed
-from tests.unit.domain.fakes import ROW_BYTES, Gate, rows_of, turns, until
+from tests.unit.domain.fakes import Gate, rows_of, turns, until
 
 BAD = -1.0
 
@@ -52,15 +52,15 @@ def server() -> Server:
     return Server()
 
 
-def batcher_of(server: Server, max_batch_rows: int = 8, max_queued_rows: int = 1000) -> Batcher:
-    return Batcher("iris", server.infer, ROW_BYTES, max_batch_rows, max_queued_rows)
+def batcher_of(server: Server, max_batch_rows: int = 8, max_queued_rows: int = 1000) -> FeatureBatcher:
+    return FeatureBatcher("iris", server.infer, max_batch_rows, max_queued_rows)
 
 
-def ask(batcher: Batcher, *values: float) -> asyncio.Task[Floats]:
+def ask(batcher: FeatureBatcher, *values: float) -> asyncio.Task[Floats]:
     return asyncio.create_task(batcher.predict(rows_of(*values), len(values)))
 
 
-async def fill_pipeline(batcher: Batcher, server: Server) -> list[asyncio.Task[Floats]]:
+async def fill_pipeline(batcher: FeatureBatcher, server: Server) -> list[asyncio.Task[Floats]]:
     """Has as many batches in flight as may be."""
     server.gate.shut()
     tasks = []
@@ -156,7 +156,7 @@ async def test_a_free_place_in_the_pipeline_is_taken_while_the_other_batch_is_st
         await ends[-1]
         return np.frombuffer(batch, np.float32).reshape(rows, 2)
 
-    batcher = Batcher("iris", infer, ROW_BYTES, 8, 1000)
+    batcher = FeatureBatcher("iris", infer, 8, 1000)
     tasks = []
     for number in range(3):
         tasks.append(ask(batcher, number))
@@ -268,7 +268,7 @@ async def test_many_bad_requests_keep_the_good_ones_among_them_from_nothing(serv
 
 async def test_a_batch_without_an_answer_is_a_crash_of_its_model(server: Server) -> None:
     server.gate.shut()
-    batcher = Batcher("iris", watched(server.infer, "iris", 0.05), ROW_BYTES, 8, 1000)
+    batcher = FeatureBatcher("iris", watched(server.infer, "iris", 0.05), 8, 1000)
     answers = await asyncio.gather(ask(batcher, 1), ask(batcher, 2), return_exceptions=True)
     assert [type(answer) for answer in answers] == [ModelCrashed, ModelCrashed]
     assert server.gate.waiting == 0
@@ -358,7 +358,7 @@ async def test_whatever_the_order_every_caller_gets_its_own_answer_and_nothing_i
         scores: Floats = features.sum(axis=1, keepdims=True)
         return scores
 
-    batcher = Batcher("iris", infer, ROW_BYTES, limit, 1000)
+    batcher = FeatureBatcher("iris", infer, limit, 1000)
     before = asyncio.all_tasks()
     asked: list[tuple[list[float], asyncio.Task[Floats]]] = []
     for number in range(60):

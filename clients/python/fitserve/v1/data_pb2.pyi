@@ -153,7 +153,11 @@ class Inputs(_message.Message):
 
     @_builtins.property
     def tensors(self) -> _containers.MessageMap[_builtins.str, Global___Tensor]:
-        """Named tensors, for imported models that have several inputs. Not in this release."""
+        """Named tensors, for models whose signature has `inputs`: of any type, with texts, of any shape. Such models take
+        `records` too: one object a row, from the name of an input to its value, a number, a truth value, a text or a list of
+        them. An input that takes one text a row takes a list or an object as well, and gets its JSON. A model with one input
+        takes `tensor` and `rows`, too. Where a row of an input is one value, [rows] is taken for [rows, 1].
+        """
 
     def __init__(
         self,

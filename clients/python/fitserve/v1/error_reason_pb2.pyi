@@ -229,6 +229,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
         {"reason": "NOTHING_TO_ROLL_BACK", "domain": "fitserve", "metadata": {"model": "iris", "alias": "champion"}}
     """
+    ERROR_REASON_OPERATOR_MODEL: _ErrorReason.ValueType  # 45
+    """FAILED_PRECONDITION. An operator has placed the model in the model directory; no call changes or deletes its files.
+
+        {"reason": "OPERATOR_MODEL", "domain": "fitserve", "metadata": {"model": "plate_picker"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the `reason` of the google.rpc.ErrorInfo that every error carries, with the domain "fitserve" and
@@ -441,5 +446,10 @@ ERROR_REASON_NOTHING_TO_ROLL_BACK: ErrorReason.ValueType  # 41
 """FAILED_PRECONDITION. The alias has not been moved since it was made or rolled back.
 
     {"reason": "NOTHING_TO_ROLL_BACK", "domain": "fitserve", "metadata": {"model": "iris", "alias": "champion"}}
+"""
+ERROR_REASON_OPERATOR_MODEL: ErrorReason.ValueType  # 45
+"""FAILED_PRECONDITION. An operator has placed the model in the model directory; no call changes or deletes its files.
+
+    {"reason": "OPERATOR_MODEL", "domain": "fitserve", "metadata": {"model": "plate_picker"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -24,6 +24,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _ModelSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ModelSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MODEL_SOURCE_UNSPECIFIED: _ModelSource.ValueType  # 0
+    """Not known, of a version that is damaged on disk."""
+    MODEL_SOURCE_FIT: _ModelSource.ValueType  # 1
+    """Fit has trained it."""
+    MODEL_SOURCE_IMPORT: _ModelSource.ValueType  # 2
+    """ImportModel has brought it."""
+    MODEL_SOURCE_OPERATOR: _ModelSource.ValueType  # 3
+    """An operator has placed it in the model directory, with code of its own. Calls load, unload and use it, and never
+    change or delete it.
+    """
+
+class ModelSource(_ModelSource, metaclass=_ModelSourceEnumTypeWrapper):
+    """ModelSource is where a version comes from."""
+
+MODEL_SOURCE_UNSPECIFIED: ModelSource.ValueType  # 0
+"""Not known, of a version that is damaged on disk."""
+MODEL_SOURCE_FIT: ModelSource.ValueType  # 1
+"""Fit has trained it."""
+MODEL_SOURCE_IMPORT: ModelSource.ValueType  # 2
+"""ImportModel has brought it."""
+MODEL_SOURCE_OPERATOR: ModelSource.ValueType  # 3
+"""An operator has placed it in the model directory, with code of its own. Calls load, unload and use it, and never
+change or delete it.
+"""
+Global___ModelSource: _TypeAlias = ModelSource  # noqa: Y015
+
 class _ModelState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -227,7 +259,7 @@ Global___ModelAlias: _TypeAlias = ModelAlias  # noqa: Y015
 
 @_typing.final
 class ModelVersion(_message.Message):
-    """ModelVersion is one trained or imported artifact. Of one that is damaged on disk only `version`, `state` and `error`
+    """ModelVersion is one trained or imported artifact, or one that an operator has placed in the model directory. Of one that is damaged on disk only `version`, `state` and `error`
     may be set.
     """
 
@@ -292,6 +324,7 @@ class ModelVersion(_message.Message):
     LOADED_BY_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     IMPORTED_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The number, from 1."""
     state: Global___ModelState.ValueType
@@ -314,6 +347,8 @@ class ModelVersion(_message.Message):
     """Who asked for the load: "job <id>", or the caller's address such as ipv4:10.0.0.7:53122, also after a restart. Set
     while it is loaded.
     """
+    source: Global___ModelSource.ValueType
+    """Where it comes from."""
     @_builtins.property
     def signature(self) -> Global___Signature:
         """What predictions take and what they give."""
@@ -372,10 +407,11 @@ class ModelVersion(_message.Message):
         loaded_by: _builtins.str = ...,
         error: _status_pb2.Status | None = ...,
         imported: Global___ImportedFile | None = ...,
+        source: Global___ModelSource.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "imported", b"imported", "load_time", b"load_time", "parameters", b"parameters", "parity", b"parity", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "backend", b"backend", "create_time", b"create_time", "dataset", b"dataset", "error", b"error", "imported", b"imported", "job", b"job", "library_versions", b"library_versions", "load_time", b"load_time", "loaded_by", b"loaded_by", "metrics", b"metrics", "parameters", b"parameters", "parity", b"parity", "signature", b"signature", "size_bytes", b"size_bytes", "state", b"state", "train_row_count", b"train_row_count", "validation_row_count", b"validation_row_count", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "backend", b"backend", "create_time", b"create_time", "dataset", b"dataset", "error", b"error", "imported", b"imported", "job", b"job", "library_versions", b"library_versions", "load_time", b"load_time", "loaded_by", b"loaded_by", "metrics", b"metrics", "parameters", b"parameters", "parity", b"parity", "signature", b"signature", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "train_row_count", b"train_row_count", "validation_row_count", b"validation_row_count", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -454,11 +490,13 @@ class Signature(_message.Message):
 
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
-        """The inputs by name, for imported models that take `tensors`."""
+        """The inputs by name, for models that take `tensors`: those of operators, and some imported ones. All above is empty
+        then.
+        """
 
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
-        """The outputs by name, for imported models that take `tensors`."""
+        """The outputs by name, for models that take `tensors`."""
 
     def __init__(
         self,
@@ -545,13 +583,18 @@ class TensorSpec(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
+    OPTIONAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name in `Inputs.tensors`, or in `PredictResponse.outputs`."""
     dtype: _data_pb2.DataType.ValueType
     """The type of the elements."""
+    optional: _builtins.bool
+    """Whether a request may leave the input out."""
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The length of each dimension; -1 where any length is allowed."""
+        """The length of each dimension; -1 where any length is allowed. Where the first one is -1 for all inputs and outputs it
+        is the number of rows, and requests that come at the same time share batches.
+        """
 
     def __init__(
         self,
@@ -559,10 +602,11 @@ class TensorSpec(_message.Message):
         name: _builtins.str = ...,
         dtype: _data_pb2.DataType.ValueType = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
+        optional: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "name", b"name", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "name", b"name", "optional", b"optional", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -420,18 +420,24 @@ class RemoveAllResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REMOVED_MODELS_FIELD_NUMBER: _builtins.int
+    KEPT_MODELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def removed_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names of the models deleted; empty if there were none."""
+
+    @_builtins.property
+    def kept_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the models that operators have placed: their files stay, and what of them is loaded stays loaded."""
 
     def __init__(
         self,
         *,
         removed_models: _abc.Iterable[_builtins.str] | None = ...,
+        kept_models: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed_models", b"removed_models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept_models", b"kept_models", "removed_models", b"removed_models"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -145,7 +145,7 @@ class ModelServiceServicer:
 
     def Remove(self, request, context):
         """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one, FAILED_PRECONDITION
-        if it is loaded, or an alias names the version, and `force` is not set, ABORTED if another operation on it is under
+        if it is loaded, or an alias names the version, and `force` is not set, or if an operator has placed it, ABORTED if another operation on it is under
         way, or if a Fit of it is and no version would be left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -153,7 +153,7 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveAll(self, request, context):
-        """Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
+        """Deletes all models from disk for ever, but those that operators have placed. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
         `force` is not set, ABORTED if a Fit of one of them or another operation on one is under way; nothing is deleted
         then.
         """

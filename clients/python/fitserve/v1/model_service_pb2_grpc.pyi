@@ -64,11 +64,11 @@ class ModelServiceStub:
     """
     Remove: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.RemoveRequest, _model_service_pb2.RemoveResponse]
     """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one, FAILED_PRECONDITION
-    if it is loaded, or an alias names the version, and `force` is not set, ABORTED if another operation on it is under
+    if it is loaded, or an alias names the version, and `force` is not set, or if an operator has placed it, ABORTED if another operation on it is under
     way, or if a Fit of it is and no version would be left.
     """
     RemoveAll: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.RemoveAllRequest, _model_service_pb2.RemoveAllResponse]
-    """Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
+    """Deletes all models from disk for ever, but those that operators have placed. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
     `force` is not set, ABORTED if a Fit of one of them or another operation on one is under way; nothing is deleted
     then.
     """
@@ -139,11 +139,11 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
     Remove: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RemoveRequest, _model_service_pb2.RemoveResponse]  # type: ignore[assignment]
     """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one, FAILED_PRECONDITION
-    if it is loaded, or an alias names the version, and `force` is not set, ABORTED if another operation on it is under
+    if it is loaded, or an alias names the version, and `force` is not set, or if an operator has placed it, ABORTED if another operation on it is under
     way, or if a Fit of it is and no version would be left.
     """
     RemoveAll: _aio.UnaryUnaryMultiCallable[_model_service_pb2.RemoveAllRequest, _model_service_pb2.RemoveAllResponse]  # type: ignore[assignment]
-    """Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
+    """Deletes all models from disk for ever, but those that operators have placed. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
     `force` is not set, ABORTED if a Fit of one of them or another operation on one is under way; nothing is deleted
     then.
     """
@@ -241,7 +241,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.RemoveResponse, _abc.Awaitable[_model_service_pb2.RemoveResponse]]:
         """Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one, FAILED_PRECONDITION
-        if it is loaded, or an alias names the version, and `force` is not set, ABORTED if another operation on it is under
+        if it is loaded, or an alias names the version, and `force` is not set, or if an operator has placed it, ABORTED if another operation on it is under
         way, or if a Fit of it is and no version would be left.
         """
 
@@ -251,7 +251,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.RemoveAllRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.RemoveAllResponse, _abc.Awaitable[_model_service_pb2.RemoveAllResponse]]:
-        """Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
+        """Deletes all models from disk for ever, but those that operators have placed. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
         `force` is not set, ABORTED if a Fit of one of them or another operation on one is under way; nothing is deleted
         then.
         """

@@ -37,13 +37,15 @@ class PredictRequest(_message.Message):
     version: _builtins.int
     """The version. The default is the model's `serving_version`. One that is not loaded returns FAILED_PRECONDITION."""
     include_probabilities: _builtins.bool
-    """Whether the probabilities of the labels come back too. The default is false. It does nothing for regression."""
+    """Whether the probabilities of the labels come back too. The default is false. It does nothing for regression, nor for
+    models of named tensors, which always give all of their outputs.
+    """
     alias: _builtins.str
     """The alias of the version, such as champion, in place of `version`."""
     @_builtins.property
     def inputs(self) -> _data_pb2.Inputs:
         """The rows, at least one. By hand: {"rows": [[5.1, 3.5, 1.4, 0.2]]}, or {"records": [{"length": 5.1, "width": 3.5}]}
-        for models that were trained on named columns.
+        for models that were trained on named columns, or take named tensors.
         """
 
     def __init__(
@@ -69,7 +71,8 @@ Global___PredictRequest: _TypeAlias = PredictRequest  # noqa: Y015
 class PredictResponse(_message.Message):
     """PredictResponse holds the predictions, one a row. Inputs typed by hand (`rows`, `records`) are answered with
     `predictions` and `probabilities`, which read well; inputs from programs (`tensor`, `table`) with `prediction_tensor`
-    and `probability_tensor`, which are fast; `tensors` with `outputs`.
+    and `probability_tensor`, which are fast. Models of named tensors answer `rows` and `records` with an object a row in
+    `predictions`, from the name of an output to its value, such as {"similarity": 0.8}, and all other forms with `outputs`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -110,7 +113,7 @@ class PredictResponse(_message.Message):
     @_builtins.property
     def predictions(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Value]:
         """The predictions: the most probable labels, as they were given in training (integers beyond ±2^53 as texts of their
-        digits), or numbers for regression.
+        digits), or numbers for regression, or objects for models of named tensors.
         """
 
     @_builtins.property
@@ -135,7 +138,7 @@ class PredictResponse(_message.Message):
 
     @_builtins.property
     def outputs(self) -> _containers.MessageMap[_builtins.str, _data_pb2.Tensor]:
-        """The outputs by name, for imported models that take `tensors`. Not in this release."""
+        """The outputs by name, of models that take `tensors`."""
 
     def __init__(
         self,

@@ -142,7 +142,10 @@ type Inputs struct {
 	// One object a row, from column name to value, easy to type by hand, such as [{"length": 5.1, "color": "red"}]. All
 	// have the same names; null is a missing value. For models that were trained on named columns.
 	Records []*structpb.Struct `protobuf:"bytes,4,rep,name=records,proto3" json:"records,omitempty"`
-	// Named tensors, for imported models that have several inputs. Not in this release.
+	// Named tensors, for models whose signature has `inputs`: of any type, with texts, of any shape. Such models take
+	// `records` too: one object a row, from the name of an input to its value, a number, a truth value, a text or a list of
+	// them. An input that takes one text a row takes a list or an object as well, and gets its JSON. A model with one input
+	// takes `tensor` and `rows`, too. Where a row of an input is one value, [rows] is taken for [rows, 1].
 	Tensors       map[string]*Tensor `protobuf:"bytes,5,rep,name=tensors,proto3" json:"tensors,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

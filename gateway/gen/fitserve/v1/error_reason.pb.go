@@ -192,6 +192,10 @@ const (
 	//
 	//	{"reason": "NOTHING_TO_ROLL_BACK", "domain": "fitserve", "metadata": {"model": "iris", "alias": "champion"}}
 	ErrorReason_ERROR_REASON_NOTHING_TO_ROLL_BACK ErrorReason = 41
+	// FAILED_PRECONDITION. An operator has placed the model in the model directory; no call changes or deletes its files.
+	//
+	//	{"reason": "OPERATOR_MODEL", "domain": "fitserve", "metadata": {"model": "plate_picker"}}
+	ErrorReason_ERROR_REASON_OPERATOR_MODEL ErrorReason = 45
 )
 
 // Enum value maps for ErrorReason.
@@ -239,6 +243,7 @@ var (
 		39: "ERROR_REASON_ALIAS_NOT_FOUND",
 		40: "ERROR_REASON_VERSION_HAS_ALIAS",
 		41: "ERROR_REASON_NOTHING_TO_ROLL_BACK",
+		45: "ERROR_REASON_OPERATOR_MODEL",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":            0,
@@ -283,6 +288,7 @@ var (
 		"ERROR_REASON_ALIAS_NOT_FOUND":        39,
 		"ERROR_REASON_VERSION_HAS_ALIAS":      40,
 		"ERROR_REASON_NOTHING_TO_ROLL_BACK":   41,
+		"ERROR_REASON_OPERATOR_MODEL":         45,
 	}
 )
 
@@ -317,7 +323,7 @@ var File_fitserve_v1_error_reason_proto protoreflect.FileDescriptor
 
 const file_fitserve_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
-	"\x1efitserve/v1/error_reason.proto\x12\vfitserve.v1*\xa3\v\n" +
+	"\x1efitserve/v1/error_reason.proto\x12\vfitserve.v1*\xc4\v\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12$\n" +
@@ -361,7 +367,8 @@ const file_fitserve_v1_error_reason_proto_rawDesc = "" +
 	"!ERROR_REASON_DATABASE_UNAVAILABLE\x10&\x12 \n" +
 	"\x1cERROR_REASON_ALIAS_NOT_FOUND\x10'\x12\"\n" +
 	"\x1eERROR_REASON_VERSION_HAS_ALIAS\x10(\x12%\n" +
-	"!ERROR_REASON_NOTHING_TO_ROLL_BACK\x10)B\x9d\x01\n" +
+	"!ERROR_REASON_NOTHING_TO_ROLL_BACK\x10)\x12\x1f\n" +
+	"\x1bERROR_REASON_OPERATOR_MODEL\x10-B\x9d\x01\n" +
 	"\x0fcom.fitserve.v1B\x10ErrorReasonProtoP\x01Z+fitserve/gateway/gen/fitserve/v1;fitservev1\xa2\x02\x03FXX\xaa\x02\vFitserve.V1\xca\x02\vFitserve\\V1\xe2\x02\x17Fitserve\\V1\\GPBMetadata\xea\x02\fFitserve::V1b\x06proto3"
 
 var (

@@ -24,6 +24,64 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ModelSource is where a version comes from.
+type ModelSource int32
+
+const (
+	// Not known, of a version that is damaged on disk.
+	ModelSource_MODEL_SOURCE_UNSPECIFIED ModelSource = 0
+	// Fit has trained it.
+	ModelSource_MODEL_SOURCE_FIT ModelSource = 1
+	// ImportModel has brought it.
+	ModelSource_MODEL_SOURCE_IMPORT ModelSource = 2
+	// An operator has placed it in the model directory, with code of its own. Calls load, unload and use it, and never
+	// change or delete it.
+	ModelSource_MODEL_SOURCE_OPERATOR ModelSource = 3
+)
+
+// Enum value maps for ModelSource.
+var (
+	ModelSource_name = map[int32]string{
+		0: "MODEL_SOURCE_UNSPECIFIED",
+		1: "MODEL_SOURCE_FIT",
+		2: "MODEL_SOURCE_IMPORT",
+		3: "MODEL_SOURCE_OPERATOR",
+	}
+	ModelSource_value = map[string]int32{
+		"MODEL_SOURCE_UNSPECIFIED": 0,
+		"MODEL_SOURCE_FIT":         1,
+		"MODEL_SOURCE_IMPORT":      2,
+		"MODEL_SOURCE_OPERATOR":    3,
+	}
+)
+
+func (x ModelSource) Enum() *ModelSource {
+	p := new(ModelSource)
+	*p = x
+	return p
+}
+
+func (x ModelSource) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ModelSource) Descriptor() protoreflect.EnumDescriptor {
+	return file_fitserve_v1_model_proto_enumTypes[0].Descriptor()
+}
+
+func (ModelSource) Type() protoreflect.EnumType {
+	return &file_fitserve_v1_model_proto_enumTypes[0]
+}
+
+func (x ModelSource) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ModelSource.Descriptor instead.
+func (ModelSource) EnumDescriptor() ([]byte, []int) {
+	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{0}
+}
+
 // ModelState is the state of a model or a version.
 type ModelState int32
 
@@ -73,11 +131,11 @@ func (x ModelState) String() string {
 }
 
 func (ModelState) Descriptor() protoreflect.EnumDescriptor {
-	return file_fitserve_v1_model_proto_enumTypes[0].Descriptor()
+	return file_fitserve_v1_model_proto_enumTypes[1].Descriptor()
 }
 
 func (ModelState) Type() protoreflect.EnumType {
-	return &file_fitserve_v1_model_proto_enumTypes[0]
+	return &file_fitserve_v1_model_proto_enumTypes[1]
 }
 
 func (x ModelState) Number() protoreflect.EnumNumber {
@@ -86,7 +144,7 @@ func (x ModelState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ModelState.Descriptor instead.
 func (ModelState) EnumDescriptor() ([]byte, []int) {
-	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{0}
+	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{1}
 }
 
 // UnknownCategory is what a model makes of a category that it was not trained on. It is never an error.
@@ -127,11 +185,11 @@ func (x UnknownCategory) String() string {
 }
 
 func (UnknownCategory) Descriptor() protoreflect.EnumDescriptor {
-	return file_fitserve_v1_model_proto_enumTypes[1].Descriptor()
+	return file_fitserve_v1_model_proto_enumTypes[2].Descriptor()
 }
 
 func (UnknownCategory) Type() protoreflect.EnumType {
-	return &file_fitserve_v1_model_proto_enumTypes[1]
+	return &file_fitserve_v1_model_proto_enumTypes[2]
 }
 
 func (x UnknownCategory) Number() protoreflect.EnumNumber {
@@ -140,7 +198,7 @@ func (x UnknownCategory) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UnknownCategory.Descriptor instead.
 func (UnknownCategory) EnumDescriptor() ([]byte, []int) {
-	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{1}
+	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{2}
 }
 
 // ColumnKind is the kind of values of a column.
@@ -192,11 +250,11 @@ func (x ColumnKind) String() string {
 }
 
 func (ColumnKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_fitserve_v1_model_proto_enumTypes[2].Descriptor()
+	return file_fitserve_v1_model_proto_enumTypes[3].Descriptor()
 }
 
 func (ColumnKind) Type() protoreflect.EnumType {
-	return &file_fitserve_v1_model_proto_enumTypes[2]
+	return &file_fitserve_v1_model_proto_enumTypes[3]
 }
 
 func (x ColumnKind) Number() protoreflect.EnumNumber {
@@ -205,7 +263,7 @@ func (x ColumnKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ColumnKind.Descriptor instead.
 func (ColumnKind) EnumDescriptor() ([]byte, []int) {
-	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{2}
+	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{3}
 }
 
 // Model is a name with its versions.
@@ -399,7 +457,7 @@ func (x *ModelAlias) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// ModelVersion is one trained or imported artifact. Of one that is damaged on disk only `version`, `state` and `error`
+// ModelVersion is one trained or imported artifact, or one that an operator has placed in the model directory. Of one that is damaged on disk only `version`, `state` and `error`
 // may be set.
 type ModelVersion struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -441,7 +499,9 @@ type ModelVersion struct {
 	// Why it is in MODEL_STATE_FAILED, or unset.
 	Error *status.Status `protobuf:"bytes,18,opt,name=error,proto3" json:"error,omitempty"`
 	// The file that it was imported from; unset for trained models.
-	Imported      *ImportedFile `protobuf:"bytes,19,opt,name=imported,proto3" json:"imported,omitempty"`
+	Imported *ImportedFile `protobuf:"bytes,19,opt,name=imported,proto3" json:"imported,omitempty"`
+	// Where it comes from.
+	Source        ModelSource `protobuf:"varint,20,opt,name=source,proto3,enum=fitserve.v1.ModelSource" json:"source,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -609,6 +669,13 @@ func (x *ModelVersion) GetImported() *ImportedFile {
 	return nil
 }
 
+func (x *ModelVersion) GetSource() ModelSource {
+	if x != nil {
+		return x.Source
+	}
+	return ModelSource_MODEL_SOURCE_UNSPECIFIED
+}
+
 // ImportedFile is the file that a version was imported from, which is not kept.
 type ImportedFile struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -693,9 +760,10 @@ type Signature struct {
 	// The type in which predictions come back in `prediction_tensor`: FP32 for regression, the type of the labels
 	// otherwise.
 	PredictionDtype DataType `protobuf:"varint,6,opt,name=prediction_dtype,json=predictionDtype,proto3,enum=fitserve.v1.DataType" json:"prediction_dtype,omitempty"`
-	// The inputs by name, for imported models that take `tensors`.
+	// The inputs by name, for models that take `tensors`: those of operators, and some imported ones. All above is empty
+	// then.
 	Inputs []*TensorSpec `protobuf:"bytes,7,rep,name=inputs,proto3" json:"inputs,omitempty"`
-	// The outputs by name, for imported models that take `tensors`.
+	// The outputs by name, for models that take `tensors`.
 	Outputs       []*TensorSpec `protobuf:"bytes,8,rep,name=outputs,proto3" json:"outputs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -897,8 +965,11 @@ type TensorSpec struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The type of the elements.
 	Dtype DataType `protobuf:"varint,2,opt,name=dtype,proto3,enum=fitserve.v1.DataType" json:"dtype,omitempty"`
-	// The length of each dimension; -1 where any length is allowed.
-	Shape         []int64 `protobuf:"varint,3,rep,packed,name=shape,proto3" json:"shape,omitempty"`
+	// The length of each dimension; -1 where any length is allowed. Where the first one is -1 for all inputs and outputs it
+	// is the number of rows, and requests that come at the same time share batches.
+	Shape []int64 `protobuf:"varint,3,rep,packed,name=shape,proto3" json:"shape,omitempty"`
+	// Whether a request may leave the input out.
+	Optional      bool `protobuf:"varint,4,opt,name=optional,proto3" json:"optional,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -952,6 +1023,13 @@ func (x *TensorSpec) GetShape() []int64 {
 		return x.Shape
 	}
 	return nil
+}
+
+func (x *TensorSpec) GetOptional() bool {
+	if x != nil {
+		return x.Optional
+	}
+	return false
 }
 
 // Parity is the comparison of the exported file's predictions with those of the library that trained the model.
@@ -1043,7 +1121,7 @@ const file_fitserve_v1_model_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\x05R\aversion\x12)\n" +
 	"\x10previous_version\x18\x03 \x01(\x05R\x0fpreviousVersion\x12;\n" +
 	"\vupdate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\"\xe1\a\n" +
+	"updateTime\"\x93\b\n" +
 	"\fModelVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x05R\aversion\x12-\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x17.fitserve.v1.ModelStateR\x05state\x124\n" +
@@ -1068,7 +1146,8 @@ const file_fitserve_v1_model_proto_rawDesc = "" +
 	"\tload_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\bloadTime\x12\x1b\n" +
 	"\tloaded_by\x18\x11 \x01(\tR\bloadedBy\x12(\n" +
 	"\x05error\x18\x12 \x01(\v2\x12.google.rpc.StatusR\x05error\x125\n" +
-	"\bimported\x18\x13 \x01(\v2\x19.fitserve.v1.ImportedFileR\bimported\x1a:\n" +
+	"\bimported\x18\x13 \x01(\v2\x19.fitserve.v1.ImportedFileR\bimported\x120\n" +
+	"\x06source\x18\x14 \x01(\x0e2\x18.fitserve.v1.ModelSourceR\x06source\x1a:\n" +
 	"\fMetricsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\x1aB\n" +
@@ -1100,16 +1179,22 @@ const file_fitserve_v1_model_proto_rawDesc = "" +
 	"\x10unknown_category\x18\x05 \x01(\x0e2\x1c.fitserve.v1.UnknownCategoryR\x0funknownCategory\x12%\n" +
 	"\x0emissing_values\x18\x06 \x01(\bR\rmissingValues\x12\x17\n" +
 	"\x04fill\x18\a \x01(\x01H\x00R\x04fill\x88\x01\x01B\a\n" +
-	"\x05_fill\"c\n" +
+	"\x05_fill\"\x7f\n" +
 	"\n" +
 	"TensorSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
 	"\x05dtype\x18\x02 \x01(\x0e2\x15.fitserve.v1.DataTypeR\x05dtype\x12\x14\n" +
-	"\x05shape\x18\x03 \x03(\x03R\x05shape\"j\n" +
+	"\x05shape\x18\x03 \x03(\x03R\x05shape\x12\x1a\n" +
+	"\boptional\x18\x04 \x01(\bR\boptional\"j\n" +
 	"\x06Parity\x12%\n" +
 	"\x0emax_difference\x18\x01 \x01(\x01R\rmaxDifference\x12\x1c\n" +
 	"\ttolerance\x18\x02 \x01(\x01R\ttolerance\x12\x1b\n" +
-	"\trow_count\x18\x03 \x01(\x03R\browCount*\xa5\x01\n" +
+	"\trow_count\x18\x03 \x01(\x03R\browCount*u\n" +
+	"\vModelSource\x12\x1c\n" +
+	"\x18MODEL_SOURCE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10MODEL_SOURCE_FIT\x10\x01\x12\x17\n" +
+	"\x13MODEL_SOURCE_IMPORT\x10\x02\x12\x19\n" +
+	"\x15MODEL_SOURCE_OPERATOR\x10\x03*\xa5\x01\n" +
 	"\n" +
 	"ModelState\x12\x1b\n" +
 	"\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -1145,58 +1230,60 @@ func file_fitserve_v1_model_proto_rawDescGZIP() []byte {
 	return file_fitserve_v1_model_proto_rawDescData
 }
 
-var file_fitserve_v1_model_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_fitserve_v1_model_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
 var file_fitserve_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_fitserve_v1_model_proto_goTypes = []any{
-	(ModelState)(0),               // 0: fitserve.v1.ModelState
-	(UnknownCategory)(0),          // 1: fitserve.v1.UnknownCategory
-	(ColumnKind)(0),               // 2: fitserve.v1.ColumnKind
-	(*Model)(nil),                 // 3: fitserve.v1.Model
-	(*ModelAlias)(nil),            // 4: fitserve.v1.ModelAlias
-	(*ModelVersion)(nil),          // 5: fitserve.v1.ModelVersion
-	(*ImportedFile)(nil),          // 6: fitserve.v1.ImportedFile
-	(*Signature)(nil),             // 7: fitserve.v1.Signature
-	(*ColumnSpec)(nil),            // 8: fitserve.v1.ColumnSpec
-	(*TensorSpec)(nil),            // 9: fitserve.v1.TensorSpec
-	(*Parity)(nil),                // 10: fitserve.v1.Parity
-	nil,                           // 11: fitserve.v1.ModelVersion.MetricsEntry
-	nil,                           // 12: fitserve.v1.ModelVersion.LibraryVersionsEntry
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 14: google.protobuf.Struct
-	(*status.Status)(nil),         // 15: google.rpc.Status
-	(Task)(0),                     // 16: fitserve.v1.Task
-	(*structpb.Value)(nil),        // 17: google.protobuf.Value
-	(DataType)(0),                 // 18: fitserve.v1.DataType
+	(ModelSource)(0),              // 0: fitserve.v1.ModelSource
+	(ModelState)(0),               // 1: fitserve.v1.ModelState
+	(UnknownCategory)(0),          // 2: fitserve.v1.UnknownCategory
+	(ColumnKind)(0),               // 3: fitserve.v1.ColumnKind
+	(*Model)(nil),                 // 4: fitserve.v1.Model
+	(*ModelAlias)(nil),            // 5: fitserve.v1.ModelAlias
+	(*ModelVersion)(nil),          // 6: fitserve.v1.ModelVersion
+	(*ImportedFile)(nil),          // 7: fitserve.v1.ImportedFile
+	(*Signature)(nil),             // 8: fitserve.v1.Signature
+	(*ColumnSpec)(nil),            // 9: fitserve.v1.ColumnSpec
+	(*TensorSpec)(nil),            // 10: fitserve.v1.TensorSpec
+	(*Parity)(nil),                // 11: fitserve.v1.Parity
+	nil,                           // 12: fitserve.v1.ModelVersion.MetricsEntry
+	nil,                           // 13: fitserve.v1.ModelVersion.LibraryVersionsEntry
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 15: google.protobuf.Struct
+	(*status.Status)(nil),         // 16: google.rpc.Status
+	(Task)(0),                     // 17: fitserve.v1.Task
+	(*structpb.Value)(nil),        // 18: google.protobuf.Value
+	(DataType)(0),                 // 19: fitserve.v1.DataType
 }
 var file_fitserve_v1_model_proto_depIdxs = []int32{
-	0,  // 0: fitserve.v1.Model.state:type_name -> fitserve.v1.ModelState
-	5,  // 1: fitserve.v1.Model.versions:type_name -> fitserve.v1.ModelVersion
-	4,  // 2: fitserve.v1.Model.aliases:type_name -> fitserve.v1.ModelAlias
-	13, // 3: fitserve.v1.ModelAlias.update_time:type_name -> google.protobuf.Timestamp
-	0,  // 4: fitserve.v1.ModelVersion.state:type_name -> fitserve.v1.ModelState
-	7,  // 5: fitserve.v1.ModelVersion.signature:type_name -> fitserve.v1.Signature
-	14, // 6: fitserve.v1.ModelVersion.parameters:type_name -> google.protobuf.Struct
-	11, // 7: fitserve.v1.ModelVersion.metrics:type_name -> fitserve.v1.ModelVersion.MetricsEntry
-	10, // 8: fitserve.v1.ModelVersion.parity:type_name -> fitserve.v1.Parity
-	12, // 9: fitserve.v1.ModelVersion.library_versions:type_name -> fitserve.v1.ModelVersion.LibraryVersionsEntry
-	13, // 10: fitserve.v1.ModelVersion.create_time:type_name -> google.protobuf.Timestamp
-	13, // 11: fitserve.v1.ModelVersion.load_time:type_name -> google.protobuf.Timestamp
-	15, // 12: fitserve.v1.ModelVersion.error:type_name -> google.rpc.Status
-	6,  // 13: fitserve.v1.ModelVersion.imported:type_name -> fitserve.v1.ImportedFile
-	16, // 14: fitserve.v1.Signature.task:type_name -> fitserve.v1.Task
-	8,  // 15: fitserve.v1.Signature.columns:type_name -> fitserve.v1.ColumnSpec
-	17, // 16: fitserve.v1.Signature.classes:type_name -> google.protobuf.Value
-	18, // 17: fitserve.v1.Signature.prediction_dtype:type_name -> fitserve.v1.DataType
-	9,  // 18: fitserve.v1.Signature.inputs:type_name -> fitserve.v1.TensorSpec
-	9,  // 19: fitserve.v1.Signature.outputs:type_name -> fitserve.v1.TensorSpec
-	2,  // 20: fitserve.v1.ColumnSpec.kind:type_name -> fitserve.v1.ColumnKind
-	1,  // 21: fitserve.v1.ColumnSpec.unknown_category:type_name -> fitserve.v1.UnknownCategory
-	18, // 22: fitserve.v1.TensorSpec.dtype:type_name -> fitserve.v1.DataType
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	1,  // 0: fitserve.v1.Model.state:type_name -> fitserve.v1.ModelState
+	6,  // 1: fitserve.v1.Model.versions:type_name -> fitserve.v1.ModelVersion
+	5,  // 2: fitserve.v1.Model.aliases:type_name -> fitserve.v1.ModelAlias
+	14, // 3: fitserve.v1.ModelAlias.update_time:type_name -> google.protobuf.Timestamp
+	1,  // 4: fitserve.v1.ModelVersion.state:type_name -> fitserve.v1.ModelState
+	8,  // 5: fitserve.v1.ModelVersion.signature:type_name -> fitserve.v1.Signature
+	15, // 6: fitserve.v1.ModelVersion.parameters:type_name -> google.protobuf.Struct
+	12, // 7: fitserve.v1.ModelVersion.metrics:type_name -> fitserve.v1.ModelVersion.MetricsEntry
+	11, // 8: fitserve.v1.ModelVersion.parity:type_name -> fitserve.v1.Parity
+	13, // 9: fitserve.v1.ModelVersion.library_versions:type_name -> fitserve.v1.ModelVersion.LibraryVersionsEntry
+	14, // 10: fitserve.v1.ModelVersion.create_time:type_name -> google.protobuf.Timestamp
+	14, // 11: fitserve.v1.ModelVersion.load_time:type_name -> google.protobuf.Timestamp
+	16, // 12: fitserve.v1.ModelVersion.error:type_name -> google.rpc.Status
+	7,  // 13: fitserve.v1.ModelVersion.imported:type_name -> fitserve.v1.ImportedFile
+	0,  // 14: fitserve.v1.ModelVersion.source:type_name -> fitserve.v1.ModelSource
+	17, // 15: fitserve.v1.Signature.task:type_name -> fitserve.v1.Task
+	9,  // 16: fitserve.v1.Signature.columns:type_name -> fitserve.v1.ColumnSpec
+	18, // 17: fitserve.v1.Signature.classes:type_name -> google.protobuf.Value
+	19, // 18: fitserve.v1.Signature.prediction_dtype:type_name -> fitserve.v1.DataType
+	10, // 19: fitserve.v1.Signature.inputs:type_name -> fitserve.v1.TensorSpec
+	10, // 20: fitserve.v1.Signature.outputs:type_name -> fitserve.v1.TensorSpec
+	3,  // 21: fitserve.v1.ColumnSpec.kind:type_name -> fitserve.v1.ColumnKind
+	2,  // 22: fitserve.v1.ColumnSpec.unknown_category:type_name -> fitserve.v1.UnknownCategory
+	19, // 23: fitserve.v1.TensorSpec.dtype:type_name -> fitserve.v1.DataType
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_fitserve_v1_model_proto_init() }
@@ -1213,7 +1300,7 @@ func file_fitserve_v1_model_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fitserve_v1_model_proto_rawDesc), len(file_fitserve_v1_model_proto_rawDesc)),
-			NumEnums:      3,
+			NumEnums:      4,
 			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,

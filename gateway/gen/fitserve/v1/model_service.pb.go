@@ -754,6 +754,8 @@ type RemoveAllResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The names of the models deleted; empty if there were none.
 	RemovedModels []string `protobuf:"bytes,1,rep,name=removed_models,json=removedModels,proto3" json:"removed_models,omitempty"`
+	// The names of the models that operators have placed: their files stay, and what of them is loaded stays loaded.
+	KeptModels    []string `protobuf:"bytes,2,rep,name=kept_models,json=keptModels,proto3" json:"kept_models,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -791,6 +793,13 @@ func (*RemoveAllResponse) Descriptor() ([]byte, []int) {
 func (x *RemoveAllResponse) GetRemovedModels() []string {
 	if x != nil {
 		return x.RemovedModels
+	}
+	return nil
+}
+
+func (x *RemoveAllResponse) GetKeptModels() []string {
+	if x != nil {
+		return x.KeptModels
 	}
 	return nil
 }
@@ -1416,9 +1425,11 @@ const file_fitserve_v1_model_service_proto_rawDesc = "" +
 	"\x0eRemoveResponse\x12)\n" +
 	"\x10removed_versions\x18\x01 \x03(\x05R\x0fremovedVersions\"(\n" +
 	"\x10RemoveAllRequest\x12\x14\n" +
-	"\x05force\x18\x01 \x01(\bR\x05force\":\n" +
+	"\x05force\x18\x01 \x01(\bR\x05force\"[\n" +
 	"\x11RemoveAllResponse\x12%\n" +
-	"\x0eremoved_models\x18\x01 \x03(\tR\rremovedModels\"\x80\x01\n" +
+	"\x0eremoved_models\x18\x01 \x03(\tR\rremovedModels\x12\x1f\n" +
+	"\vkept_models\x18\x02 \x03(\tR\n" +
+	"keptModels\"\x80\x01\n" +
 	"\x0fSetAliasRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n" +
 	"\x05alias\x18\x02 \x01(\tR\x05alias\x125\n" +

@@ -64,10 +64,10 @@ type ModelServiceClient interface {
 	// ABORTED if another operation on the model is under way.
 	Unload(ctx context.Context, in *UnloadRequest, opts ...grpc.CallOption) (*UnloadResponse, error)
 	// Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one, FAILED_PRECONDITION
-	// if it is loaded, or an alias names the version, and `force` is not set, ABORTED if another operation on it is under
+	// if it is loaded, or an alias names the version, and `force` is not set, or if an operator has placed it, ABORTED if another operation on it is under
 	// way, or if a Fit of it is and no version would be left.
 	Remove(ctx context.Context, in *RemoveRequest, opts ...grpc.CallOption) (*RemoveResponse, error)
-	// Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
+	// Deletes all models from disk for ever, but those that operators have placed. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
 	// `force` is not set, ABORTED if a Fit of one of them or another operation on one is under way; nothing is deleted
 	// then.
 	RemoveAll(ctx context.Context, in *RemoveAllRequest, opts ...grpc.CallOption) (*RemoveAllResponse, error)
@@ -244,10 +244,10 @@ type ModelServiceServer interface {
 	// ABORTED if another operation on the model is under way.
 	Unload(context.Context, *UnloadRequest) (*UnloadResponse, error)
 	// Deletes a model, or one version of it, from disk for ever. Returns NOT_FOUND for an unknown one, FAILED_PRECONDITION
-	// if it is loaded, or an alias names the version, and `force` is not set, ABORTED if another operation on it is under
+	// if it is loaded, or an alias names the version, and `force` is not set, or if an operator has placed it, ABORTED if another operation on it is under
 	// way, or if a Fit of it is and no version would be left.
 	Remove(context.Context, *RemoveRequest) (*RemoveResponse, error)
-	// Deletes all models from disk for ever. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
+	// Deletes all models from disk for ever, but those that operators have placed. Returns FAILED_PRECONDITION naming the loaded ones if any is loaded and
 	// `force` is not set, ABORTED if a Fit of one of them or another operation on one is under way; nothing is deleted
 	// then.
 	RemoveAll(context.Context, *RemoveAllRequest) (*RemoveAllResponse, error)

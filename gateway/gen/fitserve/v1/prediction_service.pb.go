@@ -32,9 +32,10 @@ type PredictRequest struct {
 	// The version. The default is the model's `serving_version`. One that is not loaded returns FAILED_PRECONDITION.
 	Version *int32 `protobuf:"varint,2,opt,name=version,proto3,oneof" json:"version,omitempty"`
 	// The rows, at least one. By hand: {"rows": [[5.1, 3.5, 1.4, 0.2]]}, or {"records": [{"length": 5.1, "width": 3.5}]}
-	// for models that were trained on named columns.
+	// for models that were trained on named columns, or take named tensors.
 	Inputs *Inputs `protobuf:"bytes,3,opt,name=inputs,proto3" json:"inputs,omitempty"`
-	// Whether the probabilities of the labels come back too. The default is false. It does nothing for regression.
+	// Whether the probabilities of the labels come back too. The default is false. It does nothing for regression, nor for
+	// models of named tensors, which always give all of their outputs.
 	IncludeProbabilities bool `protobuf:"varint,4,opt,name=include_probabilities,json=includeProbabilities,proto3" json:"include_probabilities,omitempty"`
 	// The alias of the version, such as champion, in place of `version`.
 	Alias         string `protobuf:"bytes,5,opt,name=alias,proto3" json:"alias,omitempty"`
@@ -109,7 +110,8 @@ func (x *PredictRequest) GetAlias() string {
 
 // PredictResponse holds the predictions, one a row. Inputs typed by hand (`rows`, `records`) are answered with
 // `predictions` and `probabilities`, which read well; inputs from programs (`tensor`, `table`) with `prediction_tensor`
-// and `probability_tensor`, which are fast; `tensors` with `outputs`.
+// and `probability_tensor`, which are fast. Models of named tensors answer `rows` and `records` with an object a row in
+// `predictions`, from the name of an output to its value, such as {"similarity": 0.8}, and all other forms with `outputs`.
 type PredictResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name of the model.
@@ -117,7 +119,7 @@ type PredictResponse struct {
 	// The version that answered.
 	Version int32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	// The predictions: the most probable labels, as they were given in training (integers beyond ±2^53 as texts of their
-	// digits), or numbers for regression.
+	// digits), or numbers for regression, or objects for models of named tensors.
 	Predictions []*structpb.Value `protobuf:"bytes,3,rep,name=predictions,proto3" json:"predictions,omitempty"`
 	// The probabilities from 0 to 1, one list a row, in the order of `classes`.
 	Probabilities []*structpb.ListValue `protobuf:"bytes,4,rep,name=probabilities,proto3" json:"probabilities,omitempty"`
@@ -129,7 +131,7 @@ type PredictResponse struct {
 	PredictionTensor *Tensor `protobuf:"bytes,6,opt,name=prediction_tensor,json=predictionTensor,proto3" json:"prediction_tensor,omitempty"`
 	// The probabilities, FP32 of shape [rows, classes].
 	ProbabilityTensor *Tensor `protobuf:"bytes,7,opt,name=probability_tensor,json=probabilityTensor,proto3" json:"probability_tensor,omitempty"`
-	// The outputs by name, for imported models that take `tensors`. Not in this release.
+	// The outputs by name, of models that take `tensors`.
 	Outputs       map[string]*Tensor `protobuf:"bytes,8,rep,name=outputs,proto3" json:"outputs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -1,0 +1,192 @@
+"""Models that an operator places in the model directory: they are found, served, and never changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import fitserve
+import grpc
+import pytest
+from fitserve.v1 import model_pb2, model_service_pb2
+
+from tests.conftest import StartService
+from tests.contract.test_training import SPECIES, X
+from tests.contract.wire import Stubs, error_of, stubs_of
+from tests.operator_model import ECHO_CODE, ECHO_CONFIG, place
+from tests.service_process import ServiceProcess
+
+GIVEN = [{"text": "a", "numbers": [1.0, 2.0]}]
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    found = (path for path in directory.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {str(path.relative_to(directory)): path.read_bytes() for path in found}
+
+
+def state_of(client: fitserve.Client, name: str) -> str:
+    return client.model(name).state
+
+
+def test_it_is_found_loaded_used_and_unloaded_without_a_restart(
+    service: ServiceProcess, client: fitserve.Client, name: str
+) -> None:
+    place(service.model_dir, name)
+    assert name in [model.name for model in client.models()]
+    assert state_of(client, name) == "STORED"
+    client.load(name)
+    assert client.predict(name, GIVEN)[0]["upper"] == "A"
+    client.unload(name)
+    assert state_of(client, name) == "STORED"
+    with pytest.raises(fitserve.errors.FailedPrecondition):
+        client.predict(name, GIVEN)
+
+
+def test_a_load_alone_finds_it(service: ServiceProcess, client: fitserve.Client, name: str) -> None:
+    place(service.model_dir, name)
+    assert client.load(name).state == "LOADED"
+
+
+def test_versions_are_its_numbered_directories(service: ServiceProcess, client: fitserve.Client, name: str) -> None:
+    place(service.model_dir, name, versions=(1, 3))
+    other = ECHO_CODE.replace(".upper()", ".lower()")
+    (service.model_dir / name / "3" / "model.py").write_text(other)
+    client.load(name, 1)
+    client.load(name, 3, alongside=True)
+    given = [{"text": "Aa", "numbers": [1.0]}]
+    assert [client.predict(name, given, version=version)[0]["upper"] for version in (1, 3)] == ["AA", "aa"]
+
+
+def test_several_copies_may_work(service: ServiceProcess, client: fitserve.Client, name: str) -> None:
+    place(service.model_dir, name)
+    assert client.load(name, instances=2).instances == 2
+    assert client.predict(name, GIVEN)[0]["upper"] == "A"
+
+
+def test_changed_files_are_served_after_the_next_load(
+    service: ServiceProcess, client: fitserve.Client, name: str
+) -> None:
+    place(service.model_dir, name)
+    client.load(name)
+    client.unload(name)
+    config = ECHO_CONFIG.format().replace('"count"', '"amount"')
+    (service.model_dir / name / "config.pbtxt").write_text(config)
+    (service.model_dir / name / "1" / "model.py").write_text(ECHO_CODE.replace('"count"', '"amount"'))
+    client.load(name)
+    assert client.predict(name, [{**GIVEN[0], "amount": 5}])[0]["sums"] == [8, 3]
+
+
+def test_one_that_is_taken_away_is_gone(service: ServiceProcess, client: fitserve.Client, name: str) -> None:
+    place(service.model_dir, name)
+    assert state_of(client, name) == "STORED"
+    (service.model_dir / name).rename(service.model_dir.parent / name)
+    with pytest.raises(fitserve.errors.NotFound):
+        client.model(name)
+
+
+# -- nothing of it is changed or deleted -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_remove_is_refused(
+    service: ServiceProcess, stubs: Stubs, client: fitserve.Client, name: str, force: bool
+) -> None:
+    place(service.model_dir, name)
+    before = files_of(service.model_dir / name)
+    client.load(name)
+    for version in (None, 1):
+        request = model_service_pb2.RemoveRequest(model=name, version=version, force=force)
+        refused = error_of(lambda request=request: stubs.models.Remove(request))  # type: ignore[misc]
+        assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "OPERATOR_MODEL")
+    assert files_of(service.model_dir / name) == before
+    assert client.predict(name, GIVEN)[0]["upper"] == "A"
+
+
+def test_remove_all_leaves_it_and_says_so(start_service: StartService) -> None:
+    service = start_service()
+    place(service.model_dir, "echo")
+    before = files_of(service.model_dir / "echo")
+    with fitserve.Client(service.address) as client, grpc.insecure_channel(service.address) as channel:
+        client.load("echo")
+        client.fit("iris", X, SPECIES, algorithm="logistic_regression").wait(60)
+        reply = stubs_of(channel).models.RemoveAll(model_service_pb2.RemoveAllRequest())
+        assert (list(reply.removed_models), list(reply.kept_models)) == (["iris"], ["echo"])
+        assert client.predict("echo", GIVEN)[0]["upper"] == "A"
+    assert files_of(service.model_dir / "echo") == before
+
+
+@pytest.mark.parametrize("existing", ["fail", "new_version"])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_fit_on_its_name_is_refused(
+    service: ServiceProcess, client: fitserve.Client, name: str, existing: Literal["fail", "new_version"], whole: bool
+) -> None:
+    place(service.model_dir, name, versions=(1,) if whole else ())
+    before = files_of(service.model_dir / name)
+    with pytest.raises(fitserve.errors.FailedPrecondition) as refused:
+        client.fit(name, X, SPECIES, algorithm="logistic_regression", existing=existing)
+    assert refused.value.reason == "OPERATOR_MODEL"
+    assert files_of(service.model_dir / name) == before
+
+
+# -- what is broken --------------------------------------------------------------------------------------------------
+
+BROKEN = {
+    "no configuration": "this is { no configuration",
+    "no input": 'backend: "python" output [ { name: "y" data_type: TYPE_FP32 dims: [ 1 ] } ]',
+    "no backend": ECHO_CONFIG.format().replace('backend: "python"', ""),
+    "another name": 'name: "other"' + ECHO_CONFIG.format(),
+    "decoupled": ECHO_CONFIG.format() + "model_transaction_policy { decoupled: true }",
+}
+
+
+@pytest.mark.parametrize("config", BROKEN.values(), ids=BROKEN)
+def test_a_broken_configuration_fails_that_model_alone(
+    service: ServiceProcess, stubs: Stubs, client: fitserve.Client, name: str, config: str
+) -> None:
+    place(service.model_dir, name, config)
+    (version,) = stubs.models.GetModel(model_service_pb2.GetModelRequest(model=name)).model.versions
+    assert version.state == model_pb2.MODEL_STATE_FAILED
+    refused = error_of(lambda: stubs.models.Load(model_service_pb2.LoadRequest(model=name)))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "LOAD_FAILED")
+    assert refused.message == version.error.message
+    (service.model_dir / name / "config.pbtxt").write_text(ECHO_CONFIG.format())
+    assert client.load(name).state == "LOADED"
+
+
+def test_broken_code_fails_that_model_alone_until_it_is_mended(
+    service: ServiceProcess, stubs: Stubs, client: fitserve.Client, name: str
+) -> None:
+    place(service.model_dir, name, code="raise ValueError('a secret of the operator')")
+    refused = error_of(lambda: stubs.models.Load(model_service_pb2.LoadRequest(model=name)))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "LOAD_FAILED")
+    assert "secret" not in refused.message
+    assert "log" in refused.message
+    assert "a secret of the operator" in service.log.read_text()
+    assert state_of(client, name) == "FAILED"
+    (service.model_dir / name / "1" / "model.py").write_text(ECHO_CODE)
+    assert state_of(client, name) == "STORED"
+    assert client.load(name).state == "LOADED"
+
+
+def test_it_is_back_after_a_restart_and_a_broken_one_does_not_disturb(start_service: StartService) -> None:
+    service = start_service()
+    place(service.model_dir, "echo")
+    with fitserve.Client(service.address) as client:
+        client.load("echo")
+    service.stop()
+    place(service.model_dir, "broken", "{")
+    (service.model_dir / "half").mkdir()
+    (service.model_dir / "half" / "config.pbtxt").write_text(ECHO_CONFIG.format())
+    service = start_service()
+    with fitserve.Client(service.address) as client:
+        assert client.predict("echo", GIVEN)[0]["upper"] == "A"
+        assert {model.name: model.state for model in client.models()} == {"echo": "LOADED", "broken": "FAILED"}
+    assert (service.model_dir / "half" / "config.pbtxt").exists()
+
+
+def test_what_calls_write_can_never_be_code(service: ServiceProcess, stubs: Stubs, name: str) -> None:
+    """A name that is a path, or an upload with a file's name, is refused before anything is looked at."""
+    place(service.model_dir, name)
+    for bad in (f"{name}/1", "../models", ".fitserve", f"{name}.py"):
+        refused = error_of(lambda bad=bad: stubs.models.Load(model_service_pb2.LoadRequest(model=bad)))  # type: ignore[misc]
+        assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
