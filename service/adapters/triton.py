@@ -38,6 +38,9 @@ S = TypeVar("S")
 
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
+NO_TORCH = "torch is not installed; run 'make setup TRITON_TORCH=1'"
+"""What the backend `pytorch` of the embedded Triton says, and callers are told, where there is no torch."""
+
 LOAD_SECONDS = 120.0
 """How long a load may take. A Triton that needs longer hangs: its Python backend waits for ever for a process that was
 stopped, or that died while it held a lock in shared memory."""
@@ -239,9 +242,10 @@ class TritonInference:
     @staticmethod
     def _refused(manifest: Manifest, why: str) -> ServiceError:
         log.error("Triton refuses version %s of model %s: %s", manifest.version, manifest.model, why)
+        reason = NO_TORCH if NO_TORCH in why else "the service's log says why"
         return ServiceError(
             Reason.LOAD_FAILED,
-            f"Triton refused version {manifest.version} of model {manifest.model!r}; the service's log says why",
+            f"Triton refused version {manifest.version} of model {manifest.model!r}; {reason}",
             {"model": manifest.model, "version": str(manifest.version)},
         )
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -424,10 +424,19 @@ def _answers(stubs: Stubs) -> bool:
         return False
 
 
+def _stubs_of_sign(service: Service) -> list[psutil.Process]:
+    found = []
+    for one in service.process.family():
+        with suppress(psutil.Error):
+            if "python_backend_stub" in one.name() and "/sign/" in " ".join(one.cmdline()):
+                found.append(one)
+    return found
+
+
 def test_a_model_that_crashes_is_loaded_again_whoever_sees_it(service: Service) -> None:
-    of_triton = [one for one in service.process.family() if "python_backend_stub" in one.name()]
-    [stub] = [one for one in of_triton if "/sign/" in " ".join(one.cmdline())]
-    stub.kill()
+    # Those of a Triton that was killed before may take a moment to end.
+    wait_until(lambda: len(_stubs_of_sign(service)) == 1, "one process computes the model")
+    _stubs_of_sign(service)[0].kill()
     further = service.stubs()[1]
     wait_until(lambda: _answers(further), "the model answers")
     assert [labels(predict(stubs)) for stubs in service.stubs()] == [UP[:4].tolist()] * PROCESSES
