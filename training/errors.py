@@ -67,7 +67,7 @@ def as_fit_error(error: BaseException, algorithm: str) -> FitError:
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return FitError(Reason.DISK_FULL, "the disk is full; remove models or datasets and train again")
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return FitError(
             Reason.TRAINER_OOM,
             f"the training of {algorithm} ran out of memory; raise memory_limit_bytes, train on fewer rows "
@@ -77,7 +77,8 @@ def as_fit_error(error: BaseException, algorithm: str) -> FitError:
     return FitError(Reason.TRAINING_FAILED, message)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an exception says that an allocation has failed."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     text = str(error).lower()

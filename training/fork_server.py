@@ -2,7 +2,8 @@
 
 The protocol on the socket (SOCK_SEQPACKET, one JSON object a datagram):
 
-* to the server: `{"op": "fit", "job", "spec", "name"}` with two file descriptors, for the events and for the log;
+* to the server: `{"op", "job", "spec", "name"}` with two file descriptors, for the events and for the log; `op` is "fit" or
+  "import";
 * from the server: `{"event": "ready", "seconds"}` once, `{"event": "started", "job", "pid"}` and
   `{"event": "exited", "job", "pid", "exit_code", "peak_memory_bytes", "cpu_seconds"}`, where a negative exit code is
   the signal that ended the process.
@@ -26,9 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training import limits, run, warm_up
+from training.importing import run as importing
 
 _MAX_DATAGRAM_BYTES = 65536
 _FORK_FAILED = 1
+_WORK = {"fit": run.execute, "import": importing.execute}
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ class _ForkServer:
             os.dup2(log, 2)
             os.close(log)
             sys.stdout = os.fdopen(1, "w", buffering=1)
-            exit_code = run.execute(Path(request["spec"]), events)
+            exit_code = _WORK[request["op"]](Path(request["spec"]), events)
         except BaseException:
             traceback.print_exc()
         finally:

@@ -103,14 +103,17 @@ class ForkServerLink:
             os.close(their_output)
         return cls(process, ours, output, on_message)
 
-    def fit(self, job: str, spec: Path, model: str, events: int, log: int) -> None:
+    def start(self, operation: str, job: str, spec: Path, model: str, events: int, log: int) -> None:
         """Asks for a process; it gets the write ends `events` and `log`, which stay open here.
+
+        Args:
+            operation: What it is to do: "fit" or "import".
 
         Raises:
             BlockingIOError: The socket is full; see `call_when_writable`.
             OSError: The server is gone.
         """
-        order = {"op": "fit", "job": job, "spec": str(spec), "name": model}
+        order = {"op": operation, "job": job, "spec": str(spec), "name": model}
         socket.send_fds(self._connection, [json.dumps(order).encode()], [events, log])
 
     def call_when_writable(self, callback: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 CONFIG_FILE = "config.pbtxt"
 MANIFEST_FILE = "manifest.json"
 PRIVATE_DIRECTORY = ".fitserve"
+IMPORTED_FILE = "imported"
 
 MODEL_NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")

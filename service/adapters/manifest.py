@@ -14,7 +14,17 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from service.adapters.layout import MANIFEST_FILE, MODEL_NAME
 from service.adapters.triton_config import BACKENDS
-from service.domain.entities import ColumnSpec, Label, Manifest, Parity, Signature, Task, UnknownCategory, ValueKind
+from service.domain.entities import (
+    ColumnSpec,
+    ImportedFile,
+    Label,
+    Manifest,
+    Parity,
+    Signature,
+    Task,
+    UnknownCategory,
+    ValueKind,
+)
 from service.domain.errors import Reason, ServiceError
 
 _Positive = Annotated[int, Field(ge=1)]
@@ -71,6 +81,7 @@ class _Signature(_Part):
     missing_values: bool
     classes: tuple[Label, ...]
     label_kind: ValueKind | Literal[""]
+    targets: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check_columns(self) -> _Signature:
@@ -97,6 +108,12 @@ class _Parity(_Part):
     row_count: _Count
 
 
+class _Imported(_Part):
+    format: str = Field(min_length=1)
+    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    size_bytes: _Count
+
+
 class _ManifestFile(_Part):
     """The file `manifest.json`, as the training process writes it."""
 
@@ -104,7 +121,7 @@ class _ManifestFile(_Part):
     model: str = Field(pattern=f"^{MODEL_NAME.pattern}$")
     version: _Positive
     job: str
-    algorithm: str = Field(min_length=1)
+    algorithm: str
     task: Task
     parameters: dict[str, object]
     signature: _Signature
@@ -116,6 +133,7 @@ class _ManifestFile(_Part):
     validation_row_count: _Count
     library_versions: dict[str, str]
     create_time: AwareDatetime
+    imported: _Imported | None = None
     files: dict[_FileName, StoredFile]
     prefer_gpu: bool = False
 
@@ -125,6 +143,12 @@ class _ManifestFile(_Part):
         unlabelled = not self.signature.classes and not self.signature.label_kind
         if not (labelled if self.task is Task.CLASSIFICATION else unlabelled):
             raise ValueError(f"the classes of the signature do not fit the task {self.task}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_algorithm(self) -> _ManifestFile:
+        if bool(self.algorithm) is (self.imported is not None):
+            raise ValueError("a version has an algorithm, or a file that it was imported from")
         return self
 
     @model_validator(mode="after")
@@ -153,6 +177,7 @@ class _ManifestFile(_Part):
             library_versions=self.library_versions,
             create_time=self.create_time,
             size_bytes=sum(file.size_bytes for file in self.files.values()),
+            imported=ImportedFile(**self.imported.model_dump()) if self.imported is not None else None,
             file=next(name for name in self.files if BACKENDS.get(name) == self.backend),
             prefer_gpu=self.prefer_gpu,
         )
@@ -166,6 +191,7 @@ def _signature(task: Task, part: _Signature) -> Signature:
         missing_values=part.missing_values,
         classes=part.classes,
         label_kind=part.label_kind or None,
+        targets=part.targets,
     )
 
 

@@ -13,8 +13,10 @@ import uuid
 from pathlib import Path
 
 from service.adapters import durable, operator_models
+from service.adapters.hashed_file import HashedFile
 from service.adapters.layout import (
     CONFIG_FILE,
+    IMPORTED_FILE,
     MODEL_NAME,
     PRIVATE_DIRECTORY,
     RepositoryLayout,
@@ -30,6 +32,19 @@ _log = logging.getLogger("fitserve.repository")
 
 class RepositoryInUse(Exception):
     """Another service uses the model directory; the message says which process and how to mend it."""
+
+
+def read_manifest(layout: RepositoryLayout, model: str, version: int) -> Manifest:
+    """Returns what a version says of itself, or what its operator's configuration says. No other file is read.
+
+    Raises:
+        ServiceError: ARTIFACT_DAMAGED; LOAD_FAILED for a configuration that cannot be served.
+    """
+    if operator_models.is_of_operator(layout.model(model)):
+        return operator_models.manifest_of(layout.model(model), version)
+    if operator_models.is_of_operator(layout.model(model)):
+        return operator_models.manifest_of(layout.model(model), version)
+    return VersionDirectory.read(layout.version(model, version), model, version).manifest
 
 
 class RepositoryArtifacts:
@@ -64,6 +79,19 @@ class RepositoryArtifacts:
     def staging_directory(self, job: str) -> Path:
         """Returns the path where the job's version is to be written; it does not exist yet, its parent does."""
         return self._layout.staged(job)
+
+    def file_writer(self, job: str) -> HashedFile:
+        """Returns a writer of the file `imported_file(job)`.
+
+        Raises:
+            ServiceError: DISK_FULL.
+        """
+        self.job_directory(job)
+        return HashedFile(self.imported_file(job))
+
+    def imported_file(self, job: str) -> Path:
+        """Returns where the file that an import brings is kept, in its private directory."""
+        return self._layout.job(job) / IMPORTED_FILE
 
     def discard(self, job: str) -> None:
         """Deletes what a job has left behind: its directory and its staging directory."""

@@ -16,7 +16,7 @@ from service.adapters.process_group import kill_with_group, own_bytes
 from service.adapters.training_run import ForkedRun
 from service.adapters.training_spec import write_spec
 from service.domain.errors import Reason, ServiceError
-from service.domain.ports import TrainingOrder
+from service.domain.ports import ProcessOrder
 
 _log = logging.getLogger("fitserve.trainer")
 
@@ -86,7 +86,7 @@ class ForkServerTrainer:
         await asyncio.wait([supervising])
         await asyncio.gather(*(run.ended() for run in runs))
 
-    async def run(self, order: TrainingOrder) -> ForkedRun:
+    async def run(self, order: ProcessOrder) -> ForkedRun:
         """Starts a process for the order; returns before the process exists.
 
         Raises:

@@ -20,6 +20,8 @@ from service.adapters.process_group import (
 from service.domain.entities import TrainingStep
 from service.domain.errors import Reason
 from service.domain.ports import (
+    ConversionOrder,
+    ProcessOrder,
     TrainingEnded,
     TrainingEvent,
     TrainingLog,
@@ -69,7 +71,7 @@ class ForkedRun:
 
     def __init__(
         self,
-        order: TrainingOrder,
+        order: ProcessOrder,
         heartbeat_timeout: float,
         on_stuck_server: Callable[[], None],
         on_end: Callable[[ForkedRun], None],
@@ -153,7 +155,8 @@ class ForkedRun:
             OSError: The server is gone.
         """
         assert self._write_ends is not None
-        server.fit(self.job, self._order.spec, self._order.model, *self._write_ends)
+        operation = "import" if isinstance(self._order, ConversionOrder) else "fit"
+        server.start(operation, self.job, self._order.spec, self._order.model, *self._write_ends)
         self._sent = True
         self._last_sign = self._loop.time()
 
@@ -210,7 +213,7 @@ class ForkedRun:
         drained = await asyncio.gather(*(pipe.finish(_PIPE_END_SECONDS) for pipe in self._pipes))
         if not all(drained):
             _log.warning("a process that left its group still holds a pipe of job %s", self.job)
-        if exit_code == _ABORTED and self._order.memory_limit_bytes is not None:
+        if exit_code == _ABORTED and isinstance(self._order, TrainingOrder) and self._order.memory_limit_bytes:
             self._fail(
                 Reason.TRAINER_OOM,
                 "the training's library ended the process, which they do when they get no more memory: "

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 
 from fitserve.v1 import data_pb2, model_pb2, training_job_pb2
-from fitserve.v1.training_spec_pb2 import TrainingSpec
+from fitserve.v1.training_spec_pb2 import ImportSpec, TrainingSpec
 from google.protobuf.struct_pb2 import Value
 
 from service.domain.entities import Label, Signature, Task, ValueKind
 from service.domain.errors import Reason, ServiceError
-from service.domain.ports import TrainingOrder
+from service.domain.ports import ConversionOrder, ProcessOrder, TrainingOrder
 
 _TASKS = {
     Task.CLASSIFICATION: training_job_pb2.TASK_CLASSIFICATION,
@@ -31,21 +31,22 @@ _PREDICTION_TYPES = {
 }
 
 
-def write_spec(order: TrainingOrder) -> None:
+def write_spec(order: ProcessOrder) -> None:
     """Writes the spec of an order to `order.spec`.
 
     Raises:
         ServiceError: DISK_FULL.
         OSError: The file cannot be written for another reason.
     """
-    content = spec_message(order).SerializeToString()
+    message = import_message(order) if isinstance(order, ConversionOrder) else spec_message(order)
+    content = message.SerializeToString()
     try:
         # Nothing reads it after a crash, since a crash ends the job: it need not be synced.
         order.spec.write_bytes(content)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = "the disk is full; remove models or datasets and train again"
-            raise ServiceError(Reason.DISK_FULL, message) from error
+            full = "the disk is full; remove models or datasets and try again"
+            raise ServiceError(Reason.DISK_FULL, full) from error
         raise
 
 
@@ -65,6 +66,21 @@ def spec_message(order: TrainingOrder) -> TrainingSpec:
     spec.request.target = order.target
     if order.memory_limit_bytes is not None:
         spec.request.memory_limit_bytes = order.memory_limit_bytes
+    return spec
+
+
+def import_message(order: ConversionOrder) -> ImportSpec:
+    """Returns an order as the message that the process reads which imports a model."""
+    spec = ImportSpec(
+        job=order.job,
+        version=order.version,
+        file_uri=str(order.file),
+        file_digest=order.file_digest,
+        output_uri=str(order.output),
+        signature=None if order.signature is None else _signature_message(order.signature),
+        memory_limit_bytes=order.memory_limit_bytes,
+    )
+    spec.description.ParseFromString(order.description)
     return spec
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from service.domain.entities import (
 )
 from service.domain.errors import Reason, ServiceError
 from service.domain.named_tensors import TensorBatch
+from service.domain.shared_state import Work
 
 
 class Clock(Protocol):
@@ -37,6 +38,25 @@ class Processes(Protocol):
 
     def memory_bytes(self, pid: int) -> int:
         """Returns the resident memory of a process in bytes, 0 if there is no such process."""
+
+
+class Followers(Protocol):
+    """The further processes that answer predictions, each of which knows what is loaded.
+
+    One that does not answer in time is ended, and started again with what is loaded then. So no method raises.
+    """
+
+    def tell(self) -> None:
+        """Tells each what is loaded and what aliases name now; returns at once."""
+
+    async def told(self) -> None:
+        """Tells each what is loaded and what aliases name now; returns when all go by it."""
+
+    async def drained(self, serials: Sequence[int]) -> None:
+        """Returns when no process works any more with loaded versions that it was told are leaving."""
+
+    async def work(self) -> Mapping[int, Sequence[Work]]:
+        """Returns the work of each process with each loaded version, by its serial number."""
 
 
 class ModelCrashed(ServiceError):
@@ -150,6 +170,10 @@ class Inference(Protocol):
     def version(self) -> str:
         """The server's version, empty before it was first reached."""
 
+    @property
+    def address(self) -> str:
+        """The host:port where the server answers, empty before it was first started."""
+
 
 class Artifacts(Protocol):
     """The model repository on disk, and the directories of jobs."""
@@ -159,6 +183,12 @@ class Artifacts(Protocol):
 
     def staging_directory(self, job: str) -> Path:
         """Returns the path where the job's version is to be written; it does not exist yet, its parent does."""
+
+    def file_writer(self, job: str) -> FileWriter:
+        """Returns a writer of the file `imported_file(job)`. Raises ServiceError DISK_FULL."""
+
+    def imported_file(self, job: str) -> Path:
+        """Returns where the file that an import brings is kept, in its private directory."""
 
     def discard(self, job: str) -> None:
         """Deletes what a job has left behind: its directory and its staging directory."""
@@ -255,6 +285,42 @@ class TrainingOrder:
 
 
 @dataclass(frozen=True)
+class ConversionOrder:
+    """What a process that imports a model is to do.
+
+    Attributes:
+        job: The identifier of the import.
+        description: The request's description, serialized.
+        file: The file, which has the digest `file_digest`.
+        signature: The signature that the model must keep, None for its first version.
+    """
+
+    job: str
+    model: str
+    version: int
+    description: bytes
+    file: Path
+    file_digest: str
+    memory_limit_bytes: int
+    spec: Path
+    output: Path
+    signature: Signature | None
+
+
+ProcessOrder = TrainingOrder | ConversionOrder
+
+
+class FileWriter(Protocol):
+    """A file on its way to disk. The methods block."""
+
+    def append(self, content: bytes) -> None:
+        """Writes the next bytes. Raises ServiceError DISK_FULL."""
+
+    def finish(self) -> str:
+        """Closes the file and returns its digest, "sha256:" and 64 hexadecimal digits. Raises ServiceError DISK_FULL."""
+
+
+@dataclass(frozen=True)
 class TrainingStarted:
     """The process has read its data."""
 
@@ -321,7 +387,7 @@ class Trainer(Protocol):
     async def stop(self) -> None:
         """Ends every process."""
 
-    async def run(self, order: TrainingOrder) -> TrainingRun:
+    async def run(self, order: ProcessOrder) -> TrainingRun:
         """Starts a process for the order.
 
         Raises:

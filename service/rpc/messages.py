@@ -13,6 +13,7 @@ from service.domain.entities import (
     Capacity,
     ColumnSpec,
     Dataset,
+    ImportedFile,
     Job,
     JobState,
     Label,
@@ -178,6 +179,7 @@ def signature_message(signature: Signature) -> model_pb2.Signature:
         prediction_dtype=data_pb2.DATA_TYPE_UNSPECIFIED if signature.inputs else LABEL_DTYPES[signature.label_kind],
         inputs=[_tensor_spec(spec) for spec in signature.inputs],
         outputs=[_tensor_spec(spec) for spec in signature.outputs],
+        targets=signature.targets,
     )
 
 
@@ -233,13 +235,14 @@ def version_message(entry: ModelEntry, stored: StoredVersion, state: VersionStat
                 parity=_parity(manifest),
                 backend=manifest.backend,
                 source=_source(manifest),
-                job=manifest.job,
+                job=manifest.job if manifest.imported is None else "",
                 dataset=manifest.dataset,
                 train_row_count=manifest.train_rows,
                 validation_row_count=manifest.validation_rows,
                 library_versions=dict(manifest.library_versions),
                 size_bytes=manifest.size_bytes,
                 create_time=timestamp(manifest.create_time),
+                imported=_imported_message(manifest.imported),
             )
         )
     return message
@@ -259,14 +262,20 @@ def _source(manifest: Manifest) -> model_pb2.ModelSource.ValueType:
     return model_pb2.MODEL_SOURCE_FIT if manifest.algorithm else model_pb2.MODEL_SOURCE_IMPORT
 
 
+def _imported_message(imported: ImportedFile | None) -> model_pb2.ImportedFile | None:
+    if imported is None:
+        return None
+    return model_pb2.ImportedFile(format=imported.format, digest=imported.digest, size_bytes=imported.size_bytes)
+
+
 def dataset_message(dataset: Dataset) -> dataset_pb2.Dataset:
     """Returns a dataset as a message."""
     return dataset_pb2.Dataset(
         digest=dataset.digest,
         row_count=dataset.rows,
         shape=dataset.shape or (),
-        columns=[column.name for column in dataset.columns],
-        has_targets=dataset.targets is not None,
+        columns=[column.name for column in dataset.columns] if dataset.features is None else [],
+        has_targets=dataset.targets is not None or (dataset.features is not None and bool(dataset.columns)),
         has_weights=dataset.has_weights,
         size_bytes=dataset.size_bytes,
         create_time=timestamp(dataset.create_time),

@@ -8,12 +8,16 @@ from fitserve.v1 import model_service_pb2, model_service_pb2_grpc
 
 from service.domain.aliases import Aliases
 from service.domain.entities import LoadOrder
-from service.domain.errors import Reason, ServiceError, invalid
+from service.domain.errors import invalid
+from service.domain.imports import Imports
 from service.domain.registry import Registry
-from service.rpc import validate
+from service.rpc import uploads, validate
 from service.rpc.boundary import Context
+from service.rpc.caller import caller
+from service.rpc.import_order import import_order
 from service.rpc.messages import model_message
 from service.rpc.pages import place_of, token_after
+from service.rpc.status import status_of
 
 pb = model_service_pb2
 
@@ -21,9 +25,10 @@ pb = model_service_pb2
 class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     """Translates between the contract and the domain."""
 
-    def __init__(self, registry: Registry, aliases: Aliases) -> None:
+    def __init__(self, registry: Registry, aliases: Aliases, imports: Imports) -> None:
         self._registry = registry
         self._aliases = aliases
+        self._imports = imports
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """Lists the models."""
@@ -47,7 +52,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         """Loads a version."""
         name, choice = validate.model_name(request.model), validate.choice(request)
         await self._registry.look_for_operators_models()
-        evicted = await self._registry.load(name, choice, _load_order(request, context.peer()))
+        evicted = await self._registry.load(name, choice, _load_order(request, caller(context)))
         return pb.LoadResponse(model=model_message(self._registry.model(name)), evicted_models=evicted)
 
     async def Unload(self, request: pb.UnloadRequest, context: Context) -> pb.UnloadResponse:
@@ -73,13 +78,13 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         model, alias, version = *_alias_of(request), validate.version(request)
         if version is None:
             raise invalid("version", "say which version the alias is to name")
-        await self._aliases.set(model, alias, version, context.peer())
+        await self._aliases.set(model, alias, version, caller(context))
         return pb.SetAliasResponse(model=model_message(self._registry.model(model)))
 
     async def RollbackAlias(self, request: pb.RollbackAliasRequest, context: Context) -> pb.RollbackAliasResponse:
         """Moves an alias back."""
         model, alias = _alias_of(request)
-        await self._aliases.roll_back(model, alias, context.peer())
+        await self._aliases.roll_back(model, alias, caller(context))
         return pb.RollbackAliasResponse(model=model_message(self._registry.model(model)))
 
     async def DeleteAlias(self, request: pb.DeleteAliasRequest, context: Context) -> pb.DeleteAliasResponse:
@@ -91,11 +96,22 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
     async def ImportModel(
         self, request_iterator: AsyncIterator[pb.ImportModelRequest], context: Context
     ) -> pb.ImportModelResponse:
-        """Is not there yet."""
-        raise ServiceError(
-            Reason.UNIMPLEMENTED,
-            "ImportModel is part of the contract, but this release does not do it yet; train the model with Fit",
-            {"method": "/fitserve.v1.ModelService/ImportModel"},
+        """Brings a model that was trained elsewhere."""
+        order = import_order(await anext(request_iterator, None), caller(context))
+        async with self._imports.upload(order) as upload:
+            async for message in request_iterator:
+                if message.WhichOneof("message") != "content":
+                    raise invalid("content", "after the description every message is a part of the file")
+                await uploads.in_thread(upload.append, message.content)
+                del message  # the next one may be long in coming
+            await uploads.in_thread(upload.finish)
+            await uploads.caller_is_there()
+            imported = await self._imports.make(upload)
+        error = imported.load_error
+        return pb.ImportModelResponse(
+            model=model_message(self._registry.model(order.model)),
+            version=imported.version,
+            load_error=status_of(error) if error is not None else None,
         )
 
 

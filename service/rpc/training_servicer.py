@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import TypeVar
 
 from fitserve.v1 import dataset_pb2, training_service_pb2, training_service_pb2_grpc
 
@@ -15,20 +14,16 @@ from service.domain.intake import Intake, fields_below
 from service.domain.jobs import Jobs
 from service.domain.ports import Clock, Datasets, DatasetWriter
 from service.domain.shared_datasets import SharedDatasets
-from service.rpc import inputs, validate
+from service.rpc import inputs, uploads, validate
 from service.rpc.boundary import Context
 from service.rpc.fit_order import fit_order
 from service.rpc.messages import JOB_STATES, dataset_message, job_message, step_message
 from service.rpc.pages import place_of, token_after
 
 pb = training_service_pb2
-T = TypeVar("T")
 
 LARGE_REQUEST_BYTES = 2**18
 """Requests from this size on are taken apart in a thread, so that predictions go on meanwhile."""
-
-GONE_SECONDS = 0.02
-"""After the end of an upload's messages it takes at most so long until a caller who has gone is known to have."""
 
 STATES = {message: state for state, message in JOB_STATES.items()}
 
@@ -63,12 +58,10 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
             async for message in request_iterator:
                 if message.WhichOneof("message") != "chunk":
                     raise invalid("chunk", "after the description every message is a chunk")
-                await _in_thread(_append, writer, message.chunk)
-            digest = await _in_thread(_digest, writer, description)
-            # In grpc.aio the messages of a caller who has gone end like those of one who has sent all; only after that
-            # this task is cancelled.
-            await asyncio.sleep(GONE_SECONDS)
-            return await _in_thread(self._finish, writer, digest, description.display_name)
+                await uploads.in_thread(_append, writer, message.chunk)
+            digest = await uploads.in_thread(_digest, writer, description)
+            await uploads.caller_is_there()
+            return await uploads.in_thread(self._finish, writer, digest, description.display_name)
         finally:
             await asyncio.to_thread(writer.abort)
 
@@ -128,16 +121,6 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
         async for news in self._jobs.watch(_job_id(request.job)):
             steps = [step_message(step) for step in news.steps]
             yield pb.WatchTrainingJobResponse(job=job_message(news.job), steps=steps, log_lines=news.log_lines)
-
-
-async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
-    """Runs a function in a thread. If the caller goes away, it has ended all the same before what comes after begins."""
-    work = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait([work])
-        raise
 
 
 async def _description(messages: AsyncIterator[pb.UploadDatasetRequest]) -> dataset_pb2.DatasetDescription:

@@ -51,6 +51,13 @@ def dataset_digest(digest: str, field: str = "dataset") -> str:
     return digest
 
 
+def file_digest(digest: str, field: str) -> str:
+    """Returns a file's digest that is well-formed. Raises ServiceError INVALID_FIELD."""
+    if not DATASET_DIGEST.fullmatch(digest):
+        raise invalid(field, "a digest is 'sha256:' and the 64 hexadecimal digits that sha256sum prints, or left out")
+    return digest
+
+
 def text(value: str, field: str, limit: int = MAX_TEXT) -> str:
     """Returns a text that is not too long and that databases take. Raises ServiceError INVALID_FIELD."""
     if len(value) > limit:

@@ -614,7 +614,7 @@ def test_a_bad_upload_is_refused(stubs: Stubs, messages: list, field: str) -> No
 # -- the wire --------------------------------------------------------------------------------------------------------
 
 LONE = [path for path, method in METHODS.items() if not method.client_streaming] + ["/grpc.health.v1.Health/Check"]
-STREAMED = [path for path, method in METHODS.items() if method.client_streaming and not path.endswith("/ImportModel")]
+STREAMED = [path for path, method in METHODS.items() if method.client_streaming]
 
 
 @pytest.mark.parametrize("path", LONE)
@@ -665,14 +665,6 @@ def test_a_message_that_is_too_large_is_refused_with_the_limit(
 @pytest.mark.parametrize("path", ["/fitserve.v1.TrainingService/Nothing", "/nothing.at.All/Fit", "/x"])
 def test_an_unknown_method_is_unimplemented(stubs: Stubs, path: str) -> None:
     assert error_of(lambda: stubs.channel.unary_unary(path)(b"")).code == grpc.StatusCode.UNIMPLEMENTED
-
-
-def test_an_import_is_unimplemented_and_says_so(stubs: Stubs) -> None:
-    message = model_service_pb2.ImportModelRequest(description=model_service_pb2.ImportDescription(model="x"))
-    refusal = error_of(lambda: stubs.models.ImportModel(iter([message])))
-    assert refusal.code == grpc.StatusCode.UNIMPLEMENTED
-    assert (refusal.reason, refusal.domain) == ("UNIMPLEMENTED", "fitserve")
-    assert refusal.metadata["method"].endswith("/ImportModel")
 
 
 def test_refused_requests_leave_their_memory(start_service: Callable[..., ServiceProcess]) -> None:

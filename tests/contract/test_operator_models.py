@@ -9,6 +9,7 @@ from typing import Literal
 
 import fitserve
 import grpc
+import numpy as np
 import pytest
 from fitserve.v1 import model_pb2, model_service_pb2
 
@@ -254,3 +255,15 @@ def test_text_similarity_says_how_alike_texts_are(service: ServiceProcess, clien
     columns = {"first": [first for first, _ in pairs], "second": [second for _, second in pairs]}
     outputs = client.predict("text_similarity", tensors=columns)
     assert outputs["similarity"].ravel().tolist() == pytest.approx(alike)
+
+
+def test_further_processes_answer_its_predictions_too(start_service: StartService) -> None:
+    service = start_service(PREDICTION_PROCESSES="2")
+    place(service.model_dir, "echo")
+    with fitserve.Client(service.address) as client:
+        client.load("echo")
+    for _ in range(8):  # each connection goes to one of the processes
+        with fitserve.Client(service.address) as client:
+            assert client.predict("echo", GIVEN)[0]["upper"] == "A"
+            numbers = np.ones((1, 2), np.float32)
+            assert client.predict("echo", tensors={"text": ["b"], "numbers": numbers})["upper"] == [["B"]]

@@ -61,6 +61,7 @@ ANSWERS = {
     r"/Fit": r'"state": "JOB_STATE_RUNNING"',
     r"/WatchTrainingJob": r'"state": "JOB_STATE_SUCCEEDED"',
     r"/Load": r'"state": "MODEL_STATE_LOADED"',
+    r"/ImportModel": r'"version": 1',
     r"/Predict": r'"predictions": \[\s*("Gentoo"|1,\s*0|\{\s*"similarity": 0\.\d+\s*\})\s*\]',
     r"/Remove": r'"removedVersions": \[\s*1\s*\]',
     r"[./]GetStatus( <<< '{}')?": r'"ready": true',
@@ -162,6 +163,7 @@ def test_the_python_snippet_runs(service: ServiceProcess, capsys: pytest.Capture
     assert "MODEL_NOT_FOUND there is no model 'irs'" in printed
     assert "\n[0 0 0]\n2\n1\n" in printed
     assert re.search(r"\n(1\.0|0\.9{9}\d*)\n\[\[1\.\]\n \[0\.\]\]\n", printed)
+    assert printed.endswith("['setosa' 'setosa' 'setosa']\n")
     assert "['Adelie' 'Adelie']" in printed
     assert "island CATEGORY Biscoe Dream Torgersen\n" in printed
 

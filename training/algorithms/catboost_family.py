@@ -57,7 +57,7 @@ class Family:
         parameters = effective_parameters(hyper_parameters, self.DEFAULTS)
         _check(parameters, problem)
         if problem.task == "regression":
-            parameters["loss_function"] = parameters["loss_function"] or "RMSE"
+            parameters["loss_function"] = _loss_of_regression(parameters["loss_function"], problem)
         self.parameters = parameters
         self._problem = problem
         self._counts = {column.place: column.count for column in problem.categories}
@@ -92,23 +92,14 @@ class Family:
         """Returns CatBoost's own file, which also says which columns hold codes of categories."""
         metadata = self._booster.get_metadata()
         metadata[catboost_model.COUNTS] = json.dumps(self._counts)
-        return NativeFile("model.cbm", _saved(self._booster, "cbm"))
+        return NativeFile("model.cbm", saved(self._booster, "cbm"))
 
     def ensemble(self) -> trees.Ensemble:
         """Returns the trees."""
         if self._counts:
             raise CannotExport("CatBoost splits by statistics of the categories")
-        model = json.loads(_saved(self._booster, "json"))
-        scale, bias = model["scale_and_bias"]
-        # A missing value is less than every border, unless it counts as more than all others.
-        missing_left = np.array(
-            [feature["nan_value_treatment"] != "AsTrue" for feature in model["features_info"]["float_features"]]
-        )
-        if "oblivious_trees" in model:
-            grown = [_symmetric(tree, scale, missing_left) for tree in model["oblivious_trees"]]
-        else:
-            grown = [_branching(tree, scale, missing_left) for tree in model["trees"]]
-        return boosted.ensemble(grown, "BRANCH_LEQ", np.array(bias, np.float64), self._problem, self._is_poisson)
+        grown, bias = trees_of(self._booster)
+        return boosted.ensemble(grown, "BRANCH_LEQ", bias, self._problem, self._is_poisson)
 
     def _data(self, features: Floats) -> Floats | catboost.FeaturesData:
         return catboost_model.pool_data(features.reshape(len(features), -1), self._counts)
@@ -169,7 +160,22 @@ class _Rounds:
         return True
 
 
-def _saved(booster: catboost.CatBoost, form: str) -> bytes:
+def trees_of(booster: catboost.CatBoost) -> tuple[list[trees.Tree], NDArray[np.float64]]:
+    """Returns the trees of a model without categories, and what their sums start from."""
+    model = json.loads(saved(booster, "json"))
+    scale, bias = model["scale_and_bias"]
+    # A missing value is less than every border, unless it counts as more than all others.
+    missing_left = np.array(
+        [feature["nan_value_treatment"] != "AsTrue" for feature in model["features_info"]["float_features"]]
+    )
+    if "oblivious_trees" in model:
+        grown = [_symmetric(tree, scale, missing_left) for tree in model["oblivious_trees"]]
+    else:
+        grown = [_branching(tree, scale, missing_left) for tree in model["trees"]]
+    return grown, np.array(bias, np.float64)
+
+
+def saved(booster: catboost.CatBoost, form: str) -> bytes:
     """Returns a model in one of CatBoost's formats, which it writes to files only; this one is in memory."""
     descriptor = os.memfd_create("catboost")
     with open(descriptor, "rb") as file:
@@ -229,6 +235,17 @@ def _branching(root, scale: float, missing_left: NDArray[np.bool_]) -> trees.Tre
         missing_left=missing_left[feature],
         values=scale * np.array([np.ravel(node.get("value", np.zeros(width))) for node in nodes], np.float64),
     )
+
+
+def _loss_of_regression(given: Json, problem: Problem) -> Json:
+    """Returns the loss of a regression. Raises INVALID_FIELD for one that several targets do not have."""
+    if problem.target_count == 1:
+        return given or "RMSE"
+    if given not in (None, "RMSE"):
+        raise invalid_field(
+            "catboost.loss_function", f"{given} is for one target, and there are {problem.target_count}; use RMSE"
+        )
+    return "MultiRMSE"
 
 
 def _check(parameters: Mapping[str, Json], problem: Problem) -> None:

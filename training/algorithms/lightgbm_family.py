@@ -27,6 +27,9 @@ _BY_CATEGORIES = 1
 _DEFAULT_LEFT = 2
 _MISSING_IS_NAN = 8
 
+_ZERO = float(np.float32(1e-35))
+"""What LightGBM takes for zero, in either direction, and a bound of its bins."""
+
 
 class Family:
     """Boosted trees that grow leaf by leaf; features and thresholds are compared in double precision."""
@@ -99,8 +102,8 @@ class Family:
         outputs = self._booster.num_model_per_iteration()
         counts = {column.place: column.count for column in self._problem.categories}
         grown = [
-            _tree(section, number % outputs, counts)
-            for number, section in enumerate(_tree_sections(self._booster.model_to_string()))
+            tree_of(section, number % outputs, counts)
+            for number, section in enumerate(tree_sections(self._booster.model_to_string()))
         ]
         log_link = self.parameters["objective"] in _LOG_LINK_OBJECTIVES
         return boosted.ensemble(grown, "BRANCH_LEQ", np.zeros(outputs), self._problem, log_link)
@@ -141,18 +144,20 @@ class _Rounds:
         self._progress.step(round_.iteration + 1, round_.end_iteration, "round", measured)
 
 
-def _tree_sections(text: str) -> list[dict[str, str]]:
+def tree_sections(text: str) -> list[dict[str, str]]:
     """Returns the lines `name=value` of each tree in LightGBM's text format."""
     sections = text.split("\nend of trees\n")[0].split("\nTree=")[1:]
     return [dict(line.split("=", 1) for line in section.split("\n") if "=" in line) for section in sections]
 
 
-def _tree(section: Mapping[str, str], target: int, counts: Mapping[int, int]) -> trees.Tree:
+def tree_of(section: Mapping[str, str], target: int, counts: Mapping[int, int]) -> trees.Tree:
     """Returns a tree; its inner nodes come first, in the order of LightGBM, then the leaves."""
     leaf_values = _doubles(section, "leaf_value")
     leaves = len(leaf_values)
     inner = leaves - 1
     threshold = _doubles(section, "threshold")
+    # What is as small as this counts as zero, which is above the bound.
+    threshold[threshold == -_ZERO] = np.nextafter(-_ZERO, -np.inf)
     decisions = _integers(section, "decision_type")
     # Where training saw no missing value, LightGBM takes one for zero.
     missing_left = np.where(decisions & _MISSING_IS_NAN, decisions & _DEFAULT_LEFT, threshold >= 0.0)
@@ -174,13 +179,13 @@ def _tree(section: Mapping[str, str], target: int, counts: Mapping[int, int]) ->
         values=np.concatenate([np.zeros(inner), leaf_values]).reshape(-1, 1),
         target=target,
         sets={
-            int(node): CodeSet(_members(section, int(threshold[node])), counts[int(feature[node])])
+            int(node): CodeSet(members(section, int(threshold[node])), counts[int(feature[node])])
             for node in np.flatnonzero(decisions & _BY_CATEGORIES)
         },
     )
 
 
-def _members(section: Mapping[str, str], number: int) -> NDArray[np.int64]:
+def members(section: Mapping[str, str], number: int) -> NDArray[np.int64]:
     """Returns the codes of a tree's set, in order; it is kept as words of 32 bits."""
     start, end = _integers(section, "cat_boundaries")[number : number + 2]
     words = _integers(section, "cat_threshold")[start:end].astype("<u4")

@@ -91,7 +91,7 @@ class Family:
             base = np.array([math.log(base[0] / (1.0 - base[0]))])
         counts = {column.place: column.count for column in self._problem.categories}
         grown = [
-            _tree(tree, target, counts) for tree, target in zip(booster["trees"], booster["tree_info"], strict=True)
+            tree_of(tree, target, counts) for tree, target in zip(booster["trees"], booster["tree_info"], strict=True)
         ]
         return boosted.ensemble(grown, "BRANCH_LT", base, self._problem)
 
@@ -143,7 +143,7 @@ class _Rounds(xgboost.callback.TrainingCallback):
         return False
 
 
-def _tree(tree: Mapping[str, list[float]], target: int, counts: Mapping[int, int]) -> trees.Tree:
+def tree_of(tree: Mapping[str, list[float]], target: int, counts: Mapping[int, int]) -> trees.Tree:
     """Returns a tree of the booster's JSON, without the nodes that pruning cut off."""
     left = np.array(tree["left_children"], np.int64)
     right = np.array(tree["right_children"], np.int64)

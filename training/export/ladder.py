@@ -14,13 +14,13 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from training.algorithms.base import HasNativeFile, HasTrees, Learner, NativeFile, Problem
+from training.algorithms.base import HasNativeFile, HasTrees, NativeFile, Problem, Trained
 from training.data import Floats
 from training.errors import CannotExport, FitError, Reason
 from training.export import fil, graph, sessions
 from training.parity import Expectation, Proof
 
-Backend: TypeAlias = Literal["onnxruntime", "fil", "fitserve_native"]
+Backend: TypeAlias = Literal["onnxruntime", "fil", "fitserve_native", "pytorch"]
 Scores: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
 _ORDER: tuple[Backend, ...] = ("onnxruntime", "fil", "fitserve_native")
@@ -60,12 +60,12 @@ class Exported:
 
 
 def climb(
-    learner: Learner, problem: Problem, algorithm: str, expected: Expectation, prefer_gpu: bool = False
+    learner: Trained, problem: Problem, algorithm: str, expected: Expectation, prefer_gpu: bool = False
 ) -> Exported:
     """Returns the first form of a model that predicts what the library predicts.
 
     Args:
-        learner: The trained one.
+        learner: The trained one, or the one that was read from a file.
         problem: What it learned.
         algorithm: Its name, for messages.
         expected: The library's predictions.
@@ -99,16 +99,16 @@ def _prove(form: Form, expected: Expectation) -> Proof:
         return expected.compare(form.compute(path, expected.rows))
 
 
-def _onnx_form(learner: Learner, problem: Problem, algorithm: str) -> Form:
+def _onnx_form(learner: Trained, problem: Problem, algorithm: str) -> Form:
     content = graph.serialize(learner.export(), algorithm)
     return Form(
         NativeFile("model.onnx", content), ("onnx", "onnxruntime"), lambda _, rows: sessions.onnx_scores(content, rows)
     )
 
 
-def _fil_form(learner: Learner, problem: Problem, algorithm: str) -> Form:
+def _fil_form(learner: Trained, problem: Problem, algorithm: str) -> Form:
     if not isinstance(learner, HasTrees):
-        raise CannotExport("it is no ensemble of trees")
+        raise CannotExport("it is no ensemble of trees alone")
     ensemble, classifies = learner.ensemble(), problem.class_count > 0
     content = fil.checkpoint(ensemble, int(np.prod(problem.feature_shape)), classifies)
 
@@ -121,7 +121,7 @@ def _fil_form(learner: Learner, problem: Problem, algorithm: str) -> Form:
     return Form(NativeFile("checkpoint.tl", content), ("treelite",), compute)
 
 
-def _native_form(learner: Learner, problem: Problem, algorithm: str) -> Form:
+def _native_form(learner: Trained, problem: Problem, algorithm: str) -> Form:
     if not isinstance(learner, HasNativeFile):
         raise CannotExport(f"{algorithm} has no safe format of its own")
 
@@ -133,7 +133,7 @@ def _native_form(learner: Learner, problem: Problem, algorithm: str) -> Form:
     return Form(learner.native(), (), compute)
 
 
-_FORMS: Mapping[Backend, Callable[[Learner, Problem, str], Form]] = {
+_FORMS: Mapping[Backend, Callable[[Trained, Problem, str], Form]] = {
     "onnxruntime": _onnx_form,
     "fil": _fil_form,
     "fitserve_native": _native_form,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fitserve.errors import FitServeError, TrainingFailed
     from fitserve.resources import (
         Dataset,
+        ImportedFile,
         JobUpdate,
         Model,
         ModelAlias,
@@ -39,6 +40,7 @@ __all__ = [
     "Client",
     "Dataset",
     "FitServeError",
+    "ImportedFile",
     "Job",
     "JobUpdate",
     "Model",

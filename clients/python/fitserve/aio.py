@@ -13,10 +13,11 @@ import grpc
 import numpy.typing as npt
 from google.protobuf.message import Message
 
-from fitserve import _channel, _core, errors, resources
+from fitserve import _channel, _core, _imports, errors, resources
 from fitserve._aio_sender import Sender, each
 from fitserve._core import Existing, OnError, Source, Task
 from fitserve._features import Rows, TrainingData
+from fitserve._imports import Format, ModelFile
 from fitserve._jobs import AsyncJob
 from fitserve._tensors import Array
 from fitserve.resources import Dataset, Model, Prediction, ServerStatus, TrainingJob
@@ -95,7 +96,7 @@ class AsyncClient:
         y: npt.ArrayLike | None = None,
         *,
         algorithm: str | Message,
-        target: str = "",
+        target: str | Sequence[str] = "",
         dataset: str = "",
         task: Task | None = None,
         validation_fraction: float | None = None,
@@ -219,6 +220,51 @@ class AsyncClient:
             max_queue_rows=max_queue_rows,
         )
         return resources.read(Model, (await self._call(self._models.Load, request, timeout)).model)
+
+    async def import_model(
+        self,
+        model: str,
+        file: ModelFile,
+        *,
+        format: Format | None = None,
+        task: Task | None = None,
+        shape: Sequence[int] | None = None,
+        columns: Iterable[str] | None = None,
+        missing_values: bool = False,
+        classes: npt.ArrayLike | None = None,
+        trusted_types: Iterable[str] = (),
+        new_version: bool = False,
+        load: bool = False,
+        timeout: float | None = None,
+    ) -> Model:
+        """Brings a model that was trained elsewhere, and returns it with its new version; see `Client.import_model`."""
+        wanted = _imports.import_of(
+            model,
+            file,
+            format=format,
+            task=task,
+            shape=shape,
+            columns=columns,
+            missing_values=missing_values,
+            classes=classes,
+            trusted_types=trusted_types,
+            new_version=new_version,
+            load=load,
+        )
+
+        async def messages() -> AsyncGenerator[model_service_pb2.ImportModelRequest, None]:
+            parts = wanted.messages()
+            while (part := await asyncio.to_thread(next, parts, None)) is not None:
+                yield part
+
+        call = self._models.ImportModel(None, timeout=timeout, metadata=self._metadata)
+        sender = Sender(call, messages())
+        try:
+            return _imports.read_import(await call)
+        except (grpc.RpcError, asyncio.CancelledError) as error:
+            sender.raise_cause(error)
+        finally:
+            await sender.close()
 
     async def unload(self, name: str, version: int | str | None = None, *, timeout: float | None = None) -> Model:
         """Unloads a model; see `Client.unload`."""

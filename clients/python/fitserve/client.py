@@ -13,9 +13,10 @@ import grpc
 import numpy.typing as npt
 from google.protobuf.message import Message
 
-from fitserve import _channel, _core, errors, resources
+from fitserve import _channel, _core, _imports, errors, resources
 from fitserve._core import Chunk, Existing, OnError, Task
 from fitserve._features import Rows, TrainingData
+from fitserve._imports import Format, ModelFile
 from fitserve._jobs import Job
 from fitserve._tensors import Array
 from fitserve.resources import Dataset, Model, Prediction, ServerStatus, TrainingJob
@@ -105,7 +106,7 @@ class Client:
         y: npt.ArrayLike | None = None,
         *,
         algorithm: str | Message,
-        target: str = "",
+        target: str | Sequence[str] = "",
         dataset: str = "",
         task: Task | None = None,
         validation_fraction: float | None = None,
@@ -133,10 +134,11 @@ class Client:
                 becomes float32 (uint8 stays); or columns with names: a dict from name to values, a data
                 frame, or a list with one dict a row.
             y: The values to learn, shape [rows]: texts, integers, numbers or truth values. Predictions come
-                back in the same type.
+                back in the same type. Or several numbers a row, shape [rows, values].
             algorithm: The name of the algorithm, such as "random_forest", or its message from
                 fitserve.v1.algorithm_pb2.
-            target: The name of the column of X to learn, in place of y.
+            target: The name of the column of X to learn, in place of y; or a list of several names, for algorithms
+                that learn several values a row.
             dataset: The digest of uploaded data, in place of X.
             task: What to learn; without it, it follows from y and the algorithm.
             validation_fraction: The share of the rows held out for the metrics; 0.2 if None.
@@ -337,6 +339,78 @@ class Client:
             max_queue_rows=max_queue_rows,
         )
         return resources.read(Model, self._call(self._models.Load, request, timeout).model)
+
+    def import_model(
+        self,
+        model: str,
+        file: ModelFile,
+        *,
+        format: Format | None = None,
+        task: Task | None = None,
+        shape: Sequence[int] | None = None,
+        columns: Iterable[str] | None = None,
+        missing_values: bool = False,
+        classes: npt.ArrayLike | None = None,
+        trusted_types: Iterable[str] = (),
+        new_version: bool = False,
+        load: bool = False,
+        timeout: float | None = None,
+    ) -> Model:
+        """Brings a model that was trained elsewhere, and returns it with its new version.
+
+        A process of the service reads the file, makes of it what Triton serves, and proves that both predict the same.
+
+        Args:
+            model: The name of the model.
+            file: The path of the file, or its content.
+            format: The format; None tells it by the path: .onnx, .json and .ubj (XGBoost), .txt (LightGBM), .cbm (CatBoost),
+                .pt (TorchScript), .skops (scikit-learn).
+            task: classification or regression, where the file does not say it.
+            shape: The shape of one row, where the file does not say it.
+            columns: The names of the columns, if rows are to come as tables; the file may name them too.
+            missing_values: Whether rows may have NaN, where the file does not say it.
+            classes: The labels in the order of the scores, where the file does not name them or others are wanted.
+            trusted_types: For .skops: the types in the file that skops does not trust by itself and you do.
+            new_version: Whether the next version is made if the model exists.
+            load: Whether the version is loaded.
+            timeout: How many seconds the call may take, the upload included; None for as long as it needs.
+
+        Raises:
+            InvalidArgument: The file is damaged or not allowed, or what the file does not say is missing.
+            AlreadyExists: The model exists and `new_version` is false.
+            FailedPrecondition: Nothing that Triton serves predicts what the library predicts; or the version is imported,
+                and Triton refuses to load it.
+            ResourceExhausted: The file is too large, needs too much memory, or the disk is full.
+            Aborted: Another operation on the model is under way.
+
+        Example:
+            client.import_model("iris", "iris.onnx", classes=["setosa", "versicolor", "virginica"], load=True)
+            client.import_model("prices", "prices.ubj", new_version=True)
+        """
+        wanted = _imports.import_of(
+            model,
+            file,
+            format=format,
+            task=task,
+            shape=shape,
+            columns=columns,
+            missing_values=missing_values,
+            classes=classes,
+            trusted_types=trusted_types,
+            new_version=new_version,
+            load=load,
+        )
+        feed = _Feed(wanted.messages())
+        call = self._models.ImportModel.future(feed, timeout=timeout, metadata=self._metadata)
+        feed.call.set_result(call)
+        try:
+            return _imports.read_import(call.result())
+        except grpc.FutureCancelledError as error:
+            raise feed.error or errors.cancelled() from error
+        except grpc.RpcError as error:
+            raise feed.error or errors.from_rpc_error(error) from error
+        finally:
+            _cancel(call)
 
     def unload(self, name: str, version: int | str | None = None, *, timeout: float | None = None) -> Model:
         """Unloads a model when its calls in flight are answered. What is not loaded stays as it is.

@@ -204,6 +204,7 @@ class Signature:
         prediction_dtype: The type of the predictions, such as INT64.
         inputs: The inputs of a model that takes named tensors.
         outputs: The outputs of such a model.
+        targets: The names of the values of a prediction, if it has several.
     """
 
     task: str
@@ -214,6 +215,7 @@ class Signature:
     prediction_dtype: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    targets: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,21 @@ class Parity:
     max_difference: float
     tolerance: float
     row_count: int
+
+
+@dataclass(frozen=True)
+class ImportedFile:
+    """The file that a version was imported from.
+
+    Attributes:
+        format: The format, such as onnx.
+        digest: The digest, "sha256:" and 64 hexadecimal digits.
+        size_bytes: The size.
+    """
+
+    format: str
+    digest: str
+    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -254,6 +271,7 @@ class ModelVersion:
         load_time: When it was loaded, while it is.
         loaded_by: Who asked for the load, while it is loaded.
         error: Why it is in the state FAILED.
+        imported: The file that it was imported from; None if it was trained.
         source: FIT, IMPORT, or OPERATOR for one that an operator has placed.
     """
 
@@ -275,6 +293,7 @@ class ModelVersion:
     load_time: datetime.datetime | None
     loaded_by: str
     error: errors.FitServeError | None
+    imported: ImportedFile | None
     source: str
 
 

@@ -130,7 +130,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
         {"reason": "TRAINER_OOM", "domain": "fitserve", "metadata": {"job": "3f2a"}}
     """
     ERROR_REASON_MESSAGE_TOO_LARGE: _ErrorReason.ValueType  # 22
-    """RESOURCE_EXHAUSTED. The message is larger than the limit.
+    """RESOURCE_EXHAUSTED. The message, or the file to import, is larger than the limit.
 
         {"reason": "MESSAGE_TOO_LARGE", "domain": "fitserve", "metadata": {"limit_bytes": "67108864"}}
     """
@@ -348,7 +348,7 @@ ERROR_REASON_TRAINER_OOM: ErrorReason.ValueType  # 21
     {"reason": "TRAINER_OOM", "domain": "fitserve", "metadata": {"job": "3f2a"}}
 """
 ERROR_REASON_MESSAGE_TOO_LARGE: ErrorReason.ValueType  # 22
-"""RESOURCE_EXHAUSTED. The message is larger than the limit.
+"""RESOURCE_EXHAUSTED. The message, or the file to import, is larger than the limit.
 
     {"reason": "MESSAGE_TOO_LARGE", "domain": "fitserve", "metadata": {"limit_bytes": "67108864"}}
 """

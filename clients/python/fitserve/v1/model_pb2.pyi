@@ -323,6 +323,7 @@ class ModelVersion(_message.Message):
     LOAD_TIME_FIELD_NUMBER: _builtins.int
     LOADED_BY_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    IMPORTED_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The number, from 1."""
@@ -380,6 +381,10 @@ class ModelVersion(_message.Message):
     def error(self) -> _status_pb2.Status:
         """Why it is in MODEL_STATE_FAILED, or unset."""
 
+    @_builtins.property
+    def imported(self) -> Global___ImportedFile:
+        """The file that it was imported from; unset for trained models."""
+
     def __init__(
         self,
         *,
@@ -401,15 +406,46 @@ class ModelVersion(_message.Message):
         load_time: _timestamp_pb2.Timestamp | None = ...,
         loaded_by: _builtins.str = ...,
         error: _status_pb2.Status | None = ...,
+        imported: Global___ImportedFile | None = ...,
         source: Global___ModelSource.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "load_time", b"load_time", "parameters", b"parameters", "parity", b"parity", "signature", b"signature"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "imported", b"imported", "load_time", b"load_time", "parameters", b"parameters", "parity", b"parity", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "backend", b"backend", "create_time", b"create_time", "dataset", b"dataset", "error", b"error", "job", b"job", "library_versions", b"library_versions", "load_time", b"load_time", "loaded_by", b"loaded_by", "metrics", b"metrics", "parameters", b"parameters", "parity", b"parity", "signature", b"signature", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "train_row_count", b"train_row_count", "validation_row_count", b"validation_row_count", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "backend", b"backend", "create_time", b"create_time", "dataset", b"dataset", "error", b"error", "imported", b"imported", "job", b"job", "library_versions", b"library_versions", "load_time", b"load_time", "loaded_by", b"loaded_by", "metrics", b"metrics", "parameters", b"parameters", "parity", b"parity", "signature", b"signature", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "train_row_count", b"train_row_count", "validation_row_count", b"validation_row_count", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelVersion: _TypeAlias = ModelVersion  # noqa: Y015
+
+@_typing.final
+class ImportedFile(_message.Message):
+    """ImportedFile is the file that a version was imported from, which is not kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    format: _builtins.str
+    """The format, such as onnx or xgboost."""
+    digest: _builtins.str
+    """The digest, "sha256:" and 64 hexadecimal digits."""
+    size_bytes: _builtins.int
+    """The size in bytes."""
+    def __init__(
+        self,
+        *,
+        format: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "format", b"format", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportedFile: _TypeAlias = ImportedFile  # noqa: Y015
 
 @_typing.final
 class Signature(_message.Message):
@@ -425,6 +461,7 @@ class Signature(_message.Message):
     PREDICTION_DTYPE_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
     task: _training_job_pb2.Task.ValueType
     """Whether it predicts labels or numbers."""
     missing_values: _builtins.bool
@@ -462,6 +499,10 @@ class Signature(_message.Message):
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
         """The outputs by name, for models that take `tensors`."""
 
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the values in the order of a prediction, if it has several, for regression."""
+
     def __init__(
         self,
         *,
@@ -473,10 +514,11 @@ class Signature(_message.Message):
         prediction_dtype: _data_pb2.DataType.ValueType = ...,
         inputs: _abc.Iterable[Global___TensorSpec] | None = ...,
         outputs: _abc.Iterable[Global___TensorSpec] | None = ...,
+        targets: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "columns", b"columns", "inputs", b"inputs", "missing_values", b"missing_values", "outputs", b"outputs", "prediction_dtype", b"prediction_dtype", "shape", b"shape", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "columns", b"columns", "inputs", b"inputs", "missing_values", b"missing_values", "outputs", b"outputs", "prediction_dtype", b"prediction_dtype", "shape", b"shape", "targets", b"targets", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -590,7 +632,7 @@ class Parity(_message.Message):
     tolerance: _builtins.float
     """The largest difference that is accepted: 0.00001, times the largest value for regression if that is above 1."""
     row_count: _builtins.int
-    """The number of rows compared: the held-out ones, at most 20,000. If the training data had missing values, they are
+    """The number of rows compared: those made for it if the version was imported, else the held-out ones, at most 20,000. If the training data had missing values, they are
     compared once more with values missing at random, and if it had categories, once more with unknown ones; they count
     each time.
     """

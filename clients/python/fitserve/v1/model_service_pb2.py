@@ -25,9 +25,10 @@ _sym_db = _symbol_database.Default()
 from fitserve.v1 import model_pb2 as fitserve_dot_v1_dot_model__pb2
 from fitserve.v1 import options_pb2 as fitserve_dot_v1_dot_options__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66itserve/v1/model_service.proto\x12\x0b\x66itserve.v1\x1a\x17\x66itserve/v1/model.proto\x1a\x19\x66itserve/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\"^\n\x11ListModelsRequest\x12*\n\tpage_size\x18\x01 \x01(\x05\x42\r\xaa\x9f\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"h\n\x12ListModelsResponse\x12*\n\x06models\x18\x01 \x03(\x0b\x32\x12.fitserve.v1.ModelR\x06models\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x80\x01\n\x0fGetModelRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x35\n\x07version\x18\x02 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdf\x41H\x00R\x07version\x88\x01\x01\x12\x14\n\x05\x61lias\x18\x03 \x01(\tR\x05\x61liasB\n\n\x08_version\"<\n\x10GetModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x12.fitserve.v1.ModelR\x05model\"\xa5\x03\n\x0bLoadRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x35\n\x07version\x18\x02 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdf\x41H\x00R\x07version\x88\x01\x01\x12\x14\n\x05\x65vict\x18\x03 \x01(\x08R\x05\x65vict\x12\x14\n\x05\x61lias\x18\x04 \x01(\tR\x05\x61lias\x12\x1c\n\talongside\x18\x05 \x01(\x08R\talongside\x12\x39\n\tinstances\x18\x06 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@H\x01R\tinstances\x88\x01\x01\x12\x41\n\x0emax_batch_rows\x18\x07 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00\x90@H\x02R\x0cmaxBatchRows\x88\x01\x01\x12\x41\n\x0emax_queue_rows\x18\x08 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdf\x41H\x03R\x0cmaxQueueRows\x88\x01\x01\x42\n\n\x08_versionB\x0c\n\n_instancesB\x11\n\x0f_max_batch_rowsB\x11\n\x0f_max_queue_rows\"_\n\x0cLoadResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x12.fitserve.v1.ModelR\x05model\x12%\n\x0e\x65victed_models\x18\x02 \x03(\tR\revictedModels\"~\n\rUnloadRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x35\n\x07version\x18\x02 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdf\x41H\x00R\x07version\x88\x01\x01\x12\x14\n\x05\x61lias\x18\x03 \x01(\tR\x05\x61liasB\n\n\x08_version\":\n\x0eUnloadResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x12.fitserve.v1.ModelR\x05model\"~\n\rRemoveRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x35\n\x07version\x18\x02 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdf\x41H\x00R\x07version\x88\x01\x01\x12\x14\n\x05\x66orce\x18\x03 \x01(\x08R\x05\x66orceB\n\n\x08_version\";\n\x0eRemoveResponse\x12)\n\x10removed_versions\x18\x01 \x03(\x05R\x0fremovedVersions\"(\n\x10RemoveAllRequest\x12\x14\n\x05\x66orce\x18\x01 \x01(\x08R\x05\x66orce\"[\n\x11RemoveAllResponse\x12%\n\x0eremoved_models\x18\x01 \x03(\tR\rremovedModels\x12\x1f\n\x0bkept_models\x18\x02 \x03(\tR\nkeptModels\"\x80\x01\n\x0fSetAliasRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n\x05\x61lias\x18\x02 \x01(\tR\x05\x61lias\x12\x35\n\x07version\x18\x03 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdf\x41H\x00R\x07version\x88\x01\x01\x42\n\n\x08_version\"<\n\x10SetAliasResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x12.fitserve.v1.ModelR\x05model\"B\n\x14RollbackAliasRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n\x05\x61lias\x18\x02 \x01(\tR\x05\x61lias\"A\n\x15RollbackAliasResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x12.fitserve.v1.ModelR\x05model\"@\n\x12\x44\x65leteAliasRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n\x05\x61lias\x18\x02 \x01(\tR\x05\x61lias\"?\n\x13\x44\x65leteAliasResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x12.fitserve.v1.ModelR\x05model\"\x7f\n\x12ImportModelRequest\x12\x42\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x1e.fitserve.v1.ImportDescriptionH\x00R\x0b\x64\x65scription\x12\x1a\n\x07\x63ontent\x18\x02 \x01(\x0cH\x00R\x07\x63ontentB\t\n\x07message\"\xde\x01\n\x11ImportDescription\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x30\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x18.fitserve.v1.ModelFormatR\x06\x66ormat\x12\x16\n\x06\x64igest\x18\x03 \x01(\tR\x06\x64igest\x12\x34\n\tsignature\x18\x04 \x01(\x0b\x32\x16.fitserve.v1.SignatureR\tsignature\x12\x1f\n\x0bnew_version\x18\x05 \x01(\x08R\nnewVersion\x12\x12\n\x04load\x18\x06 \x01(\x08R\x04load\"Y\n\x13ImportModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x12.fitserve.v1.ModelR\x05model\x12\x18\n\x07version\x18\x02 \x01(\x05R\x07version*\xc8\x01\n\x0bModelFormat\x12\x1c\n\x18MODEL_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_FORMAT_ONNX\x10\x01\x12\x18\n\x14MODEL_FORMAT_XGBOOST\x10\x02\x12\x19\n\x15MODEL_FORMAT_LIGHTGBM\x10\x03\x12\x19\n\x15MODEL_FORMAT_CATBOOST\x10\x04\x12\x1c\n\x18MODEL_FORMAT_TORCHSCRIPT\x10\x05\x12\x16\n\x12MODEL_FORMAT_SKOPS\x10\x06\x32\xd2\x08\n\x0cModelService\x12\x64\n\nListModels\x12\x1e.fitserve.v1.ListModelsRequest\x1a\x1f.fitserve.v1.ListModelsResponse\"\x15\x90\x02\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models\x12\x66\n\x08GetModel\x12\x1c.fitserve.v1.GetModelRequest\x1a\x1d.fitserve.v1.GetModelResponse\"\x1d\x90\x02\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/models/{model}\x12\x62\n\x04Load\x12\x18.fitserve.v1.LoadRequest\x1a\x19.fitserve.v1.LoadResponse\"%\x90\x02\x02\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/models/{model}:load:\x01*\x12j\n\x06Unload\x12\x1a.fitserve.v1.UnloadRequest\x1a\x1b.fitserve.v1.UnloadResponse\"\'\x90\x02\x02\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/models/{model}:unload:\x01*\x12`\n\x06Remove\x12\x1a.fitserve.v1.RemoveRequest\x1a\x1b.fitserve.v1.RemoveResponse\"\x1d\x90\x02\x02\x82\xd3\xe4\x93\x02\x14*\x12/v1/models/{model}\x12\x61\n\tRemoveAll\x12\x1d.fitserve.v1.RemoveAllRequest\x1a\x1e.fitserve.v1.RemoveAllResponse\"\x15\x90\x02\x02\x82\xd3\xe4\x93\x02\x0c*\n/v1/models\x12y\n\x08SetAlias\x12\x1c.fitserve.v1.SetAliasRequest\x1a\x1d.fitserve.v1.SetAliasResponse\"0\x90\x02\x02\x82\xd3\xe4\x93\x02\'\x1a\"/v1/models/{model}/aliases/{alias}:\x01*\x12\x8e\x01\n\rRollbackAlias\x12!.fitserve.v1.RollbackAliasRequest\x1a\".fitserve.v1.RollbackAliasResponse\"6\x82\xd3\xe4\x93\x02\x30\"+/v1/models/{model}/aliases/{alias}:rollback:\x01*\x12\x7f\n\x0b\x44\x65leteAlias\x12\x1f.fitserve.v1.DeleteAliasRequest\x1a .fitserve.v1.DeleteAliasResponse\"-\x90\x02\x02\x82\xd3\xe4\x93\x02$*\"/v1/models/{model}/aliases/{alias}\x12R\n\x0bImportModel\x12\x1f.fitserve.v1.ImportModelRequest\x1a .fitserve.v1.ImportModelResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66itserve/v1/model_service.proto\x12\x0b\x66itserve.v1\x1a\x17\x66itserve/v1/model.proto\x1a\x19\x66itserve/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/rpc/status.proto\"^\n\x11ListModelsRequest\x12*\n\tpage_size\x18\x01 \x01(\x05\x42\r\xaa\x9f\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00R\x08pageSize\x12\x1d\n\npage_token\x18\x02 \x01(\tR\tpageToken\"h\n\x12ListModelsResponse\x12*\n\x06models\x18\x01 \x03(\x0b\x32\x12.fitserve.v1.ModelR\x06models\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x80\x01\n\x0fGetModelRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x35\n\x07version\x18\x02 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdf\x41H\x00R\x07version\x88\x01\x01\x12\x14\n\x05\x61lias\x18\x03 \x01(\tR\x05\x61liasB\n\n\x08_version\"<\n\x10GetModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x12.fitserve.v1.ModelR\x05model\"\xa5\x03\n\x0bLoadRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x35\n\x07version\x18\x02 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdf\x41H\x00R\x07version\x88\x01\x01\x12\x14\n\x05\x65vict\x18\x03 \x01(\x08R\x05\x65vict\x12\x14\n\x05\x61lias\x18\x04 \x01(\tR\x05\x61lias\x12\x1c\n\talongside\x18\x05 \x01(\x08R\talongside\x12\x39\n\tinstances\x18\x06 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00P@H\x01R\tinstances\x88\x01\x01\x12\x41\n\x0emax_batch_rows\x18\x07 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00\x00\x90@H\x02R\x0cmaxBatchRows\x88\x01\x01\x12\x41\n\x0emax_queue_rows\x18\x08 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdf\x41H\x03R\x0cmaxQueueRows\x88\x01\x01\x42\n\n\x08_versionB\x0c\n\n_instancesB\x11\n\x0f_max_batch_rowsB\x11\n\x0f_max_queue_rows\"_\n\x0cLoadResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x12.fitserve.v1.ModelR\x05model\x12%\n\x0e\x65victed_models\x18\x02 \x03(\tR\revictedModels\"~\n\rUnloadRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x35\n\x07version\x18\x02 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdf\x41H\x00R\x07version\x88\x01\x01\x12\x14\n\x05\x61lias\x18\x03 \x01(\tR\x05\x61liasB\n\n\x08_version\":\n\x0eUnloadResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x12.fitserve.v1.ModelR\x05model\"~\n\rRemoveRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x35\n\x07version\x18\x02 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdf\x41H\x00R\x07version\x88\x01\x01\x12\x14\n\x05\x66orce\x18\x03 \x01(\x08R\x05\x66orceB\n\n\x08_version\";\n\x0eRemoveResponse\x12)\n\x10removed_versions\x18\x01 \x03(\x05R\x0fremovedVersions\"(\n\x10RemoveAllRequest\x12\x14\n\x05\x66orce\x18\x01 \x01(\x08R\x05\x66orce\"[\n\x11RemoveAllResponse\x12%\n\x0eremoved_models\x18\x01 \x03(\tR\rremovedModels\x12\x1f\n\x0bkept_models\x18\x02 \x03(\tR\nkeptModels\"\x80\x01\n\x0fSetAliasRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n\x05\x61lias\x18\x02 \x01(\tR\x05\x61lias\x12\x35\n\x07version\x18\x03 \x01(\x05\x42\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\xc0\xff\xff\xff\xdf\x41H\x00R\x07version\x88\x01\x01\x42\n\n\x08_version\"<\n\x10SetAliasResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x12.fitserve.v1.ModelR\x05model\"B\n\x14RollbackAliasRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n\x05\x61lias\x18\x02 \x01(\tR\x05\x61lias\"A\n\x15RollbackAliasResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x12.fitserve.v1.ModelR\x05model\"@\n\x12\x44\x65leteAliasRequest\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x14\n\x05\x61lias\x18\x02 \x01(\tR\x05\x61lias\"?\n\x13\x44\x65leteAliasResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x12.fitserve.v1.ModelR\x05model\"\x7f\n\x12ImportModelRequest\x12\x42\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x1e.fitserve.v1.ImportDescriptionH\x00R\x0b\x64\x65scription\x12\x1a\n\x07\x63ontent\x18\x02 \x01(\x0cH\x00R\x07\x63ontentB\t\n\x07message\"\x8c\x02\n\x11ImportDescription\x12\x14\n\x05model\x18\x01 \x01(\tR\x05model\x12\x30\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x18.fitserve.v1.ModelFormatR\x06\x66ormat\x12\x16\n\x06\x64igest\x18\x03 \x01(\tR\x06\x64igest\x12\x34\n\tsignature\x18\x04 \x01(\x0b\x32\x16.fitserve.v1.SignatureR\tsignature\x12\x1f\n\x0bnew_version\x18\x05 \x01(\x08R\nnewVersion\x12\x12\n\x04load\x18\x06 \x01(\x08R\x04load\x12,\n\rtrusted_types\x18\x07 \x03(\tB\x07\xaa\x9f\x19\x03\x30\xe8\x07R\x0ctrustedTypes\"\x8c\x01\n\x13ImportModelResponse\x12(\n\x05model\x18\x01 \x01(\x0b\x32\x12.fitserve.v1.ModelR\x05model\x12\x18\n\x07version\x18\x02 \x01(\x05R\x07version\x12\x31\n\nload_error\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusR\tloadError*\xc8\x01\n\x0bModelFormat\x12\x1c\n\x18MODEL_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_FORMAT_ONNX\x10\x01\x12\x18\n\x14MODEL_FORMAT_XGBOOST\x10\x02\x12\x19\n\x15MODEL_FORMAT_LIGHTGBM\x10\x03\x12\x19\n\x15MODEL_FORMAT_CATBOOST\x10\x04\x12\x1c\n\x18MODEL_FORMAT_TORCHSCRIPT\x10\x05\x12\x16\n\x12MODEL_FORMAT_SKOPS\x10\x06\x32\xd2\x08\n\x0cModelService\x12\x64\n\nListModels\x12\x1e.fitserve.v1.ListModelsRequest\x1a\x1f.fitserve.v1.ListModelsResponse\"\x15\x90\x02\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models\x12\x66\n\x08GetModel\x12\x1c.fitserve.v1.GetModelRequest\x1a\x1d.fitserve.v1.GetModelResponse\"\x1d\x90\x02\x01\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/models/{model}\x12\x62\n\x04Load\x12\x18.fitserve.v1.LoadRequest\x1a\x19.fitserve.v1.LoadResponse\"%\x90\x02\x02\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/models/{model}:load:\x01*\x12j\n\x06Unload\x12\x1a.fitserve.v1.UnloadRequest\x1a\x1b.fitserve.v1.UnloadResponse\"\'\x90\x02\x02\x82\xd3\xe4\x93\x02\x1e\"\x19/v1/models/{model}:unload:\x01*\x12`\n\x06Remove\x12\x1a.fitserve.v1.RemoveRequest\x1a\x1b.fitserve.v1.RemoveResponse\"\x1d\x90\x02\x02\x82\xd3\xe4\x93\x02\x14*\x12/v1/models/{model}\x12\x61\n\tRemoveAll\x12\x1d.fitserve.v1.RemoveAllRequest\x1a\x1e.fitserve.v1.RemoveAllResponse\"\x15\x90\x02\x02\x82\xd3\xe4\x93\x02\x0c*\n/v1/models\x12y\n\x08SetAlias\x12\x1c.fitserve.v1.SetAliasRequest\x1a\x1d.fitserve.v1.SetAliasResponse\"0\x90\x02\x02\x82\xd3\xe4\x93\x02\'\x1a\"/v1/models/{model}/aliases/{alias}:\x01*\x12\x8e\x01\n\rRollbackAlias\x12!.fitserve.v1.RollbackAliasRequest\x1a\".fitserve.v1.RollbackAliasResponse\"6\x82\xd3\xe4\x93\x02\x30\"+/v1/models/{model}/aliases/{alias}:rollback:\x01*\x12\x7f\n\x0b\x44\x65leteAlias\x12\x1f.fitserve.v1.DeleteAliasRequest\x1a .fitserve.v1.DeleteAliasResponse\"-\x90\x02\x02\x82\xd3\xe4\x93\x02$*\"/v1/models/{model}/aliases/{alias}\x12R\n\x0bImportModel\x12\x1f.fitserve.v1.ImportModelRequest\x1a .fitserve.v1.ImportModelResponse(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,6 +53,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REMOVEREQUEST'].fields_by_name['version']._serialized_options = b'\252\237\031\022\t\000\000\000\000\000\000\360?\021\000\000\300\377\377\377\337A'
   _globals['_SETALIASREQUEST'].fields_by_name['version']._loaded_options = None
   _globals['_SETALIASREQUEST'].fields_by_name['version']._serialized_options = b'\252\237\031\022\t\000\000\000\000\000\000\360?\021\000\000\300\377\377\377\337A'
+  _globals['_IMPORTDESCRIPTION'].fields_by_name['trusted_types']._loaded_options = None
+  _globals['_IMPORTDESCRIPTION'].fields_by_name['trusted_types']._serialized_options = b'\252\237\031\0030\350\007'
   _globals['_MODELSERVICE'].methods_by_name['ListModels']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001\202\323\344\223\002\014\022\n/v1/models'
   _globals['_MODELSERVICE'].methods_by_name['GetModel']._loaded_options = None
@@ -70,50 +73,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSERVICE'].methods_by_name['RollbackAlias']._serialized_options = b'\202\323\344\223\0020\"+/v1/models/{model}/aliases/{alias}:rollback:\001*'
   _globals['_MODELSERVICE'].methods_by_name['DeleteAlias']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['DeleteAlias']._serialized_options = b'\220\002\002\202\323\344\223\002$*\"/v1/models/{model}/aliases/{alias}'
-  _globals['_MODELFORMAT']._serialized_start=2463
-  _globals['_MODELFORMAT']._serialized_end=2663
-  _globals['_LISTMODELSREQUEST']._serialized_start=130
-  _globals['_LISTMODELSREQUEST']._serialized_end=224
-  _globals['_LISTMODELSRESPONSE']._serialized_start=226
-  _globals['_LISTMODELSRESPONSE']._serialized_end=330
-  _globals['_GETMODELREQUEST']._serialized_start=333
-  _globals['_GETMODELREQUEST']._serialized_end=461
-  _globals['_GETMODELRESPONSE']._serialized_start=463
-  _globals['_GETMODELRESPONSE']._serialized_end=523
-  _globals['_LOADREQUEST']._serialized_start=526
-  _globals['_LOADREQUEST']._serialized_end=947
-  _globals['_LOADRESPONSE']._serialized_start=949
-  _globals['_LOADRESPONSE']._serialized_end=1044
-  _globals['_UNLOADREQUEST']._serialized_start=1046
-  _globals['_UNLOADREQUEST']._serialized_end=1172
-  _globals['_UNLOADRESPONSE']._serialized_start=1174
-  _globals['_UNLOADRESPONSE']._serialized_end=1232
-  _globals['_REMOVEREQUEST']._serialized_start=1234
-  _globals['_REMOVEREQUEST']._serialized_end=1360
-  _globals['_REMOVERESPONSE']._serialized_start=1362
-  _globals['_REMOVERESPONSE']._serialized_end=1421
-  _globals['_REMOVEALLREQUEST']._serialized_start=1423
-  _globals['_REMOVEALLREQUEST']._serialized_end=1463
-  _globals['_REMOVEALLRESPONSE']._serialized_start=1465
-  _globals['_REMOVEALLRESPONSE']._serialized_end=1556
-  _globals['_SETALIASREQUEST']._serialized_start=1559
-  _globals['_SETALIASREQUEST']._serialized_end=1687
-  _globals['_SETALIASRESPONSE']._serialized_start=1689
-  _globals['_SETALIASRESPONSE']._serialized_end=1749
-  _globals['_ROLLBACKALIASREQUEST']._serialized_start=1751
-  _globals['_ROLLBACKALIASREQUEST']._serialized_end=1817
-  _globals['_ROLLBACKALIASRESPONSE']._serialized_start=1819
-  _globals['_ROLLBACKALIASRESPONSE']._serialized_end=1884
-  _globals['_DELETEALIASREQUEST']._serialized_start=1886
-  _globals['_DELETEALIASREQUEST']._serialized_end=1950
-  _globals['_DELETEALIASRESPONSE']._serialized_start=1952
-  _globals['_DELETEALIASRESPONSE']._serialized_end=2015
-  _globals['_IMPORTMODELREQUEST']._serialized_start=2017
-  _globals['_IMPORTMODELREQUEST']._serialized_end=2144
-  _globals['_IMPORTDESCRIPTION']._serialized_start=2147
-  _globals['_IMPORTDESCRIPTION']._serialized_end=2369
-  _globals['_IMPORTMODELRESPONSE']._serialized_start=2371
-  _globals['_IMPORTMODELRESPONSE']._serialized_end=2460
-  _globals['_MODELSERVICE']._serialized_start=2666
-  _globals['_MODELSERVICE']._serialized_end=3772
+  _globals['_MODELFORMAT']._serialized_start=2586
+  _globals['_MODELFORMAT']._serialized_end=2786
+  _globals['_LISTMODELSREQUEST']._serialized_start=155
+  _globals['_LISTMODELSREQUEST']._serialized_end=249
+  _globals['_LISTMODELSRESPONSE']._serialized_start=251
+  _globals['_LISTMODELSRESPONSE']._serialized_end=355
+  _globals['_GETMODELREQUEST']._serialized_start=358
+  _globals['_GETMODELREQUEST']._serialized_end=486
+  _globals['_GETMODELRESPONSE']._serialized_start=488
+  _globals['_GETMODELRESPONSE']._serialized_end=548
+  _globals['_LOADREQUEST']._serialized_start=551
+  _globals['_LOADREQUEST']._serialized_end=972
+  _globals['_LOADRESPONSE']._serialized_start=974
+  _globals['_LOADRESPONSE']._serialized_end=1069
+  _globals['_UNLOADREQUEST']._serialized_start=1071
+  _globals['_UNLOADREQUEST']._serialized_end=1197
+  _globals['_UNLOADRESPONSE']._serialized_start=1199
+  _globals['_UNLOADRESPONSE']._serialized_end=1257
+  _globals['_REMOVEREQUEST']._serialized_start=1259
+  _globals['_REMOVEREQUEST']._serialized_end=1385
+  _globals['_REMOVERESPONSE']._serialized_start=1387
+  _globals['_REMOVERESPONSE']._serialized_end=1446
+  _globals['_REMOVEALLREQUEST']._serialized_start=1448
+  _globals['_REMOVEALLREQUEST']._serialized_end=1488
+  _globals['_REMOVEALLRESPONSE']._serialized_start=1490
+  _globals['_REMOVEALLRESPONSE']._serialized_end=1581
+  _globals['_SETALIASREQUEST']._serialized_start=1584
+  _globals['_SETALIASREQUEST']._serialized_end=1712
+  _globals['_SETALIASRESPONSE']._serialized_start=1714
+  _globals['_SETALIASRESPONSE']._serialized_end=1774
+  _globals['_ROLLBACKALIASREQUEST']._serialized_start=1776
+  _globals['_ROLLBACKALIASREQUEST']._serialized_end=1842
+  _globals['_ROLLBACKALIASRESPONSE']._serialized_start=1844
+  _globals['_ROLLBACKALIASRESPONSE']._serialized_end=1909
+  _globals['_DELETEALIASREQUEST']._serialized_start=1911
+  _globals['_DELETEALIASREQUEST']._serialized_end=1975
+  _globals['_DELETEALIASRESPONSE']._serialized_start=1977
+  _globals['_DELETEALIASRESPONSE']._serialized_end=2040
+  _globals['_IMPORTMODELREQUEST']._serialized_start=2042
+  _globals['_IMPORTMODELREQUEST']._serialized_end=2169
+  _globals['_IMPORTDESCRIPTION']._serialized_start=2172
+  _globals['_IMPORTDESCRIPTION']._serialized_end=2440
+  _globals['_IMPORTMODELRESPONSE']._serialized_start=2443
+  _globals['_IMPORTMODELRESPONSE']._serialized_end=2583
+  _globals['_MODELSERVICE']._serialized_start=2789
+  _globals['_MODELSERVICE']._serialized_end=3895
 # @@protoc_insertion_point(module_scope)

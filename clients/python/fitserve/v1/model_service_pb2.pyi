@@ -9,6 +9,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -640,19 +641,31 @@ class ImportDescription(_message.Message):
     SIGNATURE_FIELD_NUMBER: _builtins.int
     NEW_VERSION_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    TRUSTED_TYPES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The name of the model."""
     format: Global___ModelFormat.ValueType
     """The format of the file."""
     digest: _builtins.str
-    """The digest of the file, "sha256:" and 64 hexadecimal digits; checked when it is given."""
+    """The digest of the file, "sha256:" and 64 hexadecimal digits; checked when it is given. With it a file that was cut off
+    on the way is always known as such.
+    """
     new_version: _builtins.bool
     """Whether the next version is made if the model exists. The default is false: it is refused with ALREADY_EXISTS then."""
     load: _builtins.bool
     """Whether the version is loaded when it is published. The default is false."""
     @_builtins.property
     def signature(self) -> _model_pb2.Signature:
-        """What goes in and comes out, where the file does not say it, and the labels of classes."""
+        """What goes in and comes out, where the file does not say it: `task`, `shape`, the names of `columns`, `missing_values`
+        and `classes`, the labels in the order of the scores. What the file says must not differ from it.
+        """
+
+    @_builtins.property
+    def trusted_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For MODEL_FORMAT_SKOPS: the types in the file that skops does not trust by itself and the caller does, such as
+        sklearn.calibration._CalibratedClassifier. The error for a file with others names them. Only types of libraries of models
+        can be trusted: sklearn, numpy, scipy, xgboost, lightgbm and catboost.
+        """
 
     def __init__(
         self,
@@ -663,10 +676,11 @@ class ImportDescription(_message.Message):
         signature: _model_pb2.Signature | None = ...,
         new_version: _builtins.bool = ...,
         load: _builtins.bool = ...,
+        trusted_types: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "format", b"format", "load", b"load", "model", b"model", "new_version", b"new_version", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "format", b"format", "load", b"load", "model", b"model", "new_version", b"new_version", "signature", b"signature", "trusted_types", b"trusted_types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -680,21 +694,27 @@ class ImportModelResponse(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    LOAD_ERROR_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The version that was made."""
     @_builtins.property
     def model(self) -> _model_pb2.Model:
         """The model with the new version."""
 
+    @_builtins.property
+    def load_error(self) -> _status_pb2.Status:
+        """Why the version, which is published, could not be loaded although that was asked for; else unset."""
+
     def __init__(
         self,
         *,
         model: _model_pb2.Model | None = ...,
         version: _builtins.int = ...,
+        load_error: _status_pb2.Status | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["load_error", b"load_error", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["load_error", b"load_error", "model", b"model", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

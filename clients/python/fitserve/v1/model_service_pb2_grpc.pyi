@@ -91,11 +91,16 @@ class ModelServiceStub:
     DeleteAlias: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeleteAliasRequest, _model_service_pb2.DeleteAliasResponse]
     """Deletes an alias; its version stays as it is. Returns NOT_FOUND for an unknown model or alias."""
     ImportModel: _grpc.StreamUnaryMultiCallable[_model_service_pb2.ImportModelRequest, _model_service_pb2.ImportModelResponse]
-    """Brings a model that was trained elsewhere. Not in this release, which returns UNIMPLEMENTED.
+    """Brings a model that was trained elsewhere. A process of its own, with limits of memory and time, reads the file, makes
+    of it what Triton serves, and proves on rows made for it that both predict the same; the version is published only
+    then. Imports are done one after the other and take no training core.
 
-    The first message is the description, all others are parts of the file. Nothing is stored if the call ends before
-    it is answered. Returns INVALID_ARGUMENT for a file that is malformed or not allowed, ALREADY_EXISTS and ABORTED as
-    Fit does.
+    The first message is the description, all others are parts of the file, in order. Nothing is stored if the call ends
+    before the version is published. Returns INVALID_ARGUMENT for a file that is malformed or not allowed,
+    RESOURCE_EXHAUSTED for one that is larger than IMPORT_FILE_BYTES or needs more memory than IMPORT_MEMORY_BYTES,
+    DEADLINE_EXCEEDED for one that takes longer than IMPORT_SECONDS, DATA_LOSS if the bytes do not have the digest,
+    FAILED_PRECONDITION if nothing that Triton serves predicts what the library predicts, ALREADY_EXISTS and ABORTED as Fit
+    does.
     """
 
 @_typing.type_check_only
@@ -161,11 +166,16 @@ class ModelServiceAsyncStub(ModelServiceStub):
     DeleteAlias: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteAliasRequest, _model_service_pb2.DeleteAliasResponse]  # type: ignore[assignment]
     """Deletes an alias; its version stays as it is. Returns NOT_FOUND for an unknown model or alias."""
     ImportModel: _aio.StreamUnaryMultiCallable[_model_service_pb2.ImportModelRequest, _model_service_pb2.ImportModelResponse]  # type: ignore[assignment]
-    """Brings a model that was trained elsewhere. Not in this release, which returns UNIMPLEMENTED.
+    """Brings a model that was trained elsewhere. A process of its own, with limits of memory and time, reads the file, makes
+    of it what Triton serves, and proves on rows made for it that both predict the same; the version is published only
+    then. Imports are done one after the other and take no training core.
 
-    The first message is the description, all others are parts of the file. Nothing is stored if the call ends before
-    it is answered. Returns INVALID_ARGUMENT for a file that is malformed or not allowed, ALREADY_EXISTS and ABORTED as
-    Fit does.
+    The first message is the description, all others are parts of the file, in order. Nothing is stored if the call ends
+    before the version is published. Returns INVALID_ARGUMENT for a file that is malformed or not allowed,
+    RESOURCE_EXHAUSTED for one that is larger than IMPORT_FILE_BYTES or needs more memory than IMPORT_MEMORY_BYTES,
+    DEADLINE_EXCEEDED for one that takes longer than IMPORT_SECONDS, DATA_LOSS if the bytes do not have the digest,
+    FAILED_PRECONDITION if nothing that Triton serves predicts what the library predicts, ALREADY_EXISTS and ABORTED as Fit
+    does.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -288,11 +298,16 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_model_service_pb2.ImportModelRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.ImportModelResponse, _abc.Awaitable[_model_service_pb2.ImportModelResponse]]:
-        """Brings a model that was trained elsewhere. Not in this release, which returns UNIMPLEMENTED.
+        """Brings a model that was trained elsewhere. A process of its own, with limits of memory and time, reads the file, makes
+        of it what Triton serves, and proves on rows made for it that both predict the same; the version is published only
+        then. Imports are done one after the other and take no training core.
 
-        The first message is the description, all others are parts of the file. Nothing is stored if the call ends before
-        it is answered. Returns INVALID_ARGUMENT for a file that is malformed or not allowed, ALREADY_EXISTS and ABORTED as
-        Fit does.
+        The first message is the description, all others are parts of the file, in order. Nothing is stored if the call ends
+        before the version is published. Returns INVALID_ARGUMENT for a file that is malformed or not allowed,
+        RESOURCE_EXHAUSTED for one that is larger than IMPORT_FILE_BYTES or needs more memory than IMPORT_MEMORY_BYTES,
+        DEADLINE_EXCEEDED for one that takes longer than IMPORT_SECONDS, DATA_LOSS if the bytes do not have the digest,
+        FAILED_PRECONDITION if nothing that Triton serves predicts what the library predicts, ALREADY_EXISTS and ABORTED as Fit
+        does.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -23,16 +23,19 @@ _sym_db = _symbol_database.Default()
 
 
 from fitserve.v1 import model_pb2 as fitserve_dot_v1_dot_model__pb2
+from fitserve.v1 import model_service_pb2 as fitserve_dot_v1_dot_model__service__pb2
 from fitserve.v1 import training_service_pb2 as fitserve_dot_v1_dot_training__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66itserve/v1/training_spec.proto\x12\x0b\x66itserve.v1\x1a\x17\x66itserve/v1/model.proto\x1a\"fitserve/v1/training_service.proto\"\xa0\x02\n\x0cTrainingSpec\x12\x10\n\x03job\x18\x01 \x01(\tR\x03job\x12\x18\n\x07version\x18\x02 \x01(\x05R\x07version\x12\x31\n\x07request\x18\x03 \x01(\x0b\x32\x17.fitserve.v1.FitRequestR\x07request\x12\x1f\n\x0b\x64\x61taset_uri\x18\x04 \x01(\tR\ndatasetUri\x12%\n\x0e\x64\x61taset_digest\x18\x05 \x01(\tR\rdatasetDigest\x12\x14\n\x05\x63ores\x18\x06 \x01(\x05R\x05\x63ores\x12\x1d\n\noutput_uri\x18\x07 \x01(\tR\toutputUri\x12\x34\n\tsignature\x18\x08 \x01(\x0b\x32\x16.fitserve.v1.SignatureR\tsignatureb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66itserve/v1/training_spec.proto\x12\x0b\x66itserve.v1\x1a\x17\x66itserve/v1/model.proto\x1a\x1f\x66itserve/v1/model_service.proto\x1a\"fitserve/v1/training_service.proto\"\xa0\x02\n\x0cTrainingSpec\x12\x10\n\x03job\x18\x01 \x01(\tR\x03job\x12\x18\n\x07version\x18\x02 \x01(\x05R\x07version\x12\x31\n\x07request\x18\x03 \x01(\x0b\x32\x17.fitserve.v1.FitRequestR\x07request\x12\x1f\n\x0b\x64\x61taset_uri\x18\x04 \x01(\tR\ndatasetUri\x12%\n\x0e\x64\x61taset_digest\x18\x05 \x01(\tR\rdatasetDigest\x12\x14\n\x05\x63ores\x18\x06 \x01(\x05R\x05\x63ores\x12\x1d\n\noutput_uri\x18\x07 \x01(\tR\toutputUri\x12\x34\n\tsignature\x18\x08 \x01(\x0b\x32\x16.fitserve.v1.SignatureR\tsignature\"\xb9\x02\n\nImportSpec\x12\x10\n\x03job\x18\x01 \x01(\tR\x03job\x12\x18\n\x07version\x18\x02 \x01(\x05R\x07version\x12@\n\x0b\x64\x65scription\x18\x03 \x01(\x0b\x32\x1e.fitserve.v1.ImportDescriptionR\x0b\x64\x65scription\x12\x19\n\x08\x66ile_uri\x18\x04 \x01(\tR\x07\x66ileUri\x12\x1f\n\x0b\x66ile_digest\x18\x05 \x01(\tR\nfileDigest\x12\x1d\n\noutput_uri\x18\x06 \x01(\tR\toutputUri\x12\x34\n\tsignature\x18\x07 \x01(\x0b\x32\x16.fitserve.v1.SignatureR\tsignature\x12,\n\x12memory_limit_bytes\x18\x08 \x01(\x03R\x10memoryLimitBytesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fitserve.v1.training_spec_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRAININGSPEC']._serialized_start=110
-  _globals['_TRAININGSPEC']._serialized_end=398
+  _globals['_TRAININGSPEC']._serialized_start=143
+  _globals['_TRAININGSPEC']._serialized_end=431
+  _globals['_IMPORTSPEC']._serialized_start=434
+  _globals['_IMPORTSPEC']._serialized_end=747
 # @@protoc_insertion_point(module_scope)

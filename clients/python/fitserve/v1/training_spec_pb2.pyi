@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from fitserve.v1 import model_pb2 as _model_pb2
+from fitserve.v1 import model_service_pb2 as _model_service_pb2
 from fitserve.v1 import training_service_pb2 as _training_service_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -71,3 +72,59 @@ class TrainingSpec(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrainingSpec: _TypeAlias = TrainingSpec  # noqa: Y015
+
+@_typing.final
+class ImportSpec(_message.Message):
+    """ImportSpec is what a process reads that imports a model. It is passed between FitServe's own processes and is part of no
+    call.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    FILE_URI_FIELD_NUMBER: _builtins.int
+    FILE_DIGEST_FIELD_NUMBER: _builtins.int
+    OUTPUT_URI_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    job: _builtins.str
+    """The identifier of the import."""
+    version: _builtins.int
+    """The version to make."""
+    file_uri: _builtins.str
+    """The file."""
+    file_digest: _builtins.str
+    """The digest of the file."""
+    output_uri: _builtins.str
+    """The directory into which the version is written. It does not exist yet; its parent does."""
+    memory_limit_bytes: _builtins.int
+    """The memory that the process may use."""
+    @_builtins.property
+    def description(self) -> _model_service_pb2.ImportDescription:
+        """The description as it came."""
+
+    @_builtins.property
+    def signature(self) -> _model_pb2.Signature:
+        """The signature that the model must have, for a new version of an existing model."""
+
+    def __init__(
+        self,
+        *,
+        job: _builtins.str = ...,
+        version: _builtins.int = ...,
+        description: _model_service_pb2.ImportDescription | None = ...,
+        file_uri: _builtins.str = ...,
+        file_digest: _builtins.str = ...,
+        output_uri: _builtins.str = ...,
+        signature: _model_pb2.Signature | None = ...,
+        memory_limit_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "signature", b"signature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "file_digest", b"file_digest", "file_uri", b"file_uri", "job", b"job", "memory_limit_bytes", b"memory_limit_bytes", "output_uri", b"output_uri", "signature", b"signature", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportSpec: _TypeAlias = ImportSpec  # noqa: Y015

@@ -112,7 +112,7 @@ const (
 	//
 	//	{"reason": "TRAINER_OOM", "domain": "fitserve", "metadata": {"job": "3f2a"}}
 	ErrorReason_ERROR_REASON_TRAINER_OOM ErrorReason = 21
-	// RESOURCE_EXHAUSTED. The message is larger than the limit.
+	// RESOURCE_EXHAUSTED. The message, or the file to import, is larger than the limit.
 	//
 	//	{"reason": "MESSAGE_TOO_LARGE", "domain": "fitserve", "metadata": {"limit_bytes": "67108864"}}
 	ErrorReason_ERROR_REASON_MESSAGE_TOO_LARGE ErrorReason = 22

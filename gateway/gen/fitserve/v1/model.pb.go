@@ -498,6 +498,8 @@ type ModelVersion struct {
 	LoadedBy string `protobuf:"bytes,17,opt,name=loaded_by,json=loadedBy,proto3" json:"loaded_by,omitempty"`
 	// Why it is in MODEL_STATE_FAILED, or unset.
 	Error *status.Status `protobuf:"bytes,18,opt,name=error,proto3" json:"error,omitempty"`
+	// The file that it was imported from; unset for trained models.
+	Imported *ImportedFile `protobuf:"bytes,19,opt,name=imported,proto3" json:"imported,omitempty"`
 	// Where it comes from.
 	Source        ModelSource `protobuf:"varint,20,opt,name=source,proto3,enum=fitserve.v1.ModelSource" json:"source,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -660,11 +662,82 @@ func (x *ModelVersion) GetError() *status.Status {
 	return nil
 }
 
+func (x *ModelVersion) GetImported() *ImportedFile {
+	if x != nil {
+		return x.Imported
+	}
+	return nil
+}
+
 func (x *ModelVersion) GetSource() ModelSource {
 	if x != nil {
 		return x.Source
 	}
 	return ModelSource_MODEL_SOURCE_UNSPECIFIED
+}
+
+// ImportedFile is the file that a version was imported from, which is not kept.
+type ImportedFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The format, such as onnx or xgboost.
+	Format string `protobuf:"bytes,1,opt,name=format,proto3" json:"format,omitempty"`
+	// The digest, "sha256:" and 64 hexadecimal digits.
+	Digest string `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	// The size in bytes.
+	SizeBytes     int64 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportedFile) Reset() {
+	*x = ImportedFile{}
+	mi := &file_fitserve_v1_model_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportedFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportedFile) ProtoMessage() {}
+
+func (x *ImportedFile) ProtoReflect() protoreflect.Message {
+	mi := &file_fitserve_v1_model_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportedFile.ProtoReflect.Descriptor instead.
+func (*ImportedFile) Descriptor() ([]byte, []int) {
+	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ImportedFile) GetFormat() string {
+	if x != nil {
+		return x.Format
+	}
+	return ""
+}
+
+func (x *ImportedFile) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ImportedFile) GetSizeBytes() int64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
 }
 
 // Signature says what a version takes and gives.
@@ -691,14 +764,16 @@ type Signature struct {
 	// then.
 	Inputs []*TensorSpec `protobuf:"bytes,7,rep,name=inputs,proto3" json:"inputs,omitempty"`
 	// The outputs by name, for models that take `tensors`.
-	Outputs       []*TensorSpec `protobuf:"bytes,8,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	Outputs []*TensorSpec `protobuf:"bytes,8,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	// The names of the values in the order of a prediction, if it has several, for regression.
+	Targets       []string `protobuf:"bytes,9,rep,name=targets,proto3" json:"targets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Signature) Reset() {
 	*x = Signature{}
-	mi := &file_fitserve_v1_model_proto_msgTypes[3]
+	mi := &file_fitserve_v1_model_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -710,7 +785,7 @@ func (x *Signature) String() string {
 func (*Signature) ProtoMessage() {}
 
 func (x *Signature) ProtoReflect() protoreflect.Message {
-	mi := &file_fitserve_v1_model_proto_msgTypes[3]
+	mi := &file_fitserve_v1_model_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -723,7 +798,7 @@ func (x *Signature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signature.ProtoReflect.Descriptor instead.
 func (*Signature) Descriptor() ([]byte, []int) {
-	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{3}
+	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Signature) GetTask() Task {
@@ -782,6 +857,13 @@ func (x *Signature) GetOutputs() []*TensorSpec {
 	return nil
 }
 
+func (x *Signature) GetTargets() []string {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
 // ColumnSpec describes a column.
 type ColumnSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -808,7 +890,7 @@ type ColumnSpec struct {
 
 func (x *ColumnSpec) Reset() {
 	*x = ColumnSpec{}
-	mi := &file_fitserve_v1_model_proto_msgTypes[4]
+	mi := &file_fitserve_v1_model_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -820,7 +902,7 @@ func (x *ColumnSpec) String() string {
 func (*ColumnSpec) ProtoMessage() {}
 
 func (x *ColumnSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_fitserve_v1_model_proto_msgTypes[4]
+	mi := &file_fitserve_v1_model_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -833,7 +915,7 @@ func (x *ColumnSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ColumnSpec.ProtoReflect.Descriptor instead.
 func (*ColumnSpec) Descriptor() ([]byte, []int) {
-	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{4}
+	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ColumnSpec) GetName() string {
@@ -903,7 +985,7 @@ type TensorSpec struct {
 
 func (x *TensorSpec) Reset() {
 	*x = TensorSpec{}
-	mi := &file_fitserve_v1_model_proto_msgTypes[5]
+	mi := &file_fitserve_v1_model_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +997,7 @@ func (x *TensorSpec) String() string {
 func (*TensorSpec) ProtoMessage() {}
 
 func (x *TensorSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_fitserve_v1_model_proto_msgTypes[5]
+	mi := &file_fitserve_v1_model_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +1010,7 @@ func (x *TensorSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TensorSpec.ProtoReflect.Descriptor instead.
 func (*TensorSpec) Descriptor() ([]byte, []int) {
-	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{5}
+	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TensorSpec) GetName() string {
@@ -966,7 +1048,7 @@ type Parity struct {
 	MaxDifference float64 `protobuf:"fixed64,1,opt,name=max_difference,json=maxDifference,proto3" json:"max_difference,omitempty"`
 	// The largest difference that is accepted: 0.00001, times the largest value for regression if that is above 1.
 	Tolerance float64 `protobuf:"fixed64,2,opt,name=tolerance,proto3" json:"tolerance,omitempty"`
-	// The number of rows compared: the held-out ones, at most 20,000. If the training data had missing values, they are
+	// The number of rows compared: those made for it if the version was imported, else the held-out ones, at most 20,000. If the training data had missing values, they are
 	// compared once more with values missing at random, and if it had categories, once more with unknown ones; they count
 	// each time.
 	RowCount      int64 `protobuf:"varint,3,opt,name=row_count,json=rowCount,proto3" json:"row_count,omitempty"`
@@ -976,7 +1058,7 @@ type Parity struct {
 
 func (x *Parity) Reset() {
 	*x = Parity{}
-	mi := &file_fitserve_v1_model_proto_msgTypes[6]
+	mi := &file_fitserve_v1_model_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1070,7 @@ func (x *Parity) String() string {
 func (*Parity) ProtoMessage() {}
 
 func (x *Parity) ProtoReflect() protoreflect.Message {
-	mi := &file_fitserve_v1_model_proto_msgTypes[6]
+	mi := &file_fitserve_v1_model_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1083,7 @@ func (x *Parity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Parity.ProtoReflect.Descriptor instead.
 func (*Parity) Descriptor() ([]byte, []int) {
-	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{6}
+	return file_fitserve_v1_model_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Parity) GetMaxDifference() float64 {
@@ -1048,7 +1130,7 @@ const file_fitserve_v1_model_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\x05R\aversion\x12)\n" +
 	"\x10previous_version\x18\x03 \x01(\x05R\x0fpreviousVersion\x12;\n" +
 	"\vupdate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\"\xdc\a\n" +
+	"updateTime\"\x93\b\n" +
 	"\fModelVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x05R\aversion\x12-\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x17.fitserve.v1.ModelStateR\x05state\x124\n" +
@@ -1072,14 +1154,20 @@ const file_fitserve_v1_model_proto_rawDesc = "" +
 	"createTime\x127\n" +
 	"\tload_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\bloadTime\x12\x1b\n" +
 	"\tloaded_by\x18\x11 \x01(\tR\bloadedBy\x12(\n" +
-	"\x05error\x18\x12 \x01(\v2\x12.google.rpc.StatusR\x05error\x120\n" +
+	"\x05error\x18\x12 \x01(\v2\x12.google.rpc.StatusR\x05error\x125\n" +
+	"\bimported\x18\x13 \x01(\v2\x19.fitserve.v1.ImportedFileR\bimported\x120\n" +
 	"\x06source\x18\x14 \x01(\x0e2\x18.fitserve.v1.ModelSourceR\x06source\x1a:\n" +
 	"\fMetricsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\x1aB\n" +
 	"\x14LibraryVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfa\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"]\n" +
+	"\fImportedFile\x12\x16\n" +
+	"\x06format\x18\x01 \x01(\tR\x06format\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\"\x94\x03\n" +
 	"\tSignature\x12%\n" +
 	"\x04task\x18\x01 \x01(\x0e2\x11.fitserve.v1.TaskR\x04task\x12\x14\n" +
 	"\x05shape\x18\x02 \x03(\x03R\x05shape\x121\n" +
@@ -1088,7 +1176,8 @@ const file_fitserve_v1_model_proto_rawDesc = "" +
 	"\aclasses\x18\x05 \x03(\v2\x16.google.protobuf.ValueR\aclasses\x12@\n" +
 	"\x10prediction_dtype\x18\x06 \x01(\x0e2\x15.fitserve.v1.DataTypeR\x0fpredictionDtype\x12/\n" +
 	"\x06inputs\x18\a \x03(\v2\x17.fitserve.v1.TensorSpecR\x06inputs\x121\n" +
-	"\aoutputs\x18\b \x03(\v2\x17.fitserve.v1.TensorSpecR\aoutputs\"\xa6\x02\n" +
+	"\aoutputs\x18\b \x03(\v2\x17.fitserve.v1.TensorSpecR\aoutputs\x12\x18\n" +
+	"\atargets\x18\t \x03(\tR\atargets\"\xa6\x02\n" +
 	"\n" +
 	"ColumnSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
@@ -1152,7 +1241,7 @@ func file_fitserve_v1_model_proto_rawDescGZIP() []byte {
 }
 
 var file_fitserve_v1_model_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_fitserve_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_fitserve_v1_model_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_fitserve_v1_model_proto_goTypes = []any{
 	(ModelSource)(0),              // 0: fitserve.v1.ModelSource
 	(ModelState)(0),               // 1: fitserve.v1.ModelState
@@ -1161,48 +1250,50 @@ var file_fitserve_v1_model_proto_goTypes = []any{
 	(*Model)(nil),                 // 4: fitserve.v1.Model
 	(*ModelAlias)(nil),            // 5: fitserve.v1.ModelAlias
 	(*ModelVersion)(nil),          // 6: fitserve.v1.ModelVersion
-	(*Signature)(nil),             // 7: fitserve.v1.Signature
-	(*ColumnSpec)(nil),            // 8: fitserve.v1.ColumnSpec
-	(*TensorSpec)(nil),            // 9: fitserve.v1.TensorSpec
-	(*Parity)(nil),                // 10: fitserve.v1.Parity
-	nil,                           // 11: fitserve.v1.ModelVersion.MetricsEntry
-	nil,                           // 12: fitserve.v1.ModelVersion.LibraryVersionsEntry
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),       // 14: google.protobuf.Struct
-	(*status.Status)(nil),         // 15: google.rpc.Status
-	(Task)(0),                     // 16: fitserve.v1.Task
-	(*structpb.Value)(nil),        // 17: google.protobuf.Value
-	(DataType)(0),                 // 18: fitserve.v1.DataType
+	(*ImportedFile)(nil),          // 7: fitserve.v1.ImportedFile
+	(*Signature)(nil),             // 8: fitserve.v1.Signature
+	(*ColumnSpec)(nil),            // 9: fitserve.v1.ColumnSpec
+	(*TensorSpec)(nil),            // 10: fitserve.v1.TensorSpec
+	(*Parity)(nil),                // 11: fitserve.v1.Parity
+	nil,                           // 12: fitserve.v1.ModelVersion.MetricsEntry
+	nil,                           // 13: fitserve.v1.ModelVersion.LibraryVersionsEntry
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),       // 15: google.protobuf.Struct
+	(*status.Status)(nil),         // 16: google.rpc.Status
+	(Task)(0),                     // 17: fitserve.v1.Task
+	(*structpb.Value)(nil),        // 18: google.protobuf.Value
+	(DataType)(0),                 // 19: fitserve.v1.DataType
 }
 var file_fitserve_v1_model_proto_depIdxs = []int32{
 	1,  // 0: fitserve.v1.Model.state:type_name -> fitserve.v1.ModelState
 	6,  // 1: fitserve.v1.Model.versions:type_name -> fitserve.v1.ModelVersion
 	5,  // 2: fitserve.v1.Model.aliases:type_name -> fitserve.v1.ModelAlias
-	13, // 3: fitserve.v1.ModelAlias.update_time:type_name -> google.protobuf.Timestamp
+	14, // 3: fitserve.v1.ModelAlias.update_time:type_name -> google.protobuf.Timestamp
 	1,  // 4: fitserve.v1.ModelVersion.state:type_name -> fitserve.v1.ModelState
-	7,  // 5: fitserve.v1.ModelVersion.signature:type_name -> fitserve.v1.Signature
-	14, // 6: fitserve.v1.ModelVersion.parameters:type_name -> google.protobuf.Struct
-	11, // 7: fitserve.v1.ModelVersion.metrics:type_name -> fitserve.v1.ModelVersion.MetricsEntry
-	10, // 8: fitserve.v1.ModelVersion.parity:type_name -> fitserve.v1.Parity
-	12, // 9: fitserve.v1.ModelVersion.library_versions:type_name -> fitserve.v1.ModelVersion.LibraryVersionsEntry
-	13, // 10: fitserve.v1.ModelVersion.create_time:type_name -> google.protobuf.Timestamp
-	13, // 11: fitserve.v1.ModelVersion.load_time:type_name -> google.protobuf.Timestamp
-	15, // 12: fitserve.v1.ModelVersion.error:type_name -> google.rpc.Status
-	0,  // 13: fitserve.v1.ModelVersion.source:type_name -> fitserve.v1.ModelSource
-	16, // 14: fitserve.v1.Signature.task:type_name -> fitserve.v1.Task
-	8,  // 15: fitserve.v1.Signature.columns:type_name -> fitserve.v1.ColumnSpec
-	17, // 16: fitserve.v1.Signature.classes:type_name -> google.protobuf.Value
-	18, // 17: fitserve.v1.Signature.prediction_dtype:type_name -> fitserve.v1.DataType
-	9,  // 18: fitserve.v1.Signature.inputs:type_name -> fitserve.v1.TensorSpec
-	9,  // 19: fitserve.v1.Signature.outputs:type_name -> fitserve.v1.TensorSpec
-	3,  // 20: fitserve.v1.ColumnSpec.kind:type_name -> fitserve.v1.ColumnKind
-	2,  // 21: fitserve.v1.ColumnSpec.unknown_category:type_name -> fitserve.v1.UnknownCategory
-	18, // 22: fitserve.v1.TensorSpec.dtype:type_name -> fitserve.v1.DataType
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	8,  // 5: fitserve.v1.ModelVersion.signature:type_name -> fitserve.v1.Signature
+	15, // 6: fitserve.v1.ModelVersion.parameters:type_name -> google.protobuf.Struct
+	12, // 7: fitserve.v1.ModelVersion.metrics:type_name -> fitserve.v1.ModelVersion.MetricsEntry
+	11, // 8: fitserve.v1.ModelVersion.parity:type_name -> fitserve.v1.Parity
+	13, // 9: fitserve.v1.ModelVersion.library_versions:type_name -> fitserve.v1.ModelVersion.LibraryVersionsEntry
+	14, // 10: fitserve.v1.ModelVersion.create_time:type_name -> google.protobuf.Timestamp
+	14, // 11: fitserve.v1.ModelVersion.load_time:type_name -> google.protobuf.Timestamp
+	16, // 12: fitserve.v1.ModelVersion.error:type_name -> google.rpc.Status
+	7,  // 13: fitserve.v1.ModelVersion.imported:type_name -> fitserve.v1.ImportedFile
+	0,  // 14: fitserve.v1.ModelVersion.source:type_name -> fitserve.v1.ModelSource
+	17, // 15: fitserve.v1.Signature.task:type_name -> fitserve.v1.Task
+	9,  // 16: fitserve.v1.Signature.columns:type_name -> fitserve.v1.ColumnSpec
+	18, // 17: fitserve.v1.Signature.classes:type_name -> google.protobuf.Value
+	19, // 18: fitserve.v1.Signature.prediction_dtype:type_name -> fitserve.v1.DataType
+	10, // 19: fitserve.v1.Signature.inputs:type_name -> fitserve.v1.TensorSpec
+	10, // 20: fitserve.v1.Signature.outputs:type_name -> fitserve.v1.TensorSpec
+	3,  // 21: fitserve.v1.ColumnSpec.kind:type_name -> fitserve.v1.ColumnKind
+	2,  // 22: fitserve.v1.ColumnSpec.unknown_category:type_name -> fitserve.v1.UnknownCategory
+	19, // 23: fitserve.v1.TensorSpec.dtype:type_name -> fitserve.v1.DataType
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_fitserve_v1_model_proto_init() }
@@ -1213,14 +1304,14 @@ func file_fitserve_v1_model_proto_init() {
 	file_fitserve_v1_data_proto_init()
 	file_fitserve_v1_training_job_proto_init()
 	file_fitserve_v1_model_proto_msgTypes[0].OneofWrappers = []any{}
-	file_fitserve_v1_model_proto_msgTypes[4].OneofWrappers = []any{}
+	file_fitserve_v1_model_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fitserve_v1_model_proto_rawDesc), len(file_fitserve_v1_model_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -8,6 +8,7 @@ package fitservev1
 
 import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
+	status "google.golang.org/genproto/googleapis/rpc/status"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -1209,14 +1210,20 @@ type ImportDescription struct {
 	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	// The format of the file.
 	Format ModelFormat `protobuf:"varint,2,opt,name=format,proto3,enum=fitserve.v1.ModelFormat" json:"format,omitempty"`
-	// The digest of the file, "sha256:" and 64 hexadecimal digits; checked when it is given.
+	// The digest of the file, "sha256:" and 64 hexadecimal digits; checked when it is given. With it a file that was cut off
+	// on the way is always known as such.
 	Digest string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
-	// What goes in and comes out, where the file does not say it, and the labels of classes.
+	// What goes in and comes out, where the file does not say it: `task`, `shape`, the names of `columns`, `missing_values`
+	// and `classes`, the labels in the order of the scores. What the file says must not differ from it.
 	Signature *Signature `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`
 	// Whether the next version is made if the model exists. The default is false: it is refused with ALREADY_EXISTS then.
 	NewVersion bool `protobuf:"varint,5,opt,name=new_version,json=newVersion,proto3" json:"new_version,omitempty"`
 	// Whether the version is loaded when it is published. The default is false.
-	Load          bool `protobuf:"varint,6,opt,name=load,proto3" json:"load,omitempty"`
+	Load bool `protobuf:"varint,6,opt,name=load,proto3" json:"load,omitempty"`
+	// For MODEL_FORMAT_SKOPS: the types in the file that skops does not trust by itself and the caller does, such as
+	// sklearn.calibration._CalibratedClassifier. The error for a file with others names them. Only types of libraries of models
+	// can be trusted: sklearn, numpy, scipy, xgboost, lightgbm and catboost.
+	TrustedTypes  []string `protobuf:"bytes,7,rep,name=trusted_types,json=trustedTypes,proto3" json:"trusted_types,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1293,13 +1300,22 @@ func (x *ImportDescription) GetLoad() bool {
 	return false
 }
 
+func (x *ImportDescription) GetTrustedTypes() []string {
+	if x != nil {
+		return x.TrustedTypes
+	}
+	return nil
+}
+
 // ImportModelResponse holds the model after the import.
 type ImportModelResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The model with the new version.
 	Model *Model `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
 	// The version that was made.
-	Version       int32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Version int32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Why the version, which is published, could not be loaded although that was asked for; else unset.
+	LoadError     *status.Status `protobuf:"bytes,3,opt,name=load_error,json=loadError,proto3" json:"load_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1348,11 +1364,18 @@ func (x *ImportModelResponse) GetVersion() int32 {
 	return 0
 }
 
+func (x *ImportModelResponse) GetLoadError() *status.Status {
+	if x != nil {
+		return x.LoadError
+	}
+	return nil
+}
+
 var File_fitserve_v1_model_service_proto protoreflect.FileDescriptor
 
 const file_fitserve_v1_model_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1ffitserve/v1/model_service.proto\x12\vfitserve.v1\x1a\x17fitserve/v1/model.proto\x1a\x19fitserve/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\"^\n" +
+	"\x1ffitserve/v1/model_service.proto\x12\vfitserve.v1\x1a\x17fitserve/v1/model.proto\x1a\x19fitserve/v1/options.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x17google/rpc/status.proto\"^\n" +
 	"\x11ListModelsRequest\x12*\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\r\xaa\x9f\x19\t\t\x00\x00\x00\x00\x00\x00\x00\x00R\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -1429,7 +1452,7 @@ const file_fitserve_v1_model_service_proto_rawDesc = "" +
 	"\x12ImportModelRequest\x12B\n" +
 	"\vdescription\x18\x01 \x01(\v2\x1e.fitserve.v1.ImportDescriptionH\x00R\vdescription\x12\x1a\n" +
 	"\acontent\x18\x02 \x01(\fH\x00R\acontentB\t\n" +
-	"\amessage\"\xde\x01\n" +
+	"\amessage\"\x8c\x02\n" +
 	"\x11ImportDescription\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x120\n" +
 	"\x06format\x18\x02 \x01(\x0e2\x18.fitserve.v1.ModelFormatR\x06format\x12\x16\n" +
@@ -1437,10 +1460,13 @@ const file_fitserve_v1_model_service_proto_rawDesc = "" +
 	"\tsignature\x18\x04 \x01(\v2\x16.fitserve.v1.SignatureR\tsignature\x12\x1f\n" +
 	"\vnew_version\x18\x05 \x01(\bR\n" +
 	"newVersion\x12\x12\n" +
-	"\x04load\x18\x06 \x01(\bR\x04load\"Y\n" +
+	"\x04load\x18\x06 \x01(\bR\x04load\x12,\n" +
+	"\rtrusted_types\x18\a \x03(\tB\a\xaa\x9f\x19\x030\xe8\aR\ftrustedTypes\"\x8c\x01\n" +
 	"\x13ImportModelResponse\x12(\n" +
 	"\x05model\x18\x01 \x01(\v2\x12.fitserve.v1.ModelR\x05model\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\x05R\aversion*\xc8\x01\n" +
+	"\aversion\x18\x02 \x01(\x05R\aversion\x121\n" +
+	"\n" +
+	"load_error\x18\x03 \x01(\v2\x12.google.rpc.StatusR\tloadError*\xc8\x01\n" +
 	"\vModelFormat\x12\x1c\n" +
 	"\x18MODEL_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11MODEL_FORMAT_ONNX\x10\x01\x12\x18\n" +
@@ -1504,6 +1530,7 @@ var file_fitserve_v1_model_service_proto_goTypes = []any{
 	(*ImportModelResponse)(nil),   // 21: fitserve.v1.ImportModelResponse
 	(*Model)(nil),                 // 22: fitserve.v1.Model
 	(*Signature)(nil),             // 23: fitserve.v1.Signature
+	(*status.Status)(nil),         // 24: google.rpc.Status
 }
 var file_fitserve_v1_model_service_proto_depIdxs = []int32{
 	22, // 0: fitserve.v1.ListModelsResponse.models:type_name -> fitserve.v1.Model
@@ -1517,31 +1544,32 @@ var file_fitserve_v1_model_service_proto_depIdxs = []int32{
 	0,  // 8: fitserve.v1.ImportDescription.format:type_name -> fitserve.v1.ModelFormat
 	23, // 9: fitserve.v1.ImportDescription.signature:type_name -> fitserve.v1.Signature
 	22, // 10: fitserve.v1.ImportModelResponse.model:type_name -> fitserve.v1.Model
-	1,  // 11: fitserve.v1.ModelService.ListModels:input_type -> fitserve.v1.ListModelsRequest
-	3,  // 12: fitserve.v1.ModelService.GetModel:input_type -> fitserve.v1.GetModelRequest
-	5,  // 13: fitserve.v1.ModelService.Load:input_type -> fitserve.v1.LoadRequest
-	7,  // 14: fitserve.v1.ModelService.Unload:input_type -> fitserve.v1.UnloadRequest
-	9,  // 15: fitserve.v1.ModelService.Remove:input_type -> fitserve.v1.RemoveRequest
-	11, // 16: fitserve.v1.ModelService.RemoveAll:input_type -> fitserve.v1.RemoveAllRequest
-	13, // 17: fitserve.v1.ModelService.SetAlias:input_type -> fitserve.v1.SetAliasRequest
-	15, // 18: fitserve.v1.ModelService.RollbackAlias:input_type -> fitserve.v1.RollbackAliasRequest
-	17, // 19: fitserve.v1.ModelService.DeleteAlias:input_type -> fitserve.v1.DeleteAliasRequest
-	19, // 20: fitserve.v1.ModelService.ImportModel:input_type -> fitserve.v1.ImportModelRequest
-	2,  // 21: fitserve.v1.ModelService.ListModels:output_type -> fitserve.v1.ListModelsResponse
-	4,  // 22: fitserve.v1.ModelService.GetModel:output_type -> fitserve.v1.GetModelResponse
-	6,  // 23: fitserve.v1.ModelService.Load:output_type -> fitserve.v1.LoadResponse
-	8,  // 24: fitserve.v1.ModelService.Unload:output_type -> fitserve.v1.UnloadResponse
-	10, // 25: fitserve.v1.ModelService.Remove:output_type -> fitserve.v1.RemoveResponse
-	12, // 26: fitserve.v1.ModelService.RemoveAll:output_type -> fitserve.v1.RemoveAllResponse
-	14, // 27: fitserve.v1.ModelService.SetAlias:output_type -> fitserve.v1.SetAliasResponse
-	16, // 28: fitserve.v1.ModelService.RollbackAlias:output_type -> fitserve.v1.RollbackAliasResponse
-	18, // 29: fitserve.v1.ModelService.DeleteAlias:output_type -> fitserve.v1.DeleteAliasResponse
-	21, // 30: fitserve.v1.ModelService.ImportModel:output_type -> fitserve.v1.ImportModelResponse
-	21, // [21:31] is the sub-list for method output_type
-	11, // [11:21] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	24, // 11: fitserve.v1.ImportModelResponse.load_error:type_name -> google.rpc.Status
+	1,  // 12: fitserve.v1.ModelService.ListModels:input_type -> fitserve.v1.ListModelsRequest
+	3,  // 13: fitserve.v1.ModelService.GetModel:input_type -> fitserve.v1.GetModelRequest
+	5,  // 14: fitserve.v1.ModelService.Load:input_type -> fitserve.v1.LoadRequest
+	7,  // 15: fitserve.v1.ModelService.Unload:input_type -> fitserve.v1.UnloadRequest
+	9,  // 16: fitserve.v1.ModelService.Remove:input_type -> fitserve.v1.RemoveRequest
+	11, // 17: fitserve.v1.ModelService.RemoveAll:input_type -> fitserve.v1.RemoveAllRequest
+	13, // 18: fitserve.v1.ModelService.SetAlias:input_type -> fitserve.v1.SetAliasRequest
+	15, // 19: fitserve.v1.ModelService.RollbackAlias:input_type -> fitserve.v1.RollbackAliasRequest
+	17, // 20: fitserve.v1.ModelService.DeleteAlias:input_type -> fitserve.v1.DeleteAliasRequest
+	19, // 21: fitserve.v1.ModelService.ImportModel:input_type -> fitserve.v1.ImportModelRequest
+	2,  // 22: fitserve.v1.ModelService.ListModels:output_type -> fitserve.v1.ListModelsResponse
+	4,  // 23: fitserve.v1.ModelService.GetModel:output_type -> fitserve.v1.GetModelResponse
+	6,  // 24: fitserve.v1.ModelService.Load:output_type -> fitserve.v1.LoadResponse
+	8,  // 25: fitserve.v1.ModelService.Unload:output_type -> fitserve.v1.UnloadResponse
+	10, // 26: fitserve.v1.ModelService.Remove:output_type -> fitserve.v1.RemoveResponse
+	12, // 27: fitserve.v1.ModelService.RemoveAll:output_type -> fitserve.v1.RemoveAllResponse
+	14, // 28: fitserve.v1.ModelService.SetAlias:output_type -> fitserve.v1.SetAliasResponse
+	16, // 29: fitserve.v1.ModelService.RollbackAlias:output_type -> fitserve.v1.RollbackAliasResponse
+	18, // 30: fitserve.v1.ModelService.DeleteAlias:output_type -> fitserve.v1.DeleteAliasResponse
+	21, // 31: fitserve.v1.ModelService.ImportModel:output_type -> fitserve.v1.ImportModelResponse
+	22, // [22:32] is the sub-list for method output_type
+	12, // [12:22] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_fitserve_v1_model_service_proto_init() }

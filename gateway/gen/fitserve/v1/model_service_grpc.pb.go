@@ -87,11 +87,16 @@ type ModelServiceClient interface {
 	RollbackAlias(ctx context.Context, in *RollbackAliasRequest, opts ...grpc.CallOption) (*RollbackAliasResponse, error)
 	// Deletes an alias; its version stays as it is. Returns NOT_FOUND for an unknown model or alias.
 	DeleteAlias(ctx context.Context, in *DeleteAliasRequest, opts ...grpc.CallOption) (*DeleteAliasResponse, error)
-	// Brings a model that was trained elsewhere. Not in this release, which returns UNIMPLEMENTED.
+	// Brings a model that was trained elsewhere. A process of its own, with limits of memory and time, reads the file, makes
+	// of it what Triton serves, and proves on rows made for it that both predict the same; the version is published only
+	// then. Imports are done one after the other and take no training core.
 	//
-	// The first message is the description, all others are parts of the file. Nothing is stored if the call ends before
-	// it is answered. Returns INVALID_ARGUMENT for a file that is malformed or not allowed, ALREADY_EXISTS and ABORTED as
-	// Fit does.
+	// The first message is the description, all others are parts of the file, in order. Nothing is stored if the call ends
+	// before the version is published. Returns INVALID_ARGUMENT for a file that is malformed or not allowed,
+	// RESOURCE_EXHAUSTED for one that is larger than IMPORT_FILE_BYTES or needs more memory than IMPORT_MEMORY_BYTES,
+	// DEADLINE_EXCEEDED for one that takes longer than IMPORT_SECONDS, DATA_LOSS if the bytes do not have the digest,
+	// FAILED_PRECONDITION if nothing that Triton serves predicts what the library predicts, ALREADY_EXISTS and ABORTED as Fit
+	// does.
 	ImportModel(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportModelRequest, ImportModelResponse], error)
 }
 
@@ -262,11 +267,16 @@ type ModelServiceServer interface {
 	RollbackAlias(context.Context, *RollbackAliasRequest) (*RollbackAliasResponse, error)
 	// Deletes an alias; its version stays as it is. Returns NOT_FOUND for an unknown model or alias.
 	DeleteAlias(context.Context, *DeleteAliasRequest) (*DeleteAliasResponse, error)
-	// Brings a model that was trained elsewhere. Not in this release, which returns UNIMPLEMENTED.
+	// Brings a model that was trained elsewhere. A process of its own, with limits of memory and time, reads the file, makes
+	// of it what Triton serves, and proves on rows made for it that both predict the same; the version is published only
+	// then. Imports are done one after the other and take no training core.
 	//
-	// The first message is the description, all others are parts of the file. Nothing is stored if the call ends before
-	// it is answered. Returns INVALID_ARGUMENT for a file that is malformed or not allowed, ALREADY_EXISTS and ABORTED as
-	// Fit does.
+	// The first message is the description, all others are parts of the file, in order. Nothing is stored if the call ends
+	// before the version is published. Returns INVALID_ARGUMENT for a file that is malformed or not allowed,
+	// RESOURCE_EXHAUSTED for one that is larger than IMPORT_FILE_BYTES or needs more memory than IMPORT_MEMORY_BYTES,
+	// DEADLINE_EXCEEDED for one that takes longer than IMPORT_SECONDS, DATA_LOSS if the bytes do not have the digest,
+	// FAILED_PRECONDITION if nothing that Triton serves predicts what the library predicts, ALREADY_EXISTS and ABORTED as Fit
+	// does.
 	ImportModel(grpc.ClientStreamingServer[ImportModelRequest, ImportModelResponse]) error
 	mustEmbedUnimplementedModelServiceServer()
 }

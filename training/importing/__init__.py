@@ -1,0 +1,1 @@
+"""Makes versions of models that were trained elsewhere."""

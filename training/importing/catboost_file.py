@@ -1,0 +1,112 @@
+"""Reads CatBoost's own files, model.cbm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import catboost
+import numpy as np
+from numpy.typing import NDArray
+
+from training.algorithms import catboost_family
+from training.data import Floats
+from training.export import trees
+from training.importing import found
+from training.importing.found import Found, TreesOfFile
+from training.importing.spec import MOST_CLASSES, MOST_FEATURES, Column, Labels, Spec, check_names, labels_of
+
+_WHAT = "a CatBoost model (save_model with the format cbm)"
+_LINKS: Mapping[str, trees.Link] = {
+    "Logloss": "logit",
+    "CrossEntropy": "logit",
+    "MultiClass": "softmax",
+    "Poisson": "log",
+    "Tweedie": "log",
+    "RMSE": "identity",
+    "MAE": "identity",
+    "MAPE": "identity",
+    "Quantile": "identity",
+    "LogLinQuantile": "log",
+    "Expectile": "identity",
+    "Huber": "identity",
+    "Lq": "identity",
+    "YetiRank": "identity",
+    "YetiRankPairwise": "identity",
+    "QueryRMSE": "identity",
+    "PairLogit": "identity",
+}
+_PREDICTIONS: Mapping[trees.Link, str] = {
+    "logit": "Probability",
+    "softmax": "Probability",
+    "log": "Exponent",
+    "identity": "RawFormulaVal",
+}
+
+
+def read(spec: Spec) -> Found:
+    """Returns the model in the file of `spec`.
+
+    Raises:
+        FitError: INVALID_FIELD.
+    """
+    with found.reading(_WHAT):
+        booster = catboost.CatBoost()
+        booster.load_model(blob=spec.file.read_bytes())
+        _check(booster)
+        link = _link(booster)
+        grown, base = catboost_family.trees_of(booster)
+        ensemble = trees.Ensemble(grown, "BRANCH_LEQ", base, link)
+        names = list(booster.feature_names_)
+        columns = len(names)
+        classes = ensemble.score_count if link in ("logit", "softmax") else 0
+        labels = [label.item() if isinstance(label, np.generic) else label for label in booster.classes_]
+        if not 1 <= columns <= MOST_FEATURES or classes > MOST_CLASSES or not (classes or len(base) == 1):
+            raise found.damaged(_WHAT)
+    named = names != [str(place) for place in range(columns)]
+    if named:
+        check_names(names, found.CONTENT)
+    return Found(
+        trained=TreesOfFile(ensemble, (columns,), partial(_predict, booster, _PREDICTIONS[link])),
+        task="classification" if classes else "regression",
+        shape=(columns,),
+        score_count=max(1, classes),
+        columns=tuple(Column(name) for name in names) if named else (),
+        missing_values=True,
+        labels=_labels(labels, classes),
+        rows=found.rows_of_trees(ensemble, (columns,)),
+        libraries=("catboost",),
+    )
+
+
+def _check(booster: catboost.CatBoost) -> None:
+    kinds = {
+        "categories": booster.get_cat_feature_indices(),
+        "texts": booster.get_text_feature_indices(),
+        "embeddings": booster.get_embedding_feature_indices(),
+    }
+    for kind, places in kinds.items():
+        if len(places):
+            raise found.refused(
+                f"{len(places)} of its features are {kind}, and imported models take numbers; train it with Fit, or let an "
+                "operator place it as a model with its own code"
+            )
+
+
+def _link(booster: catboost.CatBoost) -> trees.Link:
+    loss = str(booster.get_all_params().get("loss_function", "")).split(":")[0]
+    if loss not in _LINKS:
+        raise found.refused(f"the loss {loss[:80]!r} is not served; there are {', '.join(_LINKS)}")
+    return _LINKS[loss]
+
+
+def _labels(labels: list[str | int | float | bool], classes: int) -> Labels | None:
+    if not classes:
+        return None
+    return labels_of(labels, found.CONTENT) if len(labels) == classes else Labels(list(range(classes)), "integer")
+
+
+def _predict(booster: catboost.CatBoost, kind: str, features: Floats) -> NDArray[np.float64]:
+    """Returns the class probabilities or the values, as CatBoost computes them."""
+    predictions = booster.predict(features, prediction_type=kind, thread_count=1)
+    return np.asarray(predictions, np.float64).reshape(len(features), -1)

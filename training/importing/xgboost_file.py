@@ -1,0 +1,185 @@
+"""Reads XGBoost's own files, JSON or UBJSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xgboost
+from numpy.typing import NDArray
+
+from training.algorithms import xgboost_family
+from training.data import Floats
+from training.export import trees
+from training.importing import found
+from training.importing.found import Found, TreesOfFile
+from training.importing.spec import MOST_CLASSES, MOST_FEATURES, Column, Labels, Spec, check_names
+
+_WHAT = "an XGBoost model in JSON or UBJSON (Booster.save_model)"
+_IDENTITY = frozenset(
+    {
+        "reg:squarederror",
+        "reg:squaredlogerror",
+        "reg:pseudohubererror",
+        "reg:absoluteerror",
+        "reg:quantileerror",
+        "rank:pairwise",
+        "rank:ndcg",
+        "rank:map",
+        "binary:logitraw",
+    }
+)
+_LOG = frozenset({"count:poisson", "reg:gamma", "reg:tweedie"})
+_BINARY = frozenset({"binary:logistic"})
+_CLASSES = frozenset({"multi:softprob", "multi:softmax"})
+
+
+@dataclass(frozen=True)
+class _Content:
+    """A model that was loaded.
+
+    Attributes:
+        learner: Its JSON; Any, since its values are checked where they are used.
+        classes: The number of classes, 0 for values.
+        rounds: The rounds that predict.
+    """
+
+    booster: xgboost.Booster
+    learner: Mapping[str, Any]
+    objective: str
+    columns: int
+    classes: int
+
+
+def read(spec: Spec) -> Found:
+    """Returns the model in the file of `spec`.
+
+    Raises:
+        FitError: INVALID_FIELD.
+    """
+    with found.reading(_WHAT):
+        content = _load(spec.file)
+        ensemble = _ensemble(content)
+        names = content.booster.feature_names or []
+    check_names(names, found.CONTENT)
+    return Found(
+        trained=TreesOfFile(ensemble, (content.columns,), partial(_predict, content)),
+        task="classification" if content.classes else "regression",
+        shape=(content.columns,),
+        score_count=max(1, content.classes),
+        columns=tuple(Column(name) for name in names),
+        missing_values=True,
+        # XGBoost knows classes by their numbers only.
+        labels=Labels(list(range(content.classes)), "integer") if content.classes else None,
+        rows=found.rows_of_trees(ensemble, (content.columns,)),
+        libraries=("xgboost",),
+    )
+
+
+def _load(path: Path) -> _Content:
+    booster = xgboost.Booster({"nthread": 1})
+    booster.load_model(bytearray(path.read_bytes()))
+    learner = json.loads(booster.save_raw("json"))["learner"]
+    best = learner["attributes"].get("best_iteration")
+    if best is not None and "scikit_learn" in learner["attributes"]:
+        # So predict the estimators that wrote it, which stopped early.
+        booster = booster[: int(best) + 1]
+        learner = json.loads(booster.save_raw("json"))["learner"]
+    objective = learner["objective"]["name"]
+    if objective not in _IDENTITY | _LOG | _BINARY | _CLASSES:
+        raise found.refused(
+            f"the objective {str(objective)[:80]!r} is not served; there are {', '.join(sorted(_known_objectives()))}"
+        )
+    columns = int(learner["learner_model_param"]["num_feature"])
+    classes = 2 if objective in _BINARY else 0
+    if objective in _CLASSES:
+        classes = int(learner["learner_model_param"]["num_class"])
+    if not 1 <= columns <= MOST_FEATURES or not (0 <= classes <= MOST_CLASSES):
+        raise found.damaged(_WHAT)
+    if int(learner["learner_model_param"].get("num_target", 1)) > 1:
+        raise found.refused("the model has several targets; import one model a target")
+    return _Content(booster, learner, objective, columns, classes)
+
+
+def _known_objectives() -> frozenset[str]:
+    return _IDENTITY | _LOG | _BINARY | _CLASSES
+
+
+def _trees(content: _Content) -> list[trees.Tree]:
+    """Returns the trees, after a look at what the library itself does not check."""
+    booster = content.learner["gradient_booster"]
+    scales: list[float] | None = None
+    if booster["name"] == "dart":
+        booster, scales = booster["gbtree"], booster["weight_drop"]
+    elif booster["name"] != "gbtree":
+        raise found.refused("a linear booster is not served; train one with trees, or import the model as ONNX")
+    outputs = content.classes if content.classes > 2 or content.objective in _CLASSES else 1
+    written, targets = booster["model"]["trees"], booster["model"]["tree_info"]
+    if not written or len(written) != len(targets) or any(not 0 <= int(target) < outputs for target in targets):
+        raise found.damaged(_WHAT)
+    grown = []
+    for index, (tree, target) in enumerate(zip(written, targets, strict=True)):
+        _check_tree(tree, content.columns)
+        made = xgboost_family.tree_of(tree, int(target), {})
+        if scales is not None:
+            made = replace(made, values=made.values * float(np.float32(scales[index])))
+        grown.append(made)
+    return grown
+
+
+def _check_tree(tree: Mapping[str, Any], columns: int) -> None:
+    """Refuses what is no tree: XGBoost would never come to its end, or read beyond its memory. Any: a tree's JSON."""
+    if tree["categories_nodes"]:
+        raise found.refused(
+            "the trees split by categories, which imported models of XGBoost cannot; encode the categories as numbers, or "
+            "train the model with Fit"
+        )
+    if int(tree["tree_param"]["size_leaf_vector"]) > 1:
+        raise found.refused("the leaves are vectors (multi_strategy); train with one_output_per_tree")
+    left, right = np.array(tree["left_children"], np.int64), np.array(tree["right_children"], np.int64)
+    count = len(left)
+    sizes = {len(tree[name]) for name in ("right_children", "split_indices", "split_conditions", "default_left")}
+    if not count or sizes != {count}:
+        raise found.damaged(_WHAT)
+    children = np.concatenate([left[left >= 0], right[left >= 0]])
+    features = np.array(tree["split_indices"], np.int64)[left >= 0]
+    whole = (
+        len(np.unique(children)) == len(children)
+        and ((children > 0) & (children < count)).all()
+        and ((features >= 0) & (features < columns)).all()
+    )
+    if not whole:
+        raise found.damaged(_WHAT)
+
+
+def _ensemble(content: _Content) -> trees.Ensemble:
+    base = np.array(json.loads(content.learner["learner_model_param"]["base_score"]), np.float64).ravel()
+    link: trees.Link = "identity"
+    if content.objective in _BINARY:
+        link, base = "logit", np.log(base / (1.0 - base))
+    elif content.objective in _LOG:
+        link, base = "log", np.log(base)
+    elif content.classes:
+        link = "softmax"
+    outputs = content.classes if link == "softmax" else 1
+    return trees.Ensemble(_trees(content), "BRANCH_LT", np.broadcast_to(base, (outputs,)).copy(), link)
+
+
+def _predict(content: _Content, features: Floats) -> NDArray[np.float64]:
+    """Returns the class probabilities or the values, as XGBoost computes them."""
+    rows = xgboost.DMatrix(features, nthread=1)
+    rows.feature_names = content.booster.feature_names
+    rows.feature_types = content.booster.feature_types
+    if content.objective == "multi:softmax":  # of which `predict` gives the best class
+        margins = np.asarray(content.booster.predict(rows, output_margin=True), np.float64)
+        grown = np.exp(margins - margins.max(axis=1, keepdims=True))
+        return np.asarray(grown / grown.sum(axis=1, keepdims=True), np.float64)
+    predictions = np.asarray(content.booster.predict(rows), np.float64)
+    if content.classes == 2 and content.objective in _BINARY:
+        return np.stack([1.0 - predictions, predictions], axis=1)
+    return predictions.reshape(len(features), -1)
