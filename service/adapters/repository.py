@@ -42,8 +42,6 @@ def read_manifest(layout: RepositoryLayout, model: str, version: int) -> Manifes
     """
     if operator_models.is_of_operator(layout.model(model)):
         return operator_models.manifest_of(layout.model(model), version)
-    if operator_models.is_of_operator(layout.model(model)):
-        return operator_models.manifest_of(layout.model(model), version)
     return VersionDirectory.read(layout.version(model, version), model, version).manifest
 
 
