@@ -71,6 +71,10 @@ uv:
 serve: setup ## run the service on LISTEN (default 127.0.0.1:50051)
 	exec $(PY) -m service
 
+.PHONY: operator-requirements
+operator-requirements: setup ## install what models with code of their own need into Triton's environment: MODEL=model_repository/NAME
+	.venv-triton/bin/python -m triton_runtime install $(or $(MODEL),$(patsubst %/requirements.txt,%,$(wildcard model_repository/*/requirements.txt)))
+
 .PHONY: gateway
 gateway: $(SWAGGER_UI) ## build the REST gateway, gateway/bin/fitserve-gateway; needs Go 1.26 and npm
 	go -C gateway build -trimpath -o bin/fitserve-gateway .

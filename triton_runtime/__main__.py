@@ -6,12 +6,30 @@ import argparse
 import sys
 from pathlib import Path
 
+from triton_runtime import requirements
 from triton_runtime.supervise import Settings, supervise
 
 
 def main() -> int:
-    """Read the arguments, run Triton until it or its owner ends, and return the exit code."""
+    """Read the arguments, run Triton until it or its owner ends, and return the exit code.
+
+    With `install MODEL_DIR/NAME` it installs what an operator's model needs instead, with `missing` it prints what it lacks.
+    """
+    if sys.argv[1:2] in (["install"], ["missing"]):
+        return _require(sys.argv[1], [Path(model) for model in sys.argv[2:]])
     return supervise(_read_arguments(sys.argv[1:]))
+
+
+def _require(command: str, models: list[Path]) -> int:
+    """Install what models need, or print it, one requirement a line; return the exit code."""
+    try:
+        for model in models:
+            for requirement in requirements.install(model) if command == "install" else requirements.missing(model):
+                print(requirement)
+    except requirements.RequirementsError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 def _read_arguments(arguments: list[str]) -> Settings:

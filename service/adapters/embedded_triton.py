@@ -11,6 +11,8 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
+from service.adapters.operator_models import check_requirements
+
 _log = logging.getLogger("fitserve.triton")
 
 # The folder that holds the package `triton_runtime`; its interpreter has no other way to find it.
@@ -85,6 +87,10 @@ class EmbeddedTriton:
             raise
         self._pid = int(event["pid"])
         return str(event["address"])
+
+    async def check_requirements(self, model: str) -> None:
+        """Check that the environment has what an operator's model needs. Raises ServiceError LOAD_FAILED."""
+        await check_requirements(self._python, self._model_repository / model)
 
     async def wait(self) -> int:
         """Wait until the launcher has ended and return its exit code (4: Triton died by itself).

@@ -5,6 +5,7 @@ Calls load and use them; nothing of FitServe ever writes into their directories 
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -18,6 +19,8 @@ from service.adapters.triton_config import TritonModelConfig
 from service.domain.entities import Manifest, Parity, Signature, StoredVersion
 from service.domain.errors import Reason, ServiceError
 from service.domain.named_tensors import TensorSpec, TensorType
+
+_ROOT = Path(__file__).resolve().parents[2]
 
 REQUIREMENTS_FILE = "requirements.txt"
 
@@ -104,6 +107,39 @@ def config_json(text: str, model: str, versions: Sequence[int], instances: int) 
     for group in config.instance_group:
         group.count = instances
     return json_format.MessageToJson(config, preserving_proto_field_name=True, indent=None)
+
+
+async def check_requirements(python: Path, directory: Path) -> None:
+    """Checks that the embedded Triton's environment has what an operator's model needs.
+
+    Args:
+        python: The interpreter of that environment.
+
+    Raises:
+        ServiceError: LOAD_FAILED, naming what is missing and the command that installs it.
+    """
+    if not (directory / REQUIREMENTS_FILE).is_file():
+        return
+    process = await asyncio.create_subprocess_exec(
+        python,
+        "-m",
+        "triton_runtime",
+        "missing",
+        directory,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(_ROOT)},
+    )
+    missing = (await process.communicate())[0].decode().split("\n")[:-1]
+    if missing or process.returncode:
+        what = f"lacks {', '.join(missing)}" if missing else f"cannot read its {REQUIREMENTS_FILE}"
+        raise ServiceError(
+            Reason.LOAD_FAILED,
+            f"Triton's environment {what}, which model {directory.name!r} needs; on the server, run "
+            f"`python -m triton_runtime install MODEL_DIR/{directory.name}` with Triton's Python (TRITON_PYTHON), or "
+            f"`make operator-requirements`",
+            {"model": directory.name, "missing": ",".join(missing)},
+        )
 
 
 def _text_of(directory: Path) -> str:

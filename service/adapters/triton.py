@@ -206,6 +206,8 @@ class TritonInference:
 
     async def serve(self, manifest: Manifest, versions: Sequence[int], instances: int = 1) -> None:
         """Makes Triton hold exactly `versions` of the manifest's model, and returns when the manifest's one is ready."""
+        if manifest.of_operator and self._embedded is not None:
+            await self._embedded.check_requirements(manifest.model)
         request = service_pb2.RepositoryModelLoadRequest(model_name=manifest.model)
         request.parameters["config"].string_param = _config(manifest, versions, instances)
         ready = service_pb2.ModelReadyRequest(name=manifest.model, version=str(manifest.version))

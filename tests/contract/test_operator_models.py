@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +16,7 @@ from tests.conftest import StartService
 from tests.contract.test_training import SPECIES, X
 from tests.contract.wire import Stubs, error_of, stubs_of
 from tests.operator_model import ECHO_CODE, ECHO_CONFIG, place
-from tests.service_process import ServiceProcess
+from tests.service_process import ROOT, ServiceProcess
 
 GIVEN = [{"text": "a", "numbers": [1.0, 2.0]}]
 
@@ -190,3 +192,65 @@ def test_what_calls_write_can_never_be_code(service: ServiceProcess, stubs: Stub
     for bad in (f"{name}/1", "../models", ".fitserve", f"{name}.py"):
         refused = error_of(lambda bad=bad: stubs.models.Load(model_service_pb2.LoadRequest(model=bad)))  # type: ignore[misc]
         assert refused.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+# -- requirements ----------------------------------------------------------------------------------------------------
+
+
+def test_missing_requirements_are_named_with_the_command_that_installs_them(
+    service: ServiceProcess, stubs: Stubs, client: fitserve.Client, name: str
+) -> None:
+    place(service.model_dir, name)
+    requirements = service.model_dir / name / "requirements.txt"
+    requirements.write_text("numpy>=1.20  # which is there\nfitserve-needs-this>=3\n")
+    refused = error_of(lambda: stubs.models.Load(model_service_pb2.LoadRequest(model=name)))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "LOAD_FAILED")
+    assert refused.metadata["missing"] == "fitserve-needs-this>=3"
+    assert f"python -m triton_runtime install MODEL_DIR/{name}" in refused.message
+    requirements.write_text("numpy>=1.20\n")
+    assert client.load(name).state == "LOADED"
+
+
+def test_what_is_installed_already_is_not_installed_again(tmp_path: Path) -> None:
+    place(tmp_path, "echo")
+    (tmp_path / "echo" / "requirements.txt").write_text("numpy<2\n")
+    done = subprocess.run(
+        [ROOT / ".venv-triton/bin/python", "-m", "triton_runtime", "install", tmp_path / "echo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_bad_requirement_is_told(tmp_path: Path) -> None:
+    place(tmp_path, "echo")
+    (tmp_path / "echo" / "requirements.txt").write_text("-r /etc/passwd\n")
+    done = subprocess.run(
+        [ROOT / ".venv-triton/bin/python", "-m", "triton_runtime", "install", tmp_path / "echo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "one requirement a line" in done.stderr
+
+
+# -- an example that ships -------------------------------------------------------------------------------------------
+
+
+def test_text_similarity_says_how_alike_texts_are(service: ServiceProcess, client: fitserve.Client) -> None:
+    shutil.copytree(
+        ROOT / "model_repository/text_similarity", service.model_dir / "text_similarity", dirs_exist_ok=True
+    )
+    client.load("text_similarity")
+    pairs = [("number plate", "number plates"), ("number plate", "NUMBER PLATE"), ("abc", "xyz"), ("", "a")]
+    found = client.predict("text_similarity", [{"first": first, "second": second} for first, second in pairs])
+    alike = [one["similarity"] for one in found]
+    assert alike == pytest.approx([alike[0], 1, 0, 0])
+    assert 0.8 < alike[0] < 1
+    columns = {"first": [first for first, _ in pairs], "second": [second for _, second in pairs]}
+    outputs = client.predict("text_similarity", tensors=columns)
+    assert outputs["similarity"].ravel().tolist() == pytest.approx(alike)

@@ -62,11 +62,19 @@ ANSWERS = {
     r"/WatchTrainingJob": r'"state": "JOB_STATE_SUCCEEDED"',
     r"/Load": r'"state": "MODEL_STATE_LOADED"',
     r"/ImportModel": r'"version": 1',
-    r"/Predict": r'"predictions": \[\s*("Gentoo"|1,\s*0)\s*\]',
+    r"/Predict": r'"predictions": \[\s*("Gentoo"|1,\s*0|\{\s*"similarity": 0\.\d+\s*\})\s*\]',
     r"/Remove": r'"removedVersions": \[\s*1\s*\]',
     r"[./]GetStatus( <<< '{}')?": r'"ready": true',
     r"Health/Check": r'"status": "SERVING"',
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _examples(service: ServiceProcess) -> None:
+    """What ships with the repository in its default model directory."""
+    directory = service.model_dir / "text_similarity"
+    if not directory.exists():
+        shutil.copytree(ROOT / "model_repository" / "text_similarity", directory)
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
@@ -154,6 +162,7 @@ def test_the_python_snippet_runs(service: ServiceProcess, capsys: pytest.Capture
     assert "['setosa' 'setosa' 'setosa']" in printed
     assert "MODEL_NOT_FOUND there is no model 'irs'" in printed
     assert "[0 0 0]\n2\n1\n" in printed
+    assert re.search(r"\n(1\.0|0\.9{9}\d*)\n\[\[1\.\]\n \[0\.\]\]\n", printed)
     assert printed.endswith("['setosa' 'setosa' 'setosa']\n")
     assert "['Adelie' 'Adelie']" in printed
     assert "island CATEGORY Biscoe Dream Torgersen\n" in printed
