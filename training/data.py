@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class Rows:
 
     Attributes:
         features: float32 [rows, ...].
-        targets: int64 class indexes or float64 values, [rows].
+        targets: int64 class indexes or float64 values, [rows]; values [rows, targets] if they are several.
         weights: What each row counts in training, float64 [rows]; None if all count the same.
     """
 
@@ -82,12 +82,14 @@ class Schema:
         label_kind: The kind of the labels; empty for regression.
         columns: The feature columns; empty for tensors.
         missing_values: Whether some feature is NaN.
+        targets: The names of the targets, if there are several.
     """
 
     classes: list[Label]
     label_kind: str
     columns: Sequence[FeatureColumn]
     missing_values: bool
+    targets: Sequence[str] = ()
 
     @property
     def category_places(self) -> list[int]:
@@ -103,10 +105,8 @@ def load(spec: Spec) -> tuple[Rows, Schema]:
     """
     description = json.loads((spec.dataset / "dataset.json").read_text())
     columns: list[Column] = description["columns"]
-    target: Column | None = description["targets"]
-    if target is None:
-        target = next(column for column in columns if column["name"] == spec.target)
-        columns = [column for column in columns if column["name"] != spec.target]
+    learned = _columns_to_learn(spec, description)
+    columns = [column for column in columns if column not in learned]
     columns = _in_order(columns, [column.name for column in spec.signature.columns])
     row_count: int = description["row_count"]
     if row_count < 2:
@@ -117,14 +117,30 @@ def load(spec: Spec) -> tuple[Rows, Schema]:
             spec.inputs_field,
             "some features are infinite, or too large for 32-bit floats; remove or scale them",
         )
-    targets, classes = _targets(spec.dataset, target, spec.task, spec.targets_field)
+    targets, classes = _targets(spec.dataset, learned[0], spec.task, spec.targets_field)
+    if len(learned) > 1:
+        several = [_targets(spec.dataset, column, spec.task, spec.targets_field)[0] for column in learned]
+        targets = np.stack(several, axis=1).astype(np.float64)
     schema = Schema(
         classes=classes,
-        label_kind=target["kind"] if spec.task == "classification" else "",
+        label_kind=learned[0]["kind"] if spec.task == "classification" else "",
         columns=[FeatureColumn(column["name"], column["kind"], column["vocabulary"] or ()) for column in columns],
         missing_values=bool(np.isnan(features).any()),
+        targets=[column["name"] for column in learned] if len(learned) > 1 else [],
     )
     return Rows(features, targets, _weights(spec, description.get("weights"), targets, schema)), schema
+
+
+# Any: the description as JSON.
+def _columns_to_learn(spec: Spec, description: Mapping[str, Any]) -> list[Column]:
+    """Returns the columns of the targets: the dataset's own, those beside its matrix, or those that the request names."""
+    if description["targets"] is not None:
+        return [description["targets"]]
+    columns: list[Column] = description["columns"]
+    if description["features"] is not None:
+        return columns
+    by_name = {column["name"]: column for column in columns}
+    return [by_name[name] for name in spec.targets or [spec.target]]
 
 
 def _weights(

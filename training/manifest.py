@@ -57,6 +57,7 @@ def describe(
             "missing_values": schema.missing_values,
             "classes": schema.classes,
             "label_kind": schema.label_kind,
+            "targets": list(schema.targets),
         },
         "backend": exported.backend,
         "prefer_gpu": spec.prefer_gpu,

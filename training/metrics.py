@@ -18,10 +18,10 @@ def score(task: Task, rows: Rows, scores: NDArray[np.float64]) -> dict[str, floa
     Args:
         task: What the model learned.
         rows: The held-out rows.
-        scores: Class probabilities [rows, classes], or values [rows, 1].
+        scores: Class probabilities [rows, classes], or values [rows, targets], whose metrics are their means.
     """
     if task == "regression":
-        measured = _regression(rows.targets.astype(np.float64), scores[:, 0])
+        measured = _regression(rows.targets.astype(np.float64), scores.reshape(rows.targets.shape))
     else:
         measured = _classification(rows.targets.astype(np.int64), scores)
     return {name: float(value) for name, value in measured.items() if math.isfinite(value)}

@@ -22,7 +22,8 @@ class Proof:
     """The comparison, as the manifest keeps it.
 
     Attributes:
-        max_difference: The largest absolute difference seen.
+        max_difference: The largest absolute difference seen; where several values are predicted, each as a share of the
+            largest one of its kind, if that is above 1.
         tolerance: The largest one accepted.
         row_count: The number of rows compared.
     """
@@ -45,15 +46,17 @@ class Expectation:
         rows: The rows, as serving sends them.
         scores: The library's predictions, [rows, scores].
         tolerance: The largest difference accepted.
+        scales: What the difference of each score is divided by, [scores].
     """
 
     rows: Floats
     scores: NDArray[np.float64]
     tolerance: float
+    scales: NDArray[np.float64]
 
     def compare(self, scores: NDArray[np.float32] | NDArray[np.float64]) -> Proof:
         """Returns the comparison with the scores of an exported model for the same rows."""
-        return Proof(float(np.abs(scores - self.scores).max()), self.tolerance, len(self.rows))
+        return Proof(float((np.abs(scores - self.scores) / self.scales).max()), self.tolerance, len(self.rows))
 
 
 def expect(
@@ -82,11 +85,15 @@ def expect(
     if category_places:
         rows = np.concatenate([rows, _with_unknown(held_out, category_places, seed)])
     scores = learner.predict(rows)
-    tolerance = TOLERANCE
+    tolerance, scales = TOLERANCE, np.ones(scores.shape[1])
     if task == "regression":
         # A 32-bit float has seven digits, so large values can only be equal in proportion.
-        tolerance *= max(1.0, float(np.abs(scores).max()))
-    return Expectation(rows, scores, tolerance)
+        sizes = np.maximum(1.0, np.abs(scores).max(axis=0))
+        if len(sizes) == 1:
+            tolerance *= float(sizes[0])
+        else:  # of several, each has a size of its own
+            scales = sizes
+    return Expectation(rows, scores, tolerance, scales)
 
 
 def _with_missing(features: Floats, seed: int) -> Floats:

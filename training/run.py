@@ -34,6 +34,7 @@ def run(spec: Spec, progress: Progress) -> None:
         cores=spec.cores,
         inputs_field=spec.inputs_field,
         categories=encoder.categories,
+        target_count=max(1, len(schema.targets)),
     )
     progress.started(len(train), len(validation))
     algorithm = algorithms.build(spec.algorithm, spec.hyper_parameters, problem)

@@ -33,6 +33,7 @@ class Spec:
         traits: What the contract says of the algorithm.
         task: What the model learns.
         target: The column to predict, or empty if the dataset has targets of its own.
+        targets: The columns to predict, if they are several that the request names.
         inputs_field: The path of the request's field that the features came in, for messages.
         targets_field: The path of the field that says what to predict.
         weights_field: The path of the field that the weights of rows came in.
@@ -56,6 +57,7 @@ class Spec:
     traits: options_pb2.AlgorithmTraits
     task: Task
     target: str
+    targets: Sequence[str]
     inputs_field: str
     targets_field: str
     weights_field: str
@@ -92,6 +94,7 @@ def read(path: Path) -> Spec:
         traits=hyper_parameters.DESCRIPTOR.GetOptions().Extensions[options_pb2.traits],
         task=_TASKS[request.task],
         target=request.target,
+        targets=list(request.targets),
         inputs_field="dataset" if request.dataset else "inline.inputs",
         targets_field=_targets_field(request),
         weights_field="dataset" if request.dataset else "inline.weights",
@@ -114,6 +117,8 @@ def _targets_field(request: training_service_pb2.FitRequest) -> str:
     """Returns the path of the field that the caller said in what to predict."""
     if request.target:
         return "target"
+    if request.targets:
+        return "targets"
     if request.dataset:
         return "dataset"
     return "inline.labels" if request.inline.HasField("labels") else "inline.targets"

@@ -81,6 +81,7 @@ class _Signature(_Part):
     missing_values: bool
     classes: tuple[Label, ...]
     label_kind: ValueKind | Literal[""]
+    targets: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check_columns(self) -> _Signature:
@@ -190,6 +191,7 @@ def _signature(task: Task, part: _Signature) -> Signature:
         missing_values=part.missing_values,
         classes=part.classes,
         label_kind=part.label_kind or None,
+        targets=part.targets,
     )
 
 

@@ -88,6 +88,7 @@ class TritonInference:
         self._url = url
         self._start_seconds = start_seconds
         self._channel: grpc.aio.Channel | None = None
+        self._address = ""
         self._version = ""
         self._loads = asyncio.Semaphore(LOADS_AT_ONCE)
         self._hung = asyncio.Event()
@@ -103,6 +104,18 @@ class TritonInference:
         return self._version
 
     @property
+    def address(self) -> str:
+        """The host:port where Triton answers, empty before it was first started."""
+        return self._address
+
+    @classmethod
+    def at(cls, address: str) -> TritonInference:
+        """Returns the Triton at an address, which another process has started and tested."""
+        found = cls(None, address, 0.0)
+        found._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return found
+
+    @property
     def _stub(self) -> service_pb2_grpc.GRPCInferenceServiceStub:
         if self._channel is None:
             raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton is not running; try again")
@@ -112,7 +125,7 @@ class TritonInference:
         """Starts or finds Triton and proves with a known row that it computes."""
         await self.stop()
         self._hung.clear()
-        address = await self._start_embedded() if self._new_embedded else self._url
+        self._address = address = await self._start_embedded() if self._new_embedded else self._url
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         try:
             await self._meet_unless_it_ends(self._channel)

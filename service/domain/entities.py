@@ -130,6 +130,7 @@ class DataBlock:
     """Some rows of training data: a matrix or named columns, with or without targets. All parts have `rows` rows.
 
     Attributes:
+        columns: The named columns; beside a matrix they are its targets, of which there are several.
         targets_field: The name of the field that the targets came in, for messages.
         weights: What each row counts in training, finite and not below zero; None if all count the same.
     """
@@ -194,6 +195,7 @@ class Signature:
         inputs: The tensors that it takes by name, if its input is no matrix of features; all above is empty then.
         outputs: The tensors that it gives.
         max_batch_size: The most rows of named tensors of one inference; 0 if they have no rows.
+        targets: The names of the values of a prediction, if it has several; then it is a regression.
     """
 
     task: Task | None
@@ -205,6 +207,7 @@ class Signature:
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     max_batch_size: int = 0
+    targets: tuple[str, ...] = ()
 
     @classmethod
     def of_tensors(
@@ -294,7 +297,7 @@ class Manifest:
     @property
     def score_count(self) -> int:
         """The number of scores of one row."""
-        return len(self.signature.classes) or 1
+        return len(self.signature.classes) or len(self.signature.targets) or 1
 
     @property
     def served_by(self) -> str:
@@ -413,6 +416,7 @@ class AlgorithmTraits:
     images: bool
     native_categories: bool = False
     sample_weights: bool = False
+    multiple_targets: bool = False
 
 
 @dataclass(frozen=True)
@@ -424,6 +428,7 @@ class FitOrder:
         request_hash: A digest of the whole request, data included.
         data: The rows themselves, or the digest of an uploaded dataset.
         target: The name of the column to predict, or "".
+        targets: The names of the columns to predict, if they are several.
         class_weights: Whether labels are weighed.
         time_limit: Seconds of wall time, or None.
     """
@@ -443,6 +448,7 @@ class FitOrder:
     new_version: bool
     load: bool
     class_weights: bool = False
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

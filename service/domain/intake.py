@@ -141,34 +141,50 @@ def check_fit(order: FitOrder, dataset: Dataset) -> FitCommand:
     if isinstance(order.data, DataBlock):
         inputs, targets = "inline.inputs", f"inline.{order.data.targets_field}"
     _check_weights(order, dataset)
-    target = _target(order.target, dataset, targets)
-    features = [column for column in dataset.columns if column is not target]
+    learned = _targets(order, dataset, targets)
+    features = [] if dataset.features is not None else [c for c in dataset.columns if c not in learned]
     _check_features(features if dataset.features is None else [dataset.features], order.algorithm, inputs)
     shape = dataset.shape or (len(features),)
     _check_shape(shape, order.algorithm, inputs)
-    task = _task(order, target)
+    task = _task(order, learned)
     if order.class_weights and task == Task.REGRESSION:
         raise invalid("class_weights", "regression has no labels to weigh; leave them out")
-    _check_target(target, task, dataset.rows, f"{inputs} (column {target.name!r})" if order.target else targets)
+    for target in learned:
+        place = inputs if order.target or order.targets else targets
+        _check_target(target, task, dataset.rows, f"{place} (column {target.name!r})" if target.name else place)
     return FitCommand(order, task, dataset, shape, tuple(ColumnSpec(c.name, c.kind) for c in features))
 
 
-def _target(name: str, dataset: Dataset, where: str) -> ColumnSummary:
-    if not name:
-        if dataset.targets is None:
-            raise invalid(
-                where, "there is nothing to learn; give targets or labels, or name a column of the table in target"
-            )
-        return dataset.targets
-    if dataset.targets is not None:
-        raise invalid("target", "the data has targets of its own; give either them or target, not both")
+def _targets(order: FitOrder, dataset: Dataset, where: str) -> list[ColumnSummary]:
+    """Returns the columns to learn: those that are named, or the data's own; several only if the algorithm can."""
+    names, field = (order.targets, "targets") if order.targets else ((order.target,) if order.target else (), "target")
+    several = dataset.features is not None and dataset.columns
+    if names and (dataset.targets is not None or several):
+        raise invalid(field, f"the data has targets of its own; give either them or {field}, not both")
+    if names:
+        learned = [_named(name, dataset, field) for name in names]
+    elif dataset.targets is not None:
+        learned = [dataset.targets]
+    else:
+        learned = list(dataset.columns) if several else []
+    if not learned:
+        raise invalid(
+            where, "there is nothing to learn; give targets or labels, or name a column of the table in target"
+        )
+    if len(learned) > 1 and not order.algorithm.multiple_targets:
+        place = "targets" if order.targets else where
+        raise invalid(place, f"{order.algorithm.name} learns one value a row; give one, or use another algorithm")
+    return learned
+
+
+def _named(name: str, dataset: Dataset, field: str) -> ColumnSummary:
     for column in dataset.columns:
         if column.name == name:
             return column
     known = [column.name for column in dataset.columns]
     if not known:
-        raise invalid("target", "the data has no named columns; give targets or labels instead")
-    raise invalid("target", f"there is no column {name!r}{hint(name, known)}; the columns are {', '.join(known)}")
+        raise invalid(field, "the data has no named columns; give targets or labels instead")
+    raise invalid(field, f"there is no column {name!r}{hint(name, known)}; the columns are {', '.join(known)}")
 
 
 def _check_weights(order: FitOrder, dataset: Dataset) -> None:
@@ -227,9 +243,13 @@ def _check_shape(shape: tuple[int, ...], algorithm: AlgorithmTraits, where: str)
         raise invalid(where, f"there are no features: one row has the shape {list(shape)}")
 
 
-def _task(order: FitOrder, target: ColumnSummary) -> Task:
-    """Returns the task that is asked for, or the one that the targets suggest."""
-    algorithm = order.algorithm
+def _task(order: FitOrder, learned: list[ColumnSummary]) -> Task:
+    """Returns the task that is asked for, or the one that the targets suggest; several are numbers."""
+    algorithm, target = order.algorithm, learned[0]
+    if len(learned) > 1:
+        if order.task == Task.CLASSIFICATION:
+            raise invalid("task", "several targets are learned as numbers; ask for a regression, or leave it unset")
+        return Task.REGRESSION
     if order.task is None:
         labels = target.kind in (ValueKind.CATEGORY, ValueKind.BOOLEAN) or (
             target.kind == ValueKind.INTEGER and target.distinct <= FEW_INTEGERS

@@ -53,6 +53,7 @@ def fit_order(request: training_service_pb2.FitRequest) -> FitOrder:
         new_version=request.existing == training_service_pb2.EXISTING_MODEL_NEW_VERSION,
         load=request.load,
         class_weights=bool(request.class_weights),
+        targets=_targets(request),
     )
 
 
@@ -72,7 +73,22 @@ def _algorithm(request: training_service_pb2.FitRequest) -> AlgorithmTraits:
         traits.images,
         native_categories=traits.native_categories,
         sample_weights=traits.sample_weights,
+        multiple_targets=traits.multiple_targets,
     )
+
+
+def _targets(request: training_service_pb2.FitRequest) -> tuple[str, ...]:
+    """Returns the names of several columns to predict. Raises INVALID_FIELD if they are not several, or not alone."""
+    names = tuple(request.targets)
+    if names and request.target:
+        raise invalid("targets", "target is set too; give one of them")
+    if len(names) == 1:
+        raise invalid("targets", "it names one column; give that in target")
+    for index, name in enumerate(names):
+        validate.text(name, f"targets[{index}]")
+        if name in names[:index]:
+            raise invalid(f"targets[{index}]", f"column {name!r} is named twice")
+    return names
 
 
 def _time_limit(request: training_service_pb2.FitRequest) -> float | None:
@@ -107,8 +123,8 @@ def _without_data(request: training_service_pb2.FitRequest) -> bytes:
         if field.name == "inline":
             if value.HasField("labels"):
                 copy.inline.labels.SetInParent()
-        elif field.message_type is not None:
-            getattr(copy, field.name).MergeFrom(value)  # which maps have too
+        elif field.message_type is not None or field.is_repeated:
+            getattr(copy, field.name).MergeFrom(value)  # which maps and lists have too
         else:
             setattr(copy, field.name, value)
     return copy.SerializeToString()

@@ -57,7 +57,7 @@ def block_of_inline(inline: training_service_pb2.InlineDataset) -> DataBlock:
     elif inline.HasField("labels"):
         targets = tensors.column_of_values(inline.labels.values, "", "inline.labels")
     targets_field = "labels" if inline.HasField("labels") else "targets"
-    return _block(inline.inputs, targets, inline.weights, "inline", targets_field)
+    return _block(inline, targets, "inline", targets_field)
 
 
 def block_of_chunk(chunk: dataset_pb2.DatasetChunk) -> DataBlock:
@@ -69,13 +69,17 @@ def block_of_chunk(chunk: dataset_pb2.DatasetChunk) -> DataBlock:
     targets = tensors.column_of_message(chunk.targets, "chunk.targets") if chunk.HasField("targets") else None
     if form_of(chunk.inputs, "chunk.inputs") not in ("tensor", "table"):
         raise invalid("chunk.inputs", "uploads take tensor or table")
-    return _block(chunk.inputs, targets, chunk.weights, "chunk", "targets")
+    return _block(chunk, targets, "chunk", "targets")
 
 
 def _block(
-    inputs: data_pb2.Inputs, targets: ColumnData | None, weights: Sequence[float], path: str, targets_field: str
+    part: training_service_pb2.InlineDataset | dataset_pb2.DatasetChunk,
+    targets: ColumnData | None,
+    path: str,
+    targets_field: str,
 ) -> DataBlock:
-    features, columns = _training_features(inputs, f"{path}.inputs")
+    features, columns = _training_features(part.inputs, f"{path}.inputs")
+    weights = part.weights
     rows = len(columns[0]) if features is None else len(features)
     if rows == 0:
         raise invalid(f"{path}.inputs", "there are no rows")
@@ -83,7 +87,30 @@ def _block(
         raise invalid(f"{path}.{targets_field}", f"there are {len(targets)} values for {rows} rows")
     if weights and len(weights) != rows:
         raise invalid(f"{path}.weights", f"there are {len(weights)} weights for {rows} rows")
+    if part.HasField("target_table"):
+        columns = _several_targets(part.target_table, features, targets, f"{path}.target_table")
+        targets_field = "target_table"
     return DataBlock(rows, features, columns, targets, targets_field, check_weights(weights, f"{path}.weights"))
+
+
+def _several_targets(
+    table: data_pb2.Table, features: Floats | None, targets: ColumnData | None, path: str
+) -> tuple[ColumnData, ...]:
+    """Returns the columns of several targets of a matrix.
+
+    Raises:
+        ServiceError: INVALID_FIELD; they are not several, not alone, or not beside a matrix of as many rows.
+    """
+    if features is None:
+        raise invalid(path, "it is for tensor and rows; put the columns into the table and name them in targets")
+    if targets is not None:
+        raise invalid(path, "targets or labels are set too; give one of them")
+    columns = _columns_of_table(table, path)
+    if len(columns) == 1:
+        raise invalid(path, "it has one column; give that in targets")
+    if len(columns[0]) != len(features):
+        raise invalid(path, f"there are {len(columns[0])} values in a column for {len(features)} rows")
+    return columns
 
 
 def check_weights(weights: Iterable[float], path: str) -> NDArray[np.float64] | None:

@@ -179,6 +179,7 @@ def signature_message(signature: Signature) -> model_pb2.Signature:
         prediction_dtype=data_pb2.DATA_TYPE_UNSPECIFIED if signature.inputs else LABEL_DTYPES[signature.label_kind],
         inputs=[_tensor_spec(spec) for spec in signature.inputs],
         outputs=[_tensor_spec(spec) for spec in signature.outputs],
+        targets=signature.targets,
     )
 
 
@@ -273,8 +274,8 @@ def dataset_message(dataset: Dataset) -> dataset_pb2.Dataset:
         digest=dataset.digest,
         row_count=dataset.rows,
         shape=dataset.shape or (),
-        columns=[column.name for column in dataset.columns],
-        has_targets=dataset.targets is not None,
+        columns=[column.name for column in dataset.columns] if dataset.features is None else [],
+        has_targets=dataset.targets is not None or (dataset.features is not None and bool(dataset.columns)),
         has_weights=dataset.has_weights,
         size_bytes=dataset.size_bytes,
         create_time=timestamp(dataset.create_time),

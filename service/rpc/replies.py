@@ -73,7 +73,10 @@ class Replies:
         reply = prediction_service_pb2.PredictResponse(model=prediction.model, version=prediction.version)
         scores = prediction.scores
         if prediction.signature.label_kind is None:
-            self._write_values(reply, scores[:, 0], form)
+            if prediction.signature.targets:
+                self._write_several(reply, scores, form)
+            else:
+                self._write_values(reply, scores[:, 0], form)
             return reply
         codec = self._codec(prediction)
         indices = scores.argmax(axis=1)
@@ -107,12 +110,24 @@ class Replies:
             reply.prediction_tensor.data = values.tobytes()
 
     @staticmethod
+    def _write_several(reply: prediction_service_pb2.PredictResponse, scores: Floats, form: str) -> None:
+        """Writes several values a row: a list each, or a tensor [rows, values]."""
+        if form in HAND_TYPED:
+            reply.predictions.extend([struct_pb2.Value(list_value=_list_of(row)) for row in scores.tolist()])
+        else:
+            reply.prediction_tensor.dtype = data_pb2.DATA_TYPE_FP32
+            reply.prediction_tensor.shape.extend(scores.shape)
+            reply.prediction_tensor.data = scores.tobytes()
+
+    @staticmethod
     def _write_probabilities(reply: prediction_service_pb2.PredictResponse, scores: Floats, form: str) -> None:
         if form in HAND_TYPED:
-            for row in scores.tolist():
-                values = [struct_pb2.Value(number_value=value) for value in row]
-                reply.probabilities.append(struct_pb2.ListValue(values=values))
+            reply.probabilities.extend([_list_of(row) for row in scores.tolist()])
         else:
             reply.probability_tensor.dtype = data_pb2.DATA_TYPE_FP32
             reply.probability_tensor.shape.extend(scores.shape)
             reply.probability_tensor.data = scores.tobytes()
+
+
+def _list_of(row: list[float]) -> struct_pb2.ListValue:
+    return struct_pb2.ListValue(values=[struct_pb2.Value(number_value=value) for value in row])

@@ -215,7 +215,13 @@ def test_a_read_only_environment_uses_the_users_cache(triton_python: Path, tmp_p
     env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     backends = subprocess.check_output([triton_python, "-c", prepare], cwd=ROOT, env=env, text=True).strip()
     assert Path(backends).parent == tmp_path / "fitserve-triton"
-    assert {path.name for path in Path(backends).iterdir()} == {"python", "onnxruntime"}
+    assert {path.name for path in Path(backends).iterdir()} == {
+        "python",
+        "onnxruntime",
+        "fil",
+        "fitserve_native",
+        "predictors",
+    }
 
 
 def test_a_triton_that_cannot_listen_is_reported_as_failed(triton_python: Path, tmp_path: Path) -> None:

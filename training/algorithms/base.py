@@ -43,6 +43,7 @@ class Problem:
         seed: The seed of everything random.
         cores: The number of threads to use.
         inputs_field: The path of the request's field that the features came in, for messages.
+        target_count: The number of values to learn for each row, for regression.
         categories: The columns of codes, in order; only for algorithms that the contract calls `native_categories`.
     """
 
@@ -53,6 +54,12 @@ class Problem:
     cores: int
     inputs_field: str = "inline.inputs"
     categories: tuple[Categories, ...] = ()
+    target_count: int = 1
+
+    @property
+    def score_count(self) -> int:
+        """The number of scores of one row."""
+        return self.class_count or self.target_count
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class Trained(Protocol):
     """What predicts and is exported."""
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
-        """Returns the library's own predictions: class probabilities [rows, classes], or values [rows, 1]."""
+        """Returns the library's own predictions: class probabilities [rows, classes], or values [rows, targets]."""
 
     def export(self) -> onnx.ModelProto:
         """Returns the trained model as ONNX, with one input `features` and one output `scores` of 32-bit floats.

@@ -57,7 +57,7 @@ class Family:
         parameters = effective_parameters(hyper_parameters, self.DEFAULTS)
         _check(parameters, problem)
         if problem.task == "regression":
-            parameters["loss_function"] = parameters["loss_function"] or "RMSE"
+            parameters["loss_function"] = _loss_of_regression(parameters["loss_function"], problem)
         self.parameters = parameters
         self._problem = problem
         self._counts = {column.place: column.count for column in problem.categories}
@@ -235,6 +235,17 @@ def _branching(root, scale: float, missing_left: NDArray[np.bool_]) -> trees.Tre
         missing_left=missing_left[feature],
         values=scale * np.array([np.ravel(node.get("value", np.zeros(width))) for node in nodes], np.float64),
     )
+
+
+def _loss_of_regression(given: Json, problem: Problem) -> Json:
+    """Returns the loss of a regression. Raises INVALID_FIELD for one that several targets do not have."""
+    if problem.target_count == 1:
+        return given or "RMSE"
+    if given not in (None, "RMSE"):
+        raise invalid_field(
+            "catboost.loss_function", f"{given} is for one target, and there are {problem.target_count}; use RMSE"
+        )
+    return "MultiRMSE"
 
 
 def _check(parameters: Mapping[str, Json], problem: Problem) -> None:

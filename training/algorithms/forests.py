@@ -104,7 +104,7 @@ class ForestFamily:
         """Returns the class probabilities or the values."""
         matrix = _matrix(features)
         if self._problem.task == "regression":
-            return np.asarray(self._forest.predict(matrix), np.float64).reshape(-1, 1)
+            return np.asarray(self._forest.predict(matrix), np.float64).reshape(len(features), -1)
         return np.asarray(self._forest.predict_proba(matrix), np.float64)
 
     def export(self) -> onnx.ModelProto:
@@ -131,7 +131,7 @@ def ensemble_of(estimators: Sequence[Any], class_count: int) -> trees.Ensemble:
 
 # Any: as above.
 def _tree(tree: Any, class_count: int, count: int) -> trees.Tree:
-    values = tree.value[:, 0, :]
+    values = tree.value[:, 0, :] if class_count else tree.value[:, :, 0]
     if class_count:
         values = values / values.sum(axis=1, keepdims=True)
     if class_count == 2:

@@ -56,6 +56,7 @@ class Family:
         self._points = self._scaler.fit_transform(_matrix(train.features))
         self._largest = max(float((self._points**2).sum(axis=1).max()), _SMALLEST)
         self._targets = train.targets
+        self._values = train.targets.reshape(len(train), -1).astype(np.float64)
         self._neighbors.fit(self._points)
         progress.step(1, 1, "iteration")
 
@@ -76,10 +77,10 @@ class Family:
             *(
                 _classes(self._problem.class_count, self._targets, constants)
                 if self._problem.class_count
-                else _values(self._targets, constants)
+                else _values(self._values, constants)
             ),
         ]
-        return graph.model(nodes, constants, self._problem.feature_shape, max(self._problem.class_count, 1))
+        return graph.model(nodes, constants, self._problem.feature_shape, self._problem.score_count)
 
     @property
     def _by_distance(self) -> bool:
@@ -94,7 +95,7 @@ class Family:
                 weights = np.where(same.any(axis=1, keepdims=True), same, 1.0 / distances)
         weights /= weights.sum(axis=1, keepdims=True)
         if not self._problem.class_count:
-            return np.asarray((weights * self._targets[rows]).sum(axis=1, keepdims=True), np.float64)
+            return np.asarray((weights[:, :, None] * self._values[rows]).sum(axis=1), np.float64)
         of_class = self._targets[rows][:, :, None] == np.arange(self._problem.class_count)
         return np.asarray((weights[:, :, None] * of_class).sum(axis=1), np.float64)
 
@@ -172,13 +173,14 @@ def _classes(
     ]
 
 
-def _values(targets: NDArray[np.generic], constants: dict[str, NDArray[np.generic]]) -> list[onnx.NodeProto]:
-    """Returns the operations from `nearest` and `weights` to the weighted mean of the targets."""
-    constants["targets"] = targets.astype(np.float64)
+def _values(targets: NDArray[np.float64], constants: dict[str, NDArray[np.generic]]) -> list[onnx.NodeProto]:
+    """Returns the operations from `nearest` and `weights` to the weighted mean of the targets, [points, values]."""
+    constants |= {"targets": targets, "last": np.array([2])}
     return [
         helper.make_node("Gather", ["targets", "nearest"], ["chosen"]),
-        helper.make_node("Mul", ["chosen", "weights"], ["weighted"]),
-        helper.make_node("ReduceSum", ["weighted", "columns"], ["sums"], keepdims=1),
+        helper.make_node("Unsqueeze", ["weights", "last"], ["each_weight"]),
+        helper.make_node("Mul", ["chosen", "each_weight"], ["weighted"]),
+        helper.make_node("ReduceSum", ["weighted", "columns"], ["sums"], keepdims=0),
         helper.make_node("ReduceSum", ["weights", "columns"], ["total"], keepdims=1),
         helper.make_node("Div", ["sums", "total"], ["means"]),
         products.to_scores("means"),

@@ -142,7 +142,7 @@ class Network:
         self._scale_axes = scale_axes
         self._problem = problem
         self._name = name
-        self._target_mean, self._target_deviation = 0.0, 1.0
+        self._target_mean, self._target_deviation = np.zeros(1), np.ones(1)
 
     def fit(self, train: Rows, validation: Rows, schedule: Schedule, progress: Progress) -> None:
         """Trains the network and reports the loss on both sets of rows after each epoch.
@@ -152,8 +152,9 @@ class Network:
         """
         self._body.insert(0, scale_of(train.features, self._scale_axes))
         if not self._problem.class_count:
-            self._target_mean = float(train.targets.mean())
-            self._target_deviation = float(train.targets.std()) or 1.0
+            values = train.targets.reshape(len(train), -1).astype(np.float64)
+            self._target_mean, deviation = values.mean(axis=0), values.std(axis=0)
+            self._target_deviation = np.where(deviation > 0, deviation, 1.0)
         features, targets = torch.from_numpy(train.features), self._targets(train)
         weights = _weights(train)
         kind = nn.CrossEntropyLoss if self._problem.class_count else nn.MSELoss
@@ -175,7 +176,7 @@ class Network:
         outputs = self._outputs(features)
         if self._problem.class_count:
             return torch.softmax(outputs, 1).double().numpy()
-        return (outputs.double() * self._target_deviation + self._target_mean).numpy()
+        return outputs.double().numpy() * self._target_deviation + self._target_mean
 
     def export(self) -> onnx.ModelProto:
         """Returns the network as ONNX."""
@@ -184,21 +185,21 @@ class Network:
         if self._problem.class_count:
             nodes.append(helper.make_node("Softmax", [nodes[-1].output[0]], [graph.SCORES], axis=1))
         else:
-            constants["target_deviation"] = np.array([self._target_deviation])
-            constants["target_mean"] = np.array([self._target_mean])
+            constants["target_deviation"] = self._target_deviation
+            constants["target_mean"] = self._target_mean
             nodes += [
                 helper.make_node("Cast", [nodes[-1].output[0]], ["doubles"], to=onnx.TensorProto.DOUBLE),
                 helper.make_node("Mul", ["doubles", "target_deviation"], ["spread"]),
                 helper.make_node("Add", ["spread", "target_mean"], ["moved"]),
                 helper.make_node("Cast", ["moved"], [graph.SCORES], to=onnx.TensorProto.FLOAT),
             ]
-        return graph.model(nodes, constants, self._problem.feature_shape, max(self._problem.class_count, 1))
+        return graph.model(nodes, constants, self._problem.feature_shape, self._problem.score_count)
 
     def _targets(self, rows: Rows) -> Tensor:
         if self._problem.class_count:
             return torch.from_numpy(rows.targets.astype(np.int64))
-        scaled = (rows.targets - self._target_mean) / self._target_deviation
-        return torch.from_numpy(scaled.astype(np.float32)).reshape(-1, 1)
+        scaled = (rows.targets.reshape(len(rows), -1) - self._target_mean) / self._target_deviation
+        return torch.from_numpy(scaled.astype(np.float32))
 
     def _run_epoch(
         self,

@@ -34,7 +34,7 @@ class Family(NetworkFamily):
         self.parameters = effective_parameters(hyper_parameters, self.DEFAULTS)
         chosen = json_format.ParseDict(self.parameters, algorithm_pb2.TorchMlp())
 
-        widths = [math.prod(problem.feature_shape), *chosen.hidden_sizes, max(problem.class_count, 1)]
+        widths = [math.prod(problem.feature_shape), *chosen.hidden_sizes, problem.score_count]
 
         def layers() -> list[nn.Module]:
             made: list[nn.Module] = [nn.Flatten()]

@@ -41,6 +41,8 @@ def checkpoint(ensemble: trees.Ensemble, column_count: int, classifies: bool) ->
     Raises:
         CannotExport: A tree splits by sets of categories.
     """
+    if not classifies and len(ensemble.base_values) > 1:
+        raise CannotExport("FIL answers regression with one value a row")
     if any(tree.sets for tree in ensemble.trees):
         raise CannotExport("a tree splits by sets of categories, whose encoding FIL does not have")
     grown = list(
@@ -61,14 +63,14 @@ def _build(
             num_feature=column_count,
             task_type="kMultiClf" if several else "kBinaryClf" if classifies else "kRegressor",
             average_tree_output=False,
-            num_target=1 if classifies else targets,
-            num_class=[targets] if classifies else [1] * targets,
-            leaf_vector_shape=(1, vector) if classifies else (vector, 1),
+            num_target=1,
+            num_class=[targets],
+            leaf_vector_shape=(1, vector),
         ),
         tree_annotation=TreeAnnotation(
             num_tree=len(grown),
-            target_id=[0 if classifies else _place(tree, vector) for tree in grown],
-            class_id=[_place(tree, vector) if classifies else 0 for tree in grown],
+            target_id=[0] * len(grown),
+            class_id=[tree.target if vector == 1 else _ALL for tree in grown],
         ),
         postprocessor=PostProcessorFunc(
             name="identity_multiclass" if several and vector > 1 else _POSTPROCESSORS[ensemble.link]
@@ -78,11 +80,6 @@ def _build(
     for tree in grown:
         _add(builder, tree, ensemble.comparison)
     return builder.commit()
-
-
-def _place(tree: trees.Tree, vector: int) -> int:
-    """Returns the class, or the target, that a tree adds to."""
-    return tree.target if vector == 1 else _ALL
 
 
 def _is_scalar(ensemble: trees.Ensemble) -> bool:

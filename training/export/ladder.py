@@ -108,7 +108,7 @@ def _onnx_form(learner: Trained, problem: Problem, algorithm: str) -> Form:
 
 def _fil_form(learner: Trained, problem: Problem, algorithm: str) -> Form:
     if not isinstance(learner, HasTrees):
-        raise CannotExport("it is no ensemble of trees")
+        raise CannotExport("it is no ensemble of trees alone")
     ensemble, classifies = learner.ensemble(), problem.class_count > 0
     content = fil.checkpoint(ensemble, int(np.prod(problem.feature_shape)), classifies)
 

@@ -82,7 +82,8 @@ def _exported(file: Path, module: _Module, rows: Floats) -> Exported:
         whole = module.predict(rows)
         finite = np.isfinite(whole).all(axis=1)
         tolerance = TOLERANCE * max(1.0, float(np.abs(whole[finite]).max(initial=0.0)))
-        proof = Expectation(rows[finite], whole[finite], tolerance).compare(np.concatenate(parts)[finite])
+        expected = Expectation(rows[finite], whole[finite], tolerance, np.ones(whole.shape[1]))
+        proof = expected.compare(np.concatenate(parts)[finite])
     if not proof.holds:
         raise FitError(
             Reason.EXPORT_NOT_EQUAL,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import difflib
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, overload
 
@@ -80,7 +80,7 @@ def fit(
     *,
     algorithm: str | Message,
     hyperparameters: Mapping[str, object],
-    target: str,
+    target: str | Sequence[str],
     dataset: str,
     task: Task | None,
     validation_fraction: float | None,
@@ -105,7 +105,8 @@ def fit(
     """
     request = training_service_pb2.FitRequest(
         model=model,
-        target=target,
+        target=target if isinstance(target, str) else "",
+        targets=() if isinstance(target, str) else target,
         validation_fraction=validation_fraction,
         seed=seed,
         cores=cores,
@@ -142,7 +143,7 @@ def _set_data(
         if targets is not None or weights is not None:
             raise TypeError("fit() takes y together with X; uploaded data has its own targets, or target=COLUMN")
         return None
-    if (targets is None) == (not request.target):
+    if (targets is None) == (not (request.target or request.targets)):
         raise TypeError("fit() takes either y, or target=COLUMN to name a column of X")
     if isinstance(rows, data_pb2.Inputs):
         column = None if targets is None else _features.column("", targets).message()
@@ -254,7 +255,10 @@ def upload_parts(data: TrainingData, chunk_rows: int | None) -> Iterator[trainin
     """Yields the messages that hold some data, each of `chunk_rows` rows or about CHUNK_BYTES."""
     for part in data.parts(chunk_rows, CHUNK_BYTES):
         targets = part.targets.message() if part.targets else None
-        message = dataset_pb2.DatasetChunk(inputs=part.features.message(), targets=targets, weights=part.weights)
+        several = part.several.message().table if part.several else None
+        message = dataset_pb2.DatasetChunk(
+            inputs=part.features.message(), targets=targets, weights=part.weights, target_table=several
+        )
         yield training_service_pb2.UploadDatasetRequest(chunk=message)
 
 

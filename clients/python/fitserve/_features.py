@@ -135,12 +135,16 @@ class TrainingData:
     features: Matrix | Columns
     targets: TypedColumn | None
     weights: npt.NDArray[np.float64] | None = None
+    several: Columns | None = None
+    """The values to learn, if each row has several."""
 
     @property
     def size_bytes(self) -> int:
         """About how many bytes the data takes in a message."""
         weights = 0 if self.weights is None else self.weights.nbytes
-        return self.features.size_bytes + (self.targets.size_bytes if self.targets else 0) + weights
+        return (
+            self.features.size_bytes + weights + sum(part.size_bytes for part in (self.targets, self.several) if part)
+        )
 
     def parts(self, row_count: int | None, size_bytes: int) -> Iterator[TrainingData]:
         """Yields the data in parts of `row_count` rows or, if that is None, of about `size_bytes`."""
@@ -151,12 +155,17 @@ class TrainingData:
             stop = min(start + step, total)
             targets = self.targets.part(start, stop) if self.targets else None
             weights = None if self.weights is None else self.weights[start:stop]
-            yield TrainingData(self.features.part(start, stop), targets, weights)
+            several = self.several.part(start, stop) if self.several else None
+            yield TrainingData(self.features.part(start, stop), targets, weights, several)
 
     def inline(self) -> training_service_pb2.InlineDataset:
         """Returns the data as part of a FitRequest."""
-        targets = self.targets.message() if self.targets else None
-        return training_service_pb2.InlineDataset(inputs=self.features.message(), targets=targets, weights=self.weights)
+        return training_service_pb2.InlineDataset(
+            inputs=self.features.message(),
+            targets=self.targets.message() if self.targets else None,
+            weights=self.weights,
+            target_table=self.several.message().table if self.several else None,
+        )
 
 
 def features(rows: Rows) -> Matrix | Columns:
@@ -224,12 +233,26 @@ def training_data(rows: Rows, targets: npt.ArrayLike | None, weights: npt.ArrayL
         ValueError: As `features` does, and if features and targets or weights differ in length.
     """
     counts = None if weights is None else np.asarray(weights, np.float64)
-    data = TrainingData(features(rows), None if targets is None else column("", targets), counts)
+    if targets is not None and np.ndim(targets) == 2:
+        data = TrainingData(features(rows), None, counts, _several(targets))
+        if isinstance(data.features, Columns):
+            raise TypeError("X has columns with names; put those of y into it, and name them in target=[...]")
+    else:
+        data = TrainingData(features(rows), None if targets is None else column("", targets), counts)
     if counts is not None and counts.shape != (data.features.row_count,):
         raise ValueError(f"X has {data.features.row_count} rows but sample_weight has the shape {counts.shape}")
     if data.targets is not None and len(data.targets.values) != data.features.row_count:
         raise ValueError(f"X has {data.features.row_count} rows but y has {len(data.targets.values)} values")
+    if data.several is not None and data.several.row_count != data.features.row_count:
+        raise ValueError(f"X has {data.features.row_count} rows but y has {data.several.row_count}")
     return data
+
+
+def _several(targets: npt.ArrayLike) -> Columns:
+    """Reads several values a row; those of an array are named y0, y1 and so on."""
+    if not isinstance(targets, np.ndarray) and isinstance(targets, DataFrame):
+        return _columns((str(name), targets[name]) for name in targets.columns)
+    return _columns((f"y{place}", values) for place, values in enumerate(np.asarray(targets).T))
 
 
 def column(name: str, values: npt.ArrayLike) -> TypedColumn:

@@ -96,7 +96,7 @@ class AsyncClient:
         y: npt.ArrayLike | None = None,
         *,
         algorithm: str | Message,
-        target: str = "",
+        target: str | Sequence[str] = "",
         dataset: str = "",
         task: Task | None = None,
         validation_fraction: float | None = None,

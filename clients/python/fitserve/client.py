@@ -106,7 +106,7 @@ class Client:
         y: npt.ArrayLike | None = None,
         *,
         algorithm: str | Message,
-        target: str = "",
+        target: str | Sequence[str] = "",
         dataset: str = "",
         task: Task | None = None,
         validation_fraction: float | None = None,
@@ -134,10 +134,11 @@ class Client:
                 becomes float32 (uint8 stays); or columns with names: a dict from name to values, a data
                 frame, or a list with one dict a row.
             y: The values to learn, shape [rows]: texts, integers, numbers or truth values. Predictions come
-                back in the same type.
+                back in the same type. Or several numbers a row, shape [rows, values].
             algorithm: The name of the algorithm, such as "random_forest", or its message from
                 fitserve.v1.algorithm_pb2.
-            target: The name of the column of X to learn, in place of y.
+            target: The name of the column of X to learn, in place of y; or a list of several names, for algorithms
+                that learn several values a row.
             dataset: The digest of uploaded data, in place of X.
             task: What to learn; without it, it follows from y and the algorithm.
             validation_fraction: The share of the rows held out for the metrics; 0.2 if None.

@@ -204,6 +204,7 @@ class Signature:
         prediction_dtype: The type of the predictions, such as INT64.
         inputs: The inputs of a model that takes named tensors.
         outputs: The outputs of such a model.
+        targets: The names of the values of a prediction, if it has several.
     """
 
     task: str
@@ -214,6 +215,7 @@ class Signature:
     prediction_dtype: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    targets: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -26,19 +26,19 @@ from fitserve.v1 import data_pb2 as fitserve_dot_v1_dot_data__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66itserve/v1/dataset.proto\x12\x0b\x66itserve.v1\x1a\x16\x66itserve/v1/data.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x02\n\x07\x44\x61taset\x12\x16\n\x06\x64igest\x18\x01 \x01(\tR\x06\x64igest\x12\x1b\n\trow_count\x18\x02 \x01(\x03R\x08rowCount\x12\x14\n\x05shape\x18\x03 \x03(\x03R\x05shape\x12\x18\n\x07\x63olumns\x18\x04 \x03(\tR\x07\x63olumns\x12\x1f\n\x0bhas_targets\x18\x05 \x01(\x08R\nhasTargets\x12\x1d\n\nsize_bytes\x18\x06 \x01(\x03R\tsizeBytes\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12!\n\x0c\x64isplay_name\x18\x08 \x01(\tR\x0b\x64isplayName\x12\x1f\n\x0bhas_weights\x18\t \x01(\x08R\nhasWeights\"\x83\x01\n\x12\x44\x61tasetDescription\x12!\n\x0c\x64isplay_name\x18\x01 \x01(\tR\x0b\x64isplayName\x12\x32\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x1a.fitserve.v1.DatasetFormatR\x06\x66ormat\x12\x16\n\x06\x64igest\x18\x03 \x01(\tR\x06\x64igest\"\x9e\x01\n\x0c\x44\x61tasetChunk\x12+\n\x06inputs\x18\x01 \x01(\x0b\x32\x13.fitserve.v1.InputsR\x06inputs\x12-\n\x07targets\x18\x02 \x01(\x0b\x32\x13.fitserve.v1.ColumnR\x07targets\x12\x18\n\x07\x63ontent\x18\x03 \x01(\x0cR\x07\x63ontent\x12\x18\n\x07weights\x18\x04 \x03(\x01R\x07weights*\x9c\x01\n\rDatasetFormat\x12\x1e\n\x1a\x44\x41TASET_FORMAT_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x41TASET_FORMAT_CHUNKS\x10\x01\x12\x1c\n\x18\x44\x41TASET_FORMAT_ARROW_IPC\x10\x02\x12\x16\n\x12\x44\x41TASET_FORMAT_CSV\x10\x03\x12\x1a\n\x16\x44\x41TASET_FORMAT_PARQUET\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66itserve/v1/dataset.proto\x12\x0b\x66itserve.v1\x1a\x16\x66itserve/v1/data.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x02\n\x07\x44\x61taset\x12\x16\n\x06\x64igest\x18\x01 \x01(\tR\x06\x64igest\x12\x1b\n\trow_count\x18\x02 \x01(\x03R\x08rowCount\x12\x14\n\x05shape\x18\x03 \x03(\x03R\x05shape\x12\x18\n\x07\x63olumns\x18\x04 \x03(\tR\x07\x63olumns\x12\x1f\n\x0bhas_targets\x18\x05 \x01(\x08R\nhasTargets\x12\x1d\n\nsize_bytes\x18\x06 \x01(\x03R\tsizeBytes\x12;\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\ncreateTime\x12!\n\x0c\x64isplay_name\x18\x08 \x01(\tR\x0b\x64isplayName\x12\x1f\n\x0bhas_weights\x18\t \x01(\x08R\nhasWeights\"\x83\x01\n\x12\x44\x61tasetDescription\x12!\n\x0c\x64isplay_name\x18\x01 \x01(\tR\x0b\x64isplayName\x12\x32\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x1a.fitserve.v1.DatasetFormatR\x06\x66ormat\x12\x16\n\x06\x64igest\x18\x03 \x01(\tR\x06\x64igest\"\xd5\x01\n\x0c\x44\x61tasetChunk\x12+\n\x06inputs\x18\x01 \x01(\x0b\x32\x13.fitserve.v1.InputsR\x06inputs\x12-\n\x07targets\x18\x02 \x01(\x0b\x32\x13.fitserve.v1.ColumnR\x07targets\x12\x18\n\x07\x63ontent\x18\x03 \x01(\x0cR\x07\x63ontent\x12\x18\n\x07weights\x18\x04 \x03(\x01R\x07weights\x12\x35\n\x0ctarget_table\x18\x05 \x01(\x0b\x32\x12.fitserve.v1.TableR\x0btargetTable*\x9c\x01\n\rDatasetFormat\x12\x1e\n\x1a\x44\x41TASET_FORMAT_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x41TASET_FORMAT_CHUNKS\x10\x01\x12\x1c\n\x18\x44\x41TASET_FORMAT_ARROW_IPC\x10\x02\x12\x16\n\x12\x44\x41TASET_FORMAT_CSV\x10\x03\x12\x1a\n\x16\x44\x41TASET_FORMAT_PARQUET\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fitserve.v1.dataset_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATASETFORMAT']._serialized_start=701
-  _globals['_DATASETFORMAT']._serialized_end=857
+  _globals['_DATASETFORMAT']._serialized_start=756
+  _globals['_DATASETFORMAT']._serialized_end=912
   _globals['_DATASET']._serialized_start=100
   _globals['_DATASET']._serialized_end=403
   _globals['_DATASETDESCRIPTION']._serialized_start=406
   _globals['_DATASETDESCRIPTION']._serialized_end=537
   _globals['_DATASETCHUNK']._serialized_start=540
-  _globals['_DATASETCHUNK']._serialized_end=698
+  _globals['_DATASETCHUNK']._serialized_end=753
 # @@protoc_insertion_point(module_scope)

@@ -159,6 +159,7 @@ class DatasetChunk(_message.Message):
     TARGETS_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
+    TARGET_TABLE_FIELD_NUMBER: _builtins.int
     content: _builtins.bytes
     """The next bytes of the file, for the formats that are files. Not in this release."""
     @_builtins.property
@@ -173,6 +174,10 @@ class DatasetChunk(_message.Message):
     def weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """What each row counts in training, in every chunk or in none, as in InlineDataset."""
 
+    @_builtins.property
+    def target_table(self) -> _data_pb2.Table:
+        """As in InlineDataset."""
+
     def __init__(
         self,
         *,
@@ -180,10 +185,11 @@ class DatasetChunk(_message.Message):
         targets: _data_pb2.Column | None = ...,
         content: _builtins.bytes = ...,
         weights: _abc.Iterable[_builtins.float] | None = ...,
+        target_table: _data_pb2.Table | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "targets", b"targets"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "target_table", b"target_table", "targets", b"targets"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "inputs", b"inputs", "targets", b"targets", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "inputs", b"inputs", "target_table", b"target_table", "targets", b"targets", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

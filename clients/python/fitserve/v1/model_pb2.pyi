@@ -461,6 +461,7 @@ class Signature(_message.Message):
     PREDICTION_DTYPE_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
     task: _training_job_pb2.Task.ValueType
     """Whether it predicts labels or numbers."""
     missing_values: _builtins.bool
@@ -498,6 +499,10 @@ class Signature(_message.Message):
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
         """The outputs by name, for models that take `tensors`."""
 
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the values in the order of a prediction, if it has several, for regression."""
+
     def __init__(
         self,
         *,
@@ -509,10 +514,11 @@ class Signature(_message.Message):
         prediction_dtype: _data_pb2.DataType.ValueType = ...,
         inputs: _abc.Iterable[Global___TensorSpec] | None = ...,
         outputs: _abc.Iterable[Global___TensorSpec] | None = ...,
+        targets: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "columns", b"columns", "inputs", b"inputs", "missing_values", b"missing_values", "outputs", b"outputs", "prediction_dtype", b"prediction_dtype", "shape", b"shape", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classes", b"classes", "columns", b"columns", "inputs", b"inputs", "missing_values", b"missing_values", "outputs", b"outputs", "prediction_dtype", b"prediction_dtype", "shape", b"shape", "targets", b"targets", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -95,6 +95,7 @@ class AlgorithmTraits(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     NATIVE_CATEGORIES_FIELD_NUMBER: _builtins.int
     SAMPLE_WEIGHTS_FIELD_NUMBER: _builtins.int
+    MULTIPLE_TARGETS_FIELD_NUMBER: _builtins.int
     classification: _builtins.bool
     """The algorithm has a classifier."""
     regression: _builtins.bool
@@ -111,6 +112,8 @@ class AlgorithmTraits(_message.Message):
     """
     sample_weights: _builtins.bool
     """The algorithm takes weights of rows and of labels."""
+    multiple_targets: _builtins.bool
+    """The regressor learns several values a row at once."""
     def __init__(
         self,
         *,
@@ -120,10 +123,11 @@ class AlgorithmTraits(_message.Message):
         images: _builtins.bool = ...,
         native_categories: _builtins.bool = ...,
         sample_weights: _builtins.bool = ...,
+        multiple_targets: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classification", b"classification", "images", b"images", "missing_values", b"missing_values", "native_categories", b"native_categories", "regression", b"regression", "sample_weights", b"sample_weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classification", b"classification", "images", b"images", "missing_values", b"missing_values", "multiple_targets", b"multiple_targets", "native_categories", b"native_categories", "regression", b"regression", "sample_weights", b"sample_weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

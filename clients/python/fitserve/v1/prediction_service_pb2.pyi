@@ -113,7 +113,8 @@ class PredictResponse(_message.Message):
     @_builtins.property
     def predictions(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Value]:
         """The predictions: the most probable labels, as they were given in training (integers beyond ±2^53 as texts of their
-        digits), or numbers for regression, or objects for models of named tensors.
+        digits), or numbers for regression: a list of them for each row if the model has several `targets`; or objects for
+        models of named tensors.
         """
 
     @_builtins.property
@@ -128,8 +129,8 @@ class PredictResponse(_message.Message):
 
     @_builtins.property
     def prediction_tensor(self) -> _data_pb2.Tensor:
-        """The predictions, shape [rows]: FP32 for regression; for classification INT64, FP64, BOOL or BYTES (UTF-8), the type
-        of the labels.
+        """The predictions, shape [rows], or [rows, targets] if the model has several: FP32 for regression; for classification
+        INT64, FP64, BOOL or BYTES (UTF-8), the type of the labels.
         """
 
     @_builtins.property

@@ -106,6 +106,7 @@ class FitRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CLASS_WEIGHTS_FIELD_NUMBER: _builtins.int
     PREFER_GPU_FIELD_NUMBER: _builtins.int
+    TARGETS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The name of the model, matching ^[a-z][a-z0-9_-]{0,62}$, such as iris."""
     dataset: _builtins.str
@@ -225,6 +226,13 @@ class FitRequest(_message.Message):
         classification, and not for `knn`.
         """
 
+    @_builtins.property
+    def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of several columns of numbers to predict at once, in place of `target`, for the algorithms that learn several
+        values a row: random_forest, extra_trees, linear, ridge, elastic_net, knn, xgboost, catboost and torch_mlp. The other
+        columns are the features. Must be empty for data with targets.
+        """
+
     def __init__(
         self,
         *,
@@ -259,10 +267,11 @@ class FitRequest(_message.Message):
         request_id: _builtins.str = ...,
         class_weights: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         prefer_gpu: _builtins.bool = ...,
+        targets: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cores", b"_cores", "_memory_limit_bytes", b"_memory_limit_bytes", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "algorithm", b"algorithm", "catboost", b"catboost", "cores", b"cores", "data", b"data", "dataset", b"dataset", "elastic_net", b"elastic_net", "extra_trees", b"extra_trees", "gaussian_nb", b"gaussian_nb", "hist_gradient_boosting", b"hist_gradient_boosting", "inline", b"inline", "knn", b"knn", "lightgbm", b"lightgbm", "linear", b"linear", "logistic_regression", b"logistic_regression", "memory_limit_bytes", b"memory_limit_bytes", "random_forest", b"random_forest", "ridge", b"ridge", "seed", b"seed", "svm", b"svm", "time_limit", b"time_limit", "torch_cnn", b"torch_cnn", "torch_mlp", b"torch_mlp", "validation_fraction", b"validation_fraction", "xgboost", b"xgboost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cores", b"_cores", "_memory_limit_bytes", b"_memory_limit_bytes", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "algorithm", b"algorithm", "catboost", b"catboost", "class_weights", b"class_weights", "cores", b"cores", "data", b"data", "dataset", b"dataset", "elastic_net", b"elastic_net", "existing", b"existing", "extra_trees", b"extra_trees", "gaussian_nb", b"gaussian_nb", "hist_gradient_boosting", b"hist_gradient_boosting", "inline", b"inline", "knn", b"knn", "lightgbm", b"lightgbm", "linear", b"linear", "load", b"load", "logistic_regression", b"logistic_regression", "memory_limit_bytes", b"memory_limit_bytes", "model", b"model", "prefer_gpu", b"prefer_gpu", "queue", b"queue", "random_forest", b"random_forest", "request_id", b"request_id", "ridge", b"ridge", "seed", b"seed", "svm", b"svm", "target", b"target", "task", b"task", "time_limit", b"time_limit", "torch_cnn", b"torch_cnn", "torch_mlp", b"torch_mlp", "validation_fraction", b"validation_fraction", "xgboost", b"xgboost"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cores", b"_cores", "_memory_limit_bytes", b"_memory_limit_bytes", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "algorithm", b"algorithm", "catboost", b"catboost", "class_weights", b"class_weights", "cores", b"cores", "data", b"data", "dataset", b"dataset", "elastic_net", b"elastic_net", "existing", b"existing", "extra_trees", b"extra_trees", "gaussian_nb", b"gaussian_nb", "hist_gradient_boosting", b"hist_gradient_boosting", "inline", b"inline", "knn", b"knn", "lightgbm", b"lightgbm", "linear", b"linear", "load", b"load", "logistic_regression", b"logistic_regression", "memory_limit_bytes", b"memory_limit_bytes", "model", b"model", "prefer_gpu", b"prefer_gpu", "queue", b"queue", "random_forest", b"random_forest", "request_id", b"request_id", "ridge", b"ridge", "seed", b"seed", "svm", b"svm", "target", b"target", "targets", b"targets", "task", b"task", "time_limit", b"time_limit", "torch_cnn", b"torch_cnn", "torch_mlp", b"torch_mlp", "validation_fraction", b"validation_fraction", "xgboost", b"xgboost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cores: _TypeAlias = _typing.Literal["cores"]  # noqa: Y015
     _WhichOneofArgType__cores: _TypeAlias = _typing.Literal["_cores", b"_cores"]  # noqa: Y015
@@ -325,6 +334,7 @@ class InlineDataset(_message.Message):
     TARGETS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
+    TARGET_TABLE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def inputs(self) -> _data_pb2.Inputs:
         """The features, in any form but `tensors`."""
@@ -348,6 +358,12 @@ class InlineDataset(_message.Message):
         losses on the held-out rows, count each row once. Not for `knn`.
         """
 
+    @_builtins.property
+    def target_table(self) -> _data_pb2.Table:
+        """Several values to learn for each row of a `tensor` or of `rows`, in place of `targets`: a column of numbers each, with
+        names. In a `table` or `records` they are columns, which the request's `targets` name.
+        """
+
     def __init__(
         self,
         *,
@@ -355,10 +371,11 @@ class InlineDataset(_message.Message):
         targets: _data_pb2.Column | None = ...,
         labels: _struct_pb2.ListValue | None = ...,
         weights: _abc.Iterable[_builtins.float] | None = ...,
+        target_table: _data_pb2.Table | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "labels", b"labels", "targets", b"targets"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "labels", b"labels", "target_table", b"target_table", "targets", b"targets"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "labels", b"labels", "targets", b"targets", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["inputs", b"inputs", "labels", b"labels", "target_table", b"target_table", "targets", b"targets", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -278,7 +278,9 @@ type DatasetChunk struct {
 	// The next bytes of the file, for the formats that are files. Not in this release.
 	Content []byte `protobuf:"bytes,3,opt,name=content,proto3" json:"content,omitempty"`
 	// What each row counts in training, in every chunk or in none, as in InlineDataset.
-	Weights       []float64 `protobuf:"fixed64,4,rep,packed,name=weights,proto3" json:"weights,omitempty"`
+	Weights []float64 `protobuf:"fixed64,4,rep,packed,name=weights,proto3" json:"weights,omitempty"`
+	// As in InlineDataset.
+	TargetTable   *Table `protobuf:"bytes,5,opt,name=target_table,json=targetTable,proto3" json:"target_table,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -341,6 +343,13 @@ func (x *DatasetChunk) GetWeights() []float64 {
 	return nil
 }
 
+func (x *DatasetChunk) GetTargetTable() *Table {
+	if x != nil {
+		return x.TargetTable
+	}
+	return nil
+}
+
 var File_fitserve_v1_dataset_proto protoreflect.FileDescriptor
 
 const file_fitserve_v1_dataset_proto_rawDesc = "" +
@@ -363,12 +372,13 @@ const file_fitserve_v1_dataset_proto_rawDesc = "" +
 	"\x12DatasetDescription\x12!\n" +
 	"\fdisplay_name\x18\x01 \x01(\tR\vdisplayName\x122\n" +
 	"\x06format\x18\x02 \x01(\x0e2\x1a.fitserve.v1.DatasetFormatR\x06format\x12\x16\n" +
-	"\x06digest\x18\x03 \x01(\tR\x06digest\"\x9e\x01\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\"\xd5\x01\n" +
 	"\fDatasetChunk\x12+\n" +
 	"\x06inputs\x18\x01 \x01(\v2\x13.fitserve.v1.InputsR\x06inputs\x12-\n" +
 	"\atargets\x18\x02 \x01(\v2\x13.fitserve.v1.ColumnR\atargets\x12\x18\n" +
 	"\acontent\x18\x03 \x01(\fR\acontent\x12\x18\n" +
-	"\aweights\x18\x04 \x03(\x01R\aweights*\x9c\x01\n" +
+	"\aweights\x18\x04 \x03(\x01R\aweights\x125\n" +
+	"\ftarget_table\x18\x05 \x01(\v2\x12.fitserve.v1.TableR\vtargetTable*\x9c\x01\n" +
 	"\rDatasetFormat\x12\x1e\n" +
 	"\x1aDATASET_FORMAT_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15DATASET_FORMAT_CHUNKS\x10\x01\x12\x1c\n" +
@@ -399,17 +409,19 @@ var file_fitserve_v1_dataset_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
 	(*Inputs)(nil),                // 5: fitserve.v1.Inputs
 	(*Column)(nil),                // 6: fitserve.v1.Column
+	(*Table)(nil),                 // 7: fitserve.v1.Table
 }
 var file_fitserve_v1_dataset_proto_depIdxs = []int32{
 	4, // 0: fitserve.v1.Dataset.create_time:type_name -> google.protobuf.Timestamp
 	0, // 1: fitserve.v1.DatasetDescription.format:type_name -> fitserve.v1.DatasetFormat
 	5, // 2: fitserve.v1.DatasetChunk.inputs:type_name -> fitserve.v1.Inputs
 	6, // 3: fitserve.v1.DatasetChunk.targets:type_name -> fitserve.v1.Column
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	7, // 4: fitserve.v1.DatasetChunk.target_table:type_name -> fitserve.v1.Table
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_fitserve_v1_dataset_proto_init() }

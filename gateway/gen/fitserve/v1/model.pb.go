@@ -764,7 +764,9 @@ type Signature struct {
 	// then.
 	Inputs []*TensorSpec `protobuf:"bytes,7,rep,name=inputs,proto3" json:"inputs,omitempty"`
 	// The outputs by name, for models that take `tensors`.
-	Outputs       []*TensorSpec `protobuf:"bytes,8,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	Outputs []*TensorSpec `protobuf:"bytes,8,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	// The names of the values in the order of a prediction, if it has several, for regression.
+	Targets       []string `protobuf:"bytes,9,rep,name=targets,proto3" json:"targets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -851,6 +853,13 @@ func (x *Signature) GetInputs() []*TensorSpec {
 func (x *Signature) GetOutputs() []*TensorSpec {
 	if x != nil {
 		return x.Outputs
+	}
+	return nil
+}
+
+func (x *Signature) GetTargets() []string {
+	if x != nil {
+		return x.Targets
 	}
 	return nil
 }
@@ -1158,7 +1167,7 @@ const file_fitserve_v1_model_proto_rawDesc = "" +
 	"\x06format\x18\x01 \x01(\tR\x06format\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\"\xfa\x02\n" +
+	"size_bytes\x18\x03 \x01(\x03R\tsizeBytes\"\x94\x03\n" +
 	"\tSignature\x12%\n" +
 	"\x04task\x18\x01 \x01(\x0e2\x11.fitserve.v1.TaskR\x04task\x12\x14\n" +
 	"\x05shape\x18\x02 \x03(\x03R\x05shape\x121\n" +
@@ -1167,7 +1176,8 @@ const file_fitserve_v1_model_proto_rawDesc = "" +
 	"\aclasses\x18\x05 \x03(\v2\x16.google.protobuf.ValueR\aclasses\x12@\n" +
 	"\x10prediction_dtype\x18\x06 \x01(\x0e2\x15.fitserve.v1.DataTypeR\x0fpredictionDtype\x12/\n" +
 	"\x06inputs\x18\a \x03(\v2\x17.fitserve.v1.TensorSpecR\x06inputs\x121\n" +
-	"\aoutputs\x18\b \x03(\v2\x17.fitserve.v1.TensorSpecR\aoutputs\"\xa6\x02\n" +
+	"\aoutputs\x18\b \x03(\v2\x17.fitserve.v1.TensorSpecR\aoutputs\x12\x18\n" +
+	"\atargets\x18\t \x03(\tR\atargets\"\xa6\x02\n" +
 	"\n" +
 	"ColumnSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +

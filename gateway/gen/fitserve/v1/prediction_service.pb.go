@@ -119,15 +119,16 @@ type PredictResponse struct {
 	// The version that answered.
 	Version int32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	// The predictions: the most probable labels, as they were given in training (integers beyond ±2^53 as texts of their
-	// digits), or numbers for regression, or objects for models of named tensors.
+	// digits), or numbers for regression: a list of them for each row if the model has several `targets`; or objects for
+	// models of named tensors.
 	Predictions []*structpb.Value `protobuf:"bytes,3,rep,name=predictions,proto3" json:"predictions,omitempty"`
 	// The probabilities from 0 to 1, one list a row, in the order of `classes`.
 	Probabilities []*structpb.ListValue `protobuf:"bytes,4,rep,name=probabilities,proto3" json:"probabilities,omitempty"`
 	// The labels in the order of the probabilities, integers beyond ±2^53 as texts of their digits. Set when there are
 	// probabilities.
 	Classes []*structpb.Value `protobuf:"bytes,5,rep,name=classes,proto3" json:"classes,omitempty"`
-	// The predictions, shape [rows]: FP32 for regression; for classification INT64, FP64, BOOL or BYTES (UTF-8), the type
-	// of the labels.
+	// The predictions, shape [rows], or [rows, targets] if the model has several: FP32 for regression; for classification
+	// INT64, FP64, BOOL or BYTES (UTF-8), the type of the labels.
 	PredictionTensor *Tensor `protobuf:"bytes,6,opt,name=prediction_tensor,json=predictionTensor,proto3" json:"prediction_tensor,omitempty"`
 	// The probabilities, FP32 of shape [rows, classes].
 	ProbabilityTensor *Tensor `protobuf:"bytes,7,opt,name=probability_tensor,json=probabilityTensor,proto3" json:"probability_tensor,omitempty"`

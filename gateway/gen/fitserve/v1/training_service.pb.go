@@ -146,7 +146,11 @@ type FitRequest struct {
 	// Whether the model is to be served by a GPU where Triton has one: trees are exported for the backend `fil` first, and
 	// Triton starts the model on each of its GPUs. A Triton without one, such as the embedded one, computes it on the
 	// processor, slower than the form that is chosen otherwise. The default is false.
-	PreferGpu     bool `protobuf:"varint,41,opt,name=prefer_gpu,json=preferGpu,proto3" json:"prefer_gpu,omitempty"`
+	PreferGpu bool `protobuf:"varint,41,opt,name=prefer_gpu,json=preferGpu,proto3" json:"prefer_gpu,omitempty"`
+	// The names of several columns of numbers to predict at once, in place of `target`, for the algorithms that learn several
+	// values a row: random_forest, extra_trees, linear, ridge, elastic_net, knn, xgboost, catboost and torch_mlp. The other
+	// columns are the features. Must be empty for data with targets.
+	Targets       []string `protobuf:"bytes,42,rep,name=targets,proto3" json:"targets,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -446,6 +450,13 @@ func (x *FitRequest) GetPreferGpu() bool {
 	return false
 }
 
+func (x *FitRequest) GetTargets() []string {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
 type isFitRequest_Data interface {
 	isFitRequest_Data()
 }
@@ -633,7 +644,10 @@ type InlineDataset struct {
 	Labels *structpb.ListValue `protobuf:"bytes,3,opt,name=labels,proto3" json:"labels,omitempty"`
 	// What each row counts in training, one number a row, from 0 to 1e12, or empty if all count the same. The metrics, and the
 	// losses on the held-out rows, count each row once. Not for `knn`.
-	Weights       []float64 `protobuf:"fixed64,4,rep,packed,name=weights,proto3" json:"weights,omitempty"`
+	Weights []float64 `protobuf:"fixed64,4,rep,packed,name=weights,proto3" json:"weights,omitempty"`
+	// Several values to learn for each row of a `tensor` or of `rows`, in place of `targets`: a column of numbers each, with
+	// names. In a `table` or `records` they are columns, which the request's `targets` name.
+	TargetTable   *Table `protobuf:"bytes,5,opt,name=target_table,json=targetTable,proto3" json:"target_table,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -692,6 +706,13 @@ func (x *InlineDataset) GetLabels() *structpb.ListValue {
 func (x *InlineDataset) GetWeights() []float64 {
 	if x != nil {
 		return x.Weights
+	}
+	return nil
+}
+
+func (x *InlineDataset) GetTargetTable() *Table {
+	if x != nil {
+		return x.TargetTable
 	}
 	return nil
 }
@@ -1458,7 +1479,7 @@ var File_fitserve_v1_training_service_proto protoreflect.FileDescriptor
 
 const file_fitserve_v1_training_service_proto_rawDesc = "" +
 	"\n" +
-	"\"fitserve/v1/training_service.proto\x12\vfitserve.v1\x1a\x1bfitserve/v1/algorithm.proto\x1a\x16fitserve/v1/data.proto\x1a\x19fitserve/v1/dataset.proto\x1a\x19fitserve/v1/options.proto\x1a\x1efitserve/v1/training_job.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xae\r\n" +
+	"\"fitserve/v1/training_service.proto\x12\vfitserve.v1\x1a\x1bfitserve/v1/algorithm.proto\x1a\x16fitserve/v1/data.proto\x1a\x19fitserve/v1/dataset.proto\x1a\x19fitserve/v1/options.proto\x1a\x1efitserve/v1/training_job.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xd1\r\n" +
 	"\n" +
 	"FitRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x124\n" +
@@ -1498,7 +1519,8 @@ const file_fitserve_v1_training_service_proto_rawDesc = "" +
 	"request_id\x18' \x01(\tR\trequestId\x12N\n" +
 	"\rclass_weights\x18( \x03(\v2).fitserve.v1.FitRequest.ClassWeightsEntryR\fclassWeights\x12\x1d\n" +
 	"\n" +
-	"prefer_gpu\x18) \x01(\bR\tpreferGpu\x1a?\n" +
+	"prefer_gpu\x18) \x01(\bR\tpreferGpu\x12!\n" +
+	"\atargets\x18* \x03(\tB\a\xaa\x9f\x19\x030\xe8\aR\atargets\x1a?\n" +
 	"\x11ClassWeightsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01B\x06\n" +
@@ -1509,12 +1531,13 @@ const file_fitserve_v1_training_service_proto_rawDesc = "" +
 	"\x06_coresB\x15\n" +
 	"\x13_memory_limit_bytes\"9\n" +
 	"\vFitResponse\x12*\n" +
-	"\x03job\x18\x01 \x01(\v2\x18.fitserve.v1.TrainingJobR\x03job\"\xb9\x01\n" +
+	"\x03job\x18\x01 \x01(\v2\x18.fitserve.v1.TrainingJobR\x03job\"\xf0\x01\n" +
 	"\rInlineDataset\x12+\n" +
 	"\x06inputs\x18\x01 \x01(\v2\x13.fitserve.v1.InputsR\x06inputs\x12-\n" +
 	"\atargets\x18\x02 \x01(\v2\x13.fitserve.v1.ColumnR\atargets\x122\n" +
 	"\x06labels\x18\x03 \x01(\v2\x1a.google.protobuf.ListValueR\x06labels\x12\x18\n" +
-	"\aweights\x18\x04 \x03(\x01R\aweights\"\x99\x01\n" +
+	"\aweights\x18\x04 \x03(\x01R\aweights\x125\n" +
+	"\ftarget_table\x18\x05 \x01(\v2\x12.fitserve.v1.TableR\vtargetTable\"\x99\x01\n" +
 	"\x14UploadDatasetRequest\x12C\n" +
 	"\vdescription\x18\x01 \x01(\v2\x1f.fitserve.v1.DatasetDescriptionH\x00R\vdescription\x121\n" +
 	"\x05chunk\x18\x02 \x01(\v2\x19.fitserve.v1.DatasetChunkH\x00R\x05chunkB\t\n" +
@@ -1625,11 +1648,12 @@ var file_fitserve_v1_training_service_proto_goTypes = []any{
 	(*Inputs)(nil),                    // 37: fitserve.v1.Inputs
 	(*Column)(nil),                    // 38: fitserve.v1.Column
 	(*structpb.ListValue)(nil),        // 39: google.protobuf.ListValue
-	(*DatasetDescription)(nil),        // 40: fitserve.v1.DatasetDescription
-	(*DatasetChunk)(nil),              // 41: fitserve.v1.DatasetChunk
-	(*Dataset)(nil),                   // 42: fitserve.v1.Dataset
-	(JobState)(0),                     // 43: fitserve.v1.JobState
-	(*TrainingStep)(nil),              // 44: fitserve.v1.TrainingStep
+	(*Table)(nil),                     // 40: fitserve.v1.Table
+	(*DatasetDescription)(nil),        // 41: fitserve.v1.DatasetDescription
+	(*DatasetChunk)(nil),              // 42: fitserve.v1.DatasetChunk
+	(*Dataset)(nil),                   // 43: fitserve.v1.Dataset
+	(JobState)(0),                     // 44: fitserve.v1.JobState
+	(*TrainingStep)(nil),              // 45: fitserve.v1.TrainingStep
 }
 var file_fitserve_v1_training_service_proto_depIdxs = []int32{
 	3,  // 0: fitserve.v1.FitRequest.inline:type_name -> fitserve.v1.InlineDataset
@@ -1656,37 +1680,38 @@ var file_fitserve_v1_training_service_proto_depIdxs = []int32{
 	37, // 21: fitserve.v1.InlineDataset.inputs:type_name -> fitserve.v1.Inputs
 	38, // 22: fitserve.v1.InlineDataset.targets:type_name -> fitserve.v1.Column
 	39, // 23: fitserve.v1.InlineDataset.labels:type_name -> google.protobuf.ListValue
-	40, // 24: fitserve.v1.UploadDatasetRequest.description:type_name -> fitserve.v1.DatasetDescription
-	41, // 25: fitserve.v1.UploadDatasetRequest.chunk:type_name -> fitserve.v1.DatasetChunk
-	42, // 26: fitserve.v1.UploadDatasetResponse.dataset:type_name -> fitserve.v1.Dataset
-	42, // 27: fitserve.v1.ListDatasetsResponse.datasets:type_name -> fitserve.v1.Dataset
-	36, // 28: fitserve.v1.GetTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
-	43, // 29: fitserve.v1.ListTrainingJobsRequest.states:type_name -> fitserve.v1.JobState
-	36, // 30: fitserve.v1.ListTrainingJobsResponse.jobs:type_name -> fitserve.v1.TrainingJob
-	36, // 31: fitserve.v1.CancelTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
-	36, // 32: fitserve.v1.WatchTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
-	44, // 33: fitserve.v1.WatchTrainingJobResponse.steps:type_name -> fitserve.v1.TrainingStep
-	1,  // 34: fitserve.v1.TrainingService.Fit:input_type -> fitserve.v1.FitRequest
-	4,  // 35: fitserve.v1.TrainingService.UploadDataset:input_type -> fitserve.v1.UploadDatasetRequest
-	6,  // 36: fitserve.v1.TrainingService.ListDatasets:input_type -> fitserve.v1.ListDatasetsRequest
-	8,  // 37: fitserve.v1.TrainingService.DeleteDataset:input_type -> fitserve.v1.DeleteDatasetRequest
-	10, // 38: fitserve.v1.TrainingService.GetTrainingJob:input_type -> fitserve.v1.GetTrainingJobRequest
-	12, // 39: fitserve.v1.TrainingService.ListTrainingJobs:input_type -> fitserve.v1.ListTrainingJobsRequest
-	14, // 40: fitserve.v1.TrainingService.CancelTrainingJob:input_type -> fitserve.v1.CancelTrainingJobRequest
-	16, // 41: fitserve.v1.TrainingService.WatchTrainingJob:input_type -> fitserve.v1.WatchTrainingJobRequest
-	2,  // 42: fitserve.v1.TrainingService.Fit:output_type -> fitserve.v1.FitResponse
-	5,  // 43: fitserve.v1.TrainingService.UploadDataset:output_type -> fitserve.v1.UploadDatasetResponse
-	7,  // 44: fitserve.v1.TrainingService.ListDatasets:output_type -> fitserve.v1.ListDatasetsResponse
-	9,  // 45: fitserve.v1.TrainingService.DeleteDataset:output_type -> fitserve.v1.DeleteDatasetResponse
-	11, // 46: fitserve.v1.TrainingService.GetTrainingJob:output_type -> fitserve.v1.GetTrainingJobResponse
-	13, // 47: fitserve.v1.TrainingService.ListTrainingJobs:output_type -> fitserve.v1.ListTrainingJobsResponse
-	15, // 48: fitserve.v1.TrainingService.CancelTrainingJob:output_type -> fitserve.v1.CancelTrainingJobResponse
-	17, // 49: fitserve.v1.TrainingService.WatchTrainingJob:output_type -> fitserve.v1.WatchTrainingJobResponse
-	42, // [42:50] is the sub-list for method output_type
-	34, // [34:42] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	40, // 24: fitserve.v1.InlineDataset.target_table:type_name -> fitserve.v1.Table
+	41, // 25: fitserve.v1.UploadDatasetRequest.description:type_name -> fitserve.v1.DatasetDescription
+	42, // 26: fitserve.v1.UploadDatasetRequest.chunk:type_name -> fitserve.v1.DatasetChunk
+	43, // 27: fitserve.v1.UploadDatasetResponse.dataset:type_name -> fitserve.v1.Dataset
+	43, // 28: fitserve.v1.ListDatasetsResponse.datasets:type_name -> fitserve.v1.Dataset
+	36, // 29: fitserve.v1.GetTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
+	44, // 30: fitserve.v1.ListTrainingJobsRequest.states:type_name -> fitserve.v1.JobState
+	36, // 31: fitserve.v1.ListTrainingJobsResponse.jobs:type_name -> fitserve.v1.TrainingJob
+	36, // 32: fitserve.v1.CancelTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
+	36, // 33: fitserve.v1.WatchTrainingJobResponse.job:type_name -> fitserve.v1.TrainingJob
+	45, // 34: fitserve.v1.WatchTrainingJobResponse.steps:type_name -> fitserve.v1.TrainingStep
+	1,  // 35: fitserve.v1.TrainingService.Fit:input_type -> fitserve.v1.FitRequest
+	4,  // 36: fitserve.v1.TrainingService.UploadDataset:input_type -> fitserve.v1.UploadDatasetRequest
+	6,  // 37: fitserve.v1.TrainingService.ListDatasets:input_type -> fitserve.v1.ListDatasetsRequest
+	8,  // 38: fitserve.v1.TrainingService.DeleteDataset:input_type -> fitserve.v1.DeleteDatasetRequest
+	10, // 39: fitserve.v1.TrainingService.GetTrainingJob:input_type -> fitserve.v1.GetTrainingJobRequest
+	12, // 40: fitserve.v1.TrainingService.ListTrainingJobs:input_type -> fitserve.v1.ListTrainingJobsRequest
+	14, // 41: fitserve.v1.TrainingService.CancelTrainingJob:input_type -> fitserve.v1.CancelTrainingJobRequest
+	16, // 42: fitserve.v1.TrainingService.WatchTrainingJob:input_type -> fitserve.v1.WatchTrainingJobRequest
+	2,  // 43: fitserve.v1.TrainingService.Fit:output_type -> fitserve.v1.FitResponse
+	5,  // 44: fitserve.v1.TrainingService.UploadDataset:output_type -> fitserve.v1.UploadDatasetResponse
+	7,  // 45: fitserve.v1.TrainingService.ListDatasets:output_type -> fitserve.v1.ListDatasetsResponse
+	9,  // 46: fitserve.v1.TrainingService.DeleteDataset:output_type -> fitserve.v1.DeleteDatasetResponse
+	11, // 47: fitserve.v1.TrainingService.GetTrainingJob:output_type -> fitserve.v1.GetTrainingJobResponse
+	13, // 48: fitserve.v1.TrainingService.ListTrainingJobs:output_type -> fitserve.v1.ListTrainingJobsResponse
+	15, // 49: fitserve.v1.TrainingService.CancelTrainingJob:output_type -> fitserve.v1.CancelTrainingJobResponse
+	17, // 50: fitserve.v1.TrainingService.WatchTrainingJob:output_type -> fitserve.v1.WatchTrainingJobResponse
+	43, // [43:51] is the sub-list for method output_type
+	35, // [35:43] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_fitserve_v1_training_service_proto_init() }
