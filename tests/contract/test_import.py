@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import signal
+import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import catboost
 import fitserve
 import grpc
+import lightgbm
 import numpy as np
 import onnx
 import psutil
 import pytest
+import skops.io
+import torch
 import xgboost
 from fitserve import errors
 from fitserve.v1 import model_pb2, model_service_pb2, training_job_pb2
 from onnx import TensorProto, helper, numpy_helper
+from sklearn.linear_model import LinearRegression
 
 from tests.contract.test_training import SPECIES, X
 from tests.contract.wire import Refusal, Stubs, error_of, stubs_of
@@ -257,31 +265,70 @@ def test_a_file_beyond_the_limit_is_refused_while_it_comes(stubs: Stubs, nothing
     assert refusal.metadata["limit_bytes"] == str(FILE_BYTES)
 
 
+def cbm() -> bytes:
+    model = catboost.CatBoostClassifier(iterations=5, thread_count=1, allow_writing_files=False, logging_level="Silent")
+    with tempfile.NamedTemporaryFile() as file:
+        model.fit(X, NUMBERS).save_model(file.name)
+        return file.read()
+
+
+def lightgbm_text() -> bytes:
+    rows = lightgbm.Dataset(X, NUMBERS)
+    options = {"objective": "multiclass", "num_class": 3, "verbosity": -1, "num_threads": 1}
+    return lightgbm.train(options, rows, 5).model_to_string().encode()
+
+
+def script() -> bytes:
+    content = io.BytesIO()
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.save(torch.jit.script(torch.nn.Linear(4, 1).eval()), content)
+    return content.getvalue()
+
+
+FILES: dict[str, Callable[[], bytes]] = {
+    "ONNX": lambda: graph_of(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], w=np.arange(4, dtype=np.float32).reshape(4, 1)
+    ),
+    "XGBOOST": lambda: boosted()[1],
+    "LIGHTGBM": lightgbm_text,
+    "CATBOOST": cbm,
+    "TORCHSCRIPT": script,
+    "SKOPS": lambda: skops.io.dumps(LinearRegression().fit(X, NUMBERS)),
+}
+SAID = {
+    "ONNX": model_pb2.Signature(task=training_job_pb2.TASK_REGRESSION),
+    "TORCHSCRIPT": model_pb2.Signature(task=training_job_pb2.TASK_REGRESSION, shape=[4]),
+}
+THE_FILES_FAULT = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+)
+
+
+@pytest.mark.parametrize("format", FILES)
 def test_a_file_that_is_cut_off_anywhere_or_has_a_wrong_byte_is_never_half_imported(
-    stubs: Stubs, importer: ServiceProcess
+    stubs: Stubs, importer: ServiceProcess, format: str
 ) -> None:
-    chance = np.random.default_rng(0)
-    whole = {XGBOOST: boosted()[1], ONNX: greedy()}
-    before = on_disk(importer)
-    for kind, content in whole.items():
-        signature = VALUE["signature"] if kind == ONNX else None
-        wanted = {"model": "m", "format": kind, "signature": signature}
-        for share in (0.05, 0.5, 0.95):
-            refusal = refused(stubs, content[: int(len(content) * share)], **wanted)
-            assert refusal.code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED), refusal
-            assert "/" not in refusal.message, refusal
-        for place in chance.integers(0, len(content), 5):
-            changed = content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
-            try:
-                stubs.models.ImportModel(messages(changed, **wanted), timeout=60)
-            except grpc.RpcError as error:
-                assert error.code() in (  # type: ignore[attr-defined]
-                    grpc.StatusCode.INVALID_ARGUMENT,
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    grpc.StatusCode.DEADLINE_EXCEEDED,
-                ), error
-            else:  # a byte of a weight: it is another model, as good as any
-                stubs.models.Remove(model_service_pb2.RemoveRequest(model="m"))
+    content, chance, before = FILES[format](), np.random.default_rng(0), on_disk(importer)
+    wanted = {"model": "m", "format": f"MODEL_FORMAT_{format}", "signature": SAID.get(format)}
+    flips = [(place, content[place] ^ 0xFF) for place in chance.integers(0, len(content), 12)]
+    changed = [content[:place] + bytes([byte]) + content[place + 1 :] for place, byte in flips]
+    for cut in (content[: int(len(content) * share)] for share in (0.05, 0.5, 0.95)):
+        refusal = refused(stubs, cut, **wanted)
+        assert refusal.code in THE_FILES_FAULT, refusal
+        assert refusal.metadata.get("field") == "content"
+    for file in changed:
+        try:
+            stubs.models.ImportModel(messages(file, **wanted), timeout=60)
+        except grpc.RpcError as error:
+            assert error.code() in THE_FILES_FAULT, error  # type: ignore[attr-defined]
+            assert "/" not in error.details(), error  # type: ignore[attr-defined]
+        else:  # the byte of a weight, or of nothing: it is another model, as good as any
+            stubs.models.Remove(model_service_pb2.RemoveRequest(model="m"))
+    assert stubs.models.ImportModel(messages(content, **wanted), timeout=60).version == 1
+    stubs.models.Remove(model_service_pb2.RemoveRequest(model="m"))
     wait_until(lambda: on_disk(importer) == before)
 
 

@@ -161,9 +161,8 @@ def test_the_python_snippet_runs(service: ServiceProcess, capsys: pytest.Capture
     printed = capsys.readouterr().out
     assert "['setosa' 'setosa' 'setosa']" in printed
     assert "MODEL_NOT_FOUND there is no model 'irs'" in printed
-    assert "\n[0 0 0]\n2\n1\n" in printed
+    assert "\n[0 0 0]\n2\n1\n['setosa' 'setosa' 'setosa']\n" in printed
     assert re.search(r"\n(1\.0|0\.9{9}\d*)\n\[\[1\.\]\n \[0\.\]\]\n", printed)
-    assert "\n1\n['setosa' 'setosa' 'setosa']\n" in printed
     assert "['Adelie' 'Adelie']" in printed
     assert "island CATEGORY Biscoe Dream Torgersen\n" in printed
 

@@ -505,3 +505,25 @@ def test_nothing_is_left_of_a_killed_primary(own: Service) -> None:
     assert len(own.further) == PROCESSES - 1
     own.process.kill()
     wait_until(lambda: not any(map(alive, family)), "all processes are gone", 5)
+
+
+def test_a_stop_while_the_processes_start_leaves_nothing(tmp_path: Path) -> None:
+    environment = os.environ | {
+        "LISTEN": "127.0.0.1:0",
+        "MODEL_DIR": str(tmp_path / "models"),
+        "PREDICTION_PROCESSES": str(PROCESSES),
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python'}",
+    }
+    with (tmp_path / "log").open("wb") as log:
+        starting = subprocess.Popen([sys.executable, "-m", "service"], cwd=tmp_path, env=environment, stderr=log)
+    primary, seen = psutil.Process(starting.pid), set[psutil.Process]()
+
+    def begun() -> bool:
+        seen.update(primary.children(recursive=True))
+        return any("service.prediction_process" in one.cmdline() for one in seen if alive(one))
+
+    wait_until(begun, "a further process is there")
+    starting.send_signal(signal.SIGTERM)
+    assert starting.wait(20) == 0
+    assert [one.pid for one in seen if alive(one)] == []
+    assert "Traceback" not in (tmp_path / "log").read_text()

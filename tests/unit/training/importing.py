@@ -36,6 +36,7 @@ def import_file(
     signature: model_pb2.Signature | None = None,
     kept: model_pb2.Signature | None = None,
     trusted_types: tuple[str, ...] = (),
+    memory_limit_bytes: int = 2**32,
 ) -> Version:
     """Imports a file in this process.
 
@@ -56,7 +57,7 @@ def import_file(
         file_digest=f"sha256:{hashlib.sha256(content).hexdigest()}",
         output_uri=str(directory / "version"),
         signature=kept,
-        memory_limit_bytes=2**32,
+        memory_limit_bytes=memory_limit_bytes,
     )
     (directory / "spec.pb").write_bytes(message.SerializeToString())
     run.run(spec.read(directory / "spec.pb"))
