@@ -13,6 +13,8 @@ TYPED := service training predictors triton_runtime clients/python/fitserve demo
 
 # The index of another torch build, such as https://download.pytorch.org/whl/cpu for the small one without CUDA.
 TORCH_INDEX ?=
+# Set it to install torch for the embedded Triton too.
+TRITON_TORCH ?=
 PYTEST_ARGS ?=
 GRPCURL := v1.9.3
 GHZ := v0.121.0
@@ -35,7 +37,7 @@ help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 .PHONY: setup
-setup: $(VENV)/.complete .venv-triton/.complete ## make both environments: the service's (.venv) and Triton's (.venv-triton)
+setup: $(VENV)/.complete .venv-triton/.complete $(if $(TRITON_TORCH),.venv-triton/.torch) ## make both environments: the service's (.venv) and Triton's (.venv-triton); TRITON_TORCH=1 for TorchScript
 
 $(VENV)/.complete: requirements/service.txt requirements/training.txt requirements/torch.txt requirements/dev.txt | uv
 	$(UV) venv -q --allow-existing --python '$(PYTHON_VERSION)' $(VENV)
@@ -51,6 +53,14 @@ endif
 .venv-triton/.complete: requirements/triton.txt | uv
 	$(UV) venv -q --allow-existing --python '$(PYTHON_VERSION)' .venv-triton
 	$(UV) pip sync -q --compile-bytecode --python .venv-triton/bin/python --require-hashes requirements/triton.txt
+	touch $@
+
+.venv-triton/.torch: .venv-triton/.complete requirements/triton-torch.txt | uv
+ifeq ($(TORCH_INDEX),)
+	$(UV) pip install -q --compile-bytecode --python .venv-triton/bin/python --require-hashes -r requirements/triton-torch.txt
+else
+	$(UV) pip install -q --python .venv-triton/bin/python --index $(TORCH_INDEX) --index-strategy unsafe-best-match "$$(grep -oE '^torch==[0-9.]+' requirements/triton-torch.txt)"
+endif
 	touch $@
 
 .PHONY: uv
@@ -149,7 +159,7 @@ third_party: setup
 
 .PHONY: lock
 lock: | uv ## resolve requirements/*.in, and those of the benchmark's peers, to locks with hashes
-	for wanted in requirements/{service,training,torch,triton,dev}.in benchmarks/{peers/*,plots}/requirements.in; do \
+	for wanted in requirements/{service,training,torch,triton,triton-torch,dev}.in benchmarks/{peers/*,plots}/requirements.in; do \
 	  $(UV) pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    $$wanted -o $${wanted%.in}.txt; \
 	done

@@ -16,7 +16,8 @@ from benchmarks.work import Work
 MLSERVER = ("mlserver", "mlserver-batching", "mlserver-workers", "mlserver-workers-batching")
 LIMITS = ("grpc-echo", "grpc-echo-uvloop", "triton")
 PEERS = ("fastapi-triton", *MLSERVER, "bentoml", "ray-serve")
-EVERYBODY = ("fitserve", *LIMITS, *PEERS)
+TWO_PROCESSES = "fitserve-2"
+EVERYBODY = ("fitserve", TWO_PROCESSES, *LIMITS, *PEERS)
 LATENCY_SUBJECTS = ("fitserve", *LIMITS, "fastapi-triton", "mlserver", "mlserver-batching", "bentoml")
 
 ONE_ROW_FOREST = Work("forest", 1, 256)
@@ -29,6 +30,11 @@ RATIOS = [
     Ratio("unary_vs_grpc_echo_uvloop", ONE_ROW_XGBOOST, ["grpc-echo-uvloop"]),
     Ratio("unary_vs_triton", ONE_ROW_XGBOOST, ["triton"]),
     Ratio("unary_vs_fastapi_triton", ONE_ROW_XGBOOST, ["fastapi-triton"], 2.5),
+    Ratio("unary_2_processes_vs_1", ONE_ROW_XGBOOST, ["fitserve"], ours=TWO_PROCESSES),
+    Ratio("unary_2_processes_vs_grpc_echo", ONE_ROW_XGBOOST, ["grpc-echo"], ours=TWO_PROCESSES),
+    Ratio("unary_2_processes_vs_grpc_echo_uvloop", ONE_ROW_XGBOOST, ["grpc-echo-uvloop"], ours=TWO_PROCESSES),
+    Ratio("unary_2_processes_vs_fastapi_triton", ONE_ROW_XGBOOST, ["fastapi-triton"], ours=TWO_PROCESSES),
+    Ratio("rows256_2_processes_vs_fastapi_triton", MANY_ROWS_LIGHT, ["fastapi-triton"], ours=TWO_PROCESSES),
     Ratio("rows256_vs_fastapi_triton", MANY_ROWS_LIGHT, ["fastapi-triton"], 5.0),
     Ratio("unary_vs_mlserver_xgboost", ONE_ROW_XGBOOST, MLSERVER, 6.0),
     Ratio("unary_vs_mlserver_forest", ONE_ROW_FOREST, MLSERVER, 25.0),

@@ -27,16 +27,17 @@ class Ratio:
     work: Work
     others: Sequence[str]
     least: float | None = None
+    ours: str = OURS
 
 
 def find(ratio: Ratio, figures: Sequence[Figure]) -> Finding | None:
     """Returns the median of the ratios of all rounds, or None if there are no figures for it."""
     same = {figure.subject: figure for figure in figures if figure.work == ratio.work}
     measured = [(same[name].median or 0.0, name) for name in ratio.others if name in same and same[name].median]
-    if OURS not in same or not measured:
+    if ratio.ours not in same or not measured:
         return None
     _, best = max(measured)
-    pairs = zip(same[OURS].rounds, same[best].rounds, strict=True)
+    pairs = zip(same[ratio.ours].rounds, same[best].rounds, strict=True)
     rounds = [ours / theirs for ours, theirs in pairs if ours is not None and theirs]
     goal = Goal(ratio.name, str(ratio.work), "x", ratio.least)
     return Finding(goal, rounds, against=best) if rounds else None

@@ -30,4 +30,10 @@ def open_model(file: Path) -> Model:
         from predictors.catboost_model import CatBoostModel
 
         return CatBoostModel(file)
-    raise UnreadableModel(f"{file.name} has a format that is not known; model.cbm (CatBoost) is")
+    if file.suffix == ".skops":
+        from predictors.skops_model import SkopsModel
+
+        return SkopsModel(file)
+    raise UnreadableModel(
+        f"{file.name} has a format that is not known; model.cbm (CatBoost) and model.skops (scikit-learn) are"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,12 +12,15 @@ import grpc.aio
 
 from service.adapters.datasets import DatasetFiles
 from service.adapters.embedded_triton import EmbeddedTriton
+from service.adapters.follower_processes import FollowerProcesses
 from service.adapters.journal import DatabaseJournal
+from service.adapters.layout import RepositoryLayout
 from service.adapters.process_group import ProcProcesses
-from service.adapters.repository import RepositoryArtifacts
+from service.adapters.repository import RepositoryArtifacts, read_manifest
 from service.adapters.trainer_process import ForkServerTrainer
 from service.adapters.triton import TritonInference
 from service.domain.aliases import Aliases
+from service.domain.follower import Follower
 from service.domain.imports import ImportLimits, Imports
 from service.domain.intake import Intake
 from service.domain.jobs import Jobs
@@ -27,14 +30,16 @@ from service.domain.recovery import Recovery
 from service.domain.registry import Registry
 from service.domain.scheduler import Scheduler
 from service.domain.shared_datasets import SharedDatasets
+from service.rpc.following import FollowingOip, FollowingPredictions
 from service.rpc.health import Health
 from service.rpc.model_servicer import ModelServicer
 from service.rpc.oip_servicer import OipServicer
 from service.rpc.prediction_servicer import PredictionServicer
-from service.rpc.server import Servicers, build_server
+from service.rpc.relay import CHANNEL_OPTIONS, Relay
+from service.rpc.server import Servicers, build_following_server, build_server
 from service.rpc.server_servicer import ServerServicer
 from service.rpc.training_servicer import TrainingServicer
-from service.settings import Settings
+from service.settings import PredictionProcessSettings, Settings
 
 
 class SystemClock:
@@ -58,6 +63,7 @@ class Service:
     trainer: ForkServerTrainer
     inference: TritonInference
     overview: Overview
+    followers: FollowerProcesses
 
 
 @asynccontextmanager
@@ -83,8 +89,9 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
         inference = TritonInference(
             None if settings.triton_url else new_triton, settings.triton_url, settings.triton_start_seconds
         )
+        followers = FollowerProcesses(settings.prediction_processes - 1)
         registry = Registry(
-            artifacts, journal, inference, clock, settings.max_loaded_models, settings.prediction_queue_rows
+            artifacts, journal, inference, clock, settings.max_loaded_models, settings.prediction_queue_rows, followers
         )
         scheduler = Scheduler(settings.training_cores, settings.training_queue)
         jobs = Jobs(registry, scheduler, trainer, artifacts, datasets, journal, clock)
@@ -103,8 +110,9 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
             oip=OipServicer(predictor, overview, settings.stream_batches),
             health=health.servicer,
         )
-        server = build_server(servicers, settings.max_calls, settings.max_message_bytes)
-        yield Service(server, health, recovery, registry, jobs, imports, trainer, inference, overview)
+        share_port = settings.prediction_processes > 1
+        server = build_server(servicers, settings.max_calls, settings.max_message_bytes, share_port)
+        yield Service(server, health, recovery, registry, jobs, imports, trainer, inference, overview, followers)
 
 
 def _import_limits(settings: Settings) -> ImportLimits:
@@ -114,3 +122,34 @@ def _import_limits(settings: Settings) -> ImportLimits:
         memory_bytes=settings.import_memory_bytes,
         seconds=settings.import_seconds,
     )
+
+
+@dataclass
+class PredictionProcess:
+    """What a further process starts and stops."""
+
+    server: grpc.aio.Server
+    follower: Follower
+    channel: grpc.aio.Channel
+
+
+def build_prediction_process(settings: PredictionProcessSettings, on_crash: Callable[[int], None]) -> PredictionProcess:
+    """Returns what answers predictions in a further process, not started.
+
+    Args:
+        on_crash: Is told the serial number of a version that Triton has lost.
+    """
+    layout = RepositoryLayout(settings.model_dir)
+
+    follower = Follower(partial(read_manifest, layout), TritonInference.at, settings.prediction_queue_rows, on_crash)
+    predictor = Predictor(follower, settings.prediction_queue_bytes)
+    channel = grpc.aio.insecure_channel(settings.primary, options=CHANNEL_OPTIONS)
+    relay = Relay(channel, settings.token)
+    server = build_following_server(
+        FollowingPredictions(predictor, settings.stream_batches, relay),
+        FollowingOip(predictor, settings.stream_batches, relay),
+        relay,
+        settings.max_calls,
+        settings.max_message_bytes,
+    )
+    return PredictionProcess(server, follower, channel)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import signal
 from contextlib import suppress
 
+from service.adapters.port_probe import is_taken
 from service.bootstrap import Service, build
-from service.settings import Settings
+from service.rpc.caller import TOKEN
+from service.settings import PredictionProcessSettings, Settings
 
 log = logging.getLogger("fitserve")
 
 LAST_NEWS_SECONDS = 3.0
 """Calls have so much longer than trainings to end, so that whoever watches a training is told its end."""
+
+
+_TAKEN = "LISTEN={!r}: the address is taken, or is not this machine's"
 
 
 class CannotListen(Exception):
@@ -34,13 +40,17 @@ async def serve(settings: Settings) -> None:
         watcher: asyncio.Task[None] | None = None
         try:
             await service.health.set_all(False)
-            port = _bind(service, settings.listen)
+            port, primary = _bind(service, settings)
             if settings.training_cores > 0:
                 await service.trainer.start()
             starting = asyncio.create_task(service.recovery.start())
             if not await _finished_before(starting, stop):
                 return
             await service.server.start()
+            following = PredictionProcessSettings.of(settings, port, primary, TOKEN)
+            joining = asyncio.create_task(service.followers.start(service.registry, following.model_dump(mode="json")))
+            if not await _finished_before(joining, stop):
+                return
             watcher = asyncio.create_task(service.recovery.keep_serving())
             await service.health.set_all(True)
             host = settings.listen.rpartition(":")[0]
@@ -50,12 +60,25 @@ async def serve(settings: Settings) -> None:
             await _stop(service, watcher, settings.grace_seconds)
 
 
-def _bind(service: Service, address: str) -> int:
-    """Takes the port before anything slow is started."""
+def _bind(service: Service, settings: Settings) -> tuple[int, str]:
+    """Takes the port before anything slow is started.
+
+    Returns:
+        The port, and where the further processes find this one; "" if there are none.
+    """
+    address, several = settings.listen, settings.prediction_processes > 1
+    if several and is_taken(address):  # a port that processes share takes anybody's
+        raise CannotListen(_TAKEN.format(address))
     try:
-        return service.server.add_insecure_port(address)
+        port = service.server.add_insecure_port(address)
     except RuntimeError:
-        raise CannotListen(f"LISTEN={address!r}: the address is taken, or is not this machine's") from None
+        raise CannotListen(_TAKEN.format(address)) from None
+    if not several:
+        return port, ""
+    # In the network's name space, not on disk: it ends with this process, however that ends.
+    primary = f"unix-abstract:fitserve-{secrets.token_hex(16)}"
+    service.server.add_insecure_port(primary)
+    return port, primary
 
 
 async def _finished_before(task: asyncio.Task[None], stop: asyncio.Event) -> bool:
@@ -86,10 +109,13 @@ async def _stop(service: Service, watcher: asyncio.Task[None] | None, grace: flo
     log.info("stopping; calls and trainings have %.0f s", grace)
     service.overview.draining = True
     await service.health.set_all(False)
+    # What the further processes pass on is answered here, so they take no more calls before this one does not.
+    await service.followers.stop_accepting(grace + LAST_NEWS_SECONDS)
     # Trainings end first: whoever watches one is told its end before the calls are cut off.
     await asyncio.gather(
         service.jobs.drain(grace), service.imports.drain(grace), service.server.stop(grace + LAST_NEWS_SECONDS)
     )
+    await service.followers.ended(LAST_NEWS_SECONDS)
     if watcher is not None:
         watcher.cancel()
         await asyncio.wait([watcher])  # what it may have raised is raised by `_first_of`

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import cores
@@ -33,6 +33,10 @@ class Settings(BaseSettings):
     training_cores: int = Field(default_factory=_default_cores, ge=0, le=4096)
     """The cores that all training processes together may use. The default is all but one of those that the
     container, or the machine, has for it. With 0 the service trains nothing and needs no training libraries."""
+
+    prediction_processes: int = Field(default=1, ge=1, le=256)
+    """The processes that answer predictions, on the same port. Each has a Python event loop of its own, which one core can
+    keep busy; all but the first only predict. MAX_CALLS, PREDICTION_QUEUE_ROWS and PREDICTION_QUEUE_BYTES hold for each."""
 
     max_loaded_models: int = Field(default=8, ge=1, le=100_000)
     """The most versions, of all models, that may be loaded into Triton; copies of one do not count."""
@@ -111,6 +115,36 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The database's URL, with the default filled in."""
         return self.database_url or f"sqlite:///{self.model_dir.resolve()}/.fitserve/fitserve.db"
+
+
+class PredictionProcessSettings(BaseModel):
+    """What a further process is told at its start; the names that `Settings` has too mean the same.
+
+    Attributes:
+        primary: Where the primary process takes the calls that are passed on to it.
+        token: Shows the primary who passes them on.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    listen: str
+    primary: str
+    token: str
+    model_dir: Path
+    max_message_bytes: int
+    max_calls: int
+    prediction_queue_rows: int
+    prediction_queue_bytes: int
+    stream_batches: int
+    grace_seconds: float
+    log_level: str
+
+    @classmethod
+    def of(cls, settings: Settings, port: int, primary: str, token: str) -> PredictionProcessSettings:
+        """Returns the settings of the processes that share a port with the primary one, which has these."""
+        listen = f"{settings.listen.rpartition(':')[0]}:{port}"
+        same = settings.model_dump(include=set(cls.model_fields) - {"listen", "model_dir"})
+        return cls(listen=listen, primary=primary, token=token, model_dir=settings.model_dir.resolve(), **same)
 
 
 def read_settings() -> Settings:

@@ -26,22 +26,24 @@ class FitServe:
     """See `benchmarks.work.Subject`.
 
     Attributes:
+        name: "fitserve", with the number of its processes if there are several.
         address: host:port of its gRPC.
-        service: Its process with those for training.
+        service: Its processes, with those for training.
         triton: The embedded Triton.
         triton_address: host:port of the embedded Triton's gRPC.
     """
 
-    name = "fitserve"
-    about = "FitServe in its default set-up: Predict and PredictStream with the rows as a tensor."
-
-    def __init__(self, directory: Path, models: dict[str, Model], **settings: str) -> None:
+    def __init__(self, directory: Path, models: dict[str, Model], processes: int = 1, **settings: str) -> None:
         """Starts the service with settings beside the default ones, and returns when it serves."""
+        self.name = "fitserve" if processes == 1 else f"fitserve-{processes}"
+        set_up = "in its default set-up" if processes == 1 else f"with {processes} processes on its port"
+        self.about = f"FitServe {set_up}: Predict and PredictStream with the rows as a tensor."
         self._models = models
         environment = _without_settings() | {
             "LISTEN": "127.0.0.1:0",
             "MODEL_DIR": str(directory / "models"),
             "GRACE_SECONDS": "5",
+            "PREDICTION_PROCESSES": str(processes),
             "PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python'}",
             **settings,
         }

@@ -34,6 +34,17 @@ class RepositoryInUse(Exception):
     """Another service uses the model directory; the message says which process and how to mend it."""
 
 
+def read_manifest(layout: RepositoryLayout, model: str, version: int) -> Manifest:
+    """Returns what a version says of itself, or what its operator's configuration says. No other file is read.
+
+    Raises:
+        ServiceError: ARTIFACT_DAMAGED; LOAD_FAILED for a configuration that cannot be served.
+    """
+    if operator_models.is_of_operator(layout.model(model)):
+        return operator_models.manifest_of(layout.model(model), version)
+    return VersionDirectory.read(layout.version(model, version), model, version).manifest
+
+
 class RepositoryArtifacts:
     """The models below one directory, which no other service can use at the same time. Implements `Artifacts`.
 

@@ -38,6 +38,9 @@ S = TypeVar("S")
 
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
+NO_TORCH = "torch is not installed; run 'make setup TRITON_TORCH=1'"
+"""What the backend `pytorch` of the embedded Triton says, and callers are told, where there is no torch."""
+
 LOAD_SECONDS = 120.0
 """How long a load may take. A Triton that needs longer hangs: its Python backend waits for ever for a process that was
 stopped, or that died while it held a lock in shared memory."""
@@ -85,6 +88,7 @@ class TritonInference:
         self._url = url
         self._start_seconds = start_seconds
         self._channel: grpc.aio.Channel | None = None
+        self._address = ""
         self._version = ""
         self._loads = asyncio.Semaphore(LOADS_AT_ONCE)
         self._hung = asyncio.Event()
@@ -100,6 +104,18 @@ class TritonInference:
         return self._version
 
     @property
+    def address(self) -> str:
+        """The host:port where Triton answers, empty before it was first started."""
+        return self._address
+
+    @classmethod
+    def at(cls, address: str) -> TritonInference:
+        """Returns the Triton at an address, which another process has started and tested."""
+        found = cls(None, address, 0.0)
+        found._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        return found
+
+    @property
     def _stub(self) -> service_pb2_grpc.GRPCInferenceServiceStub:
         if self._channel is None:
             raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton is not running; try again")
@@ -109,7 +125,7 @@ class TritonInference:
         """Starts or finds Triton and proves with a known row that it computes."""
         await self.stop()
         self._hung.clear()
-        address = await self._start_embedded() if self._new_embedded else self._url
+        self._address = address = await self._start_embedded() if self._new_embedded else self._url
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         try:
             await self._meet_unless_it_ends(self._channel)
@@ -226,9 +242,10 @@ class TritonInference:
     @staticmethod
     def _refused(manifest: Manifest, why: str) -> ServiceError:
         log.error("Triton refuses version %s of model %s: %s", manifest.version, manifest.model, why)
+        reason = NO_TORCH if NO_TORCH in why else "the service's log says why"
         return ServiceError(
             Reason.LOAD_FAILED,
-            f"Triton refused version {manifest.version} of model {manifest.model!r}; the service's log says why",
+            f"Triton refused version {manifest.version} of model {manifest.model!r}; {reason}",
             {"model": manifest.model, "version": str(manifest.version)},
         )
 

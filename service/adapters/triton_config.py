@@ -31,6 +31,8 @@ BACKENDS: Mapping[str, str] = {
     "xgboost.json": "fil",
     "model.txt": "fil",
     "model.cbm": "fitserve_native",
+    "model.skops": "fitserve_native",
+    "model.pt": "pytorch",
 }
 """The backend that runs a model file, by the file's name."""
 
@@ -43,15 +45,16 @@ _FIL_TYPES = {
 
 # NVIDIA's backend would start a thread for each core and model, and the models share the cores.
 _ONNX_PARAMETERS = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
+_TORCH_PARAMETERS = {"INFERENCE_MODE": "true", "INTER_OP_THREAD_COUNT": "1", "INTRA_OP_THREAD_COUNT": "1"}
 _FIL_THREADS = {"cpu_nthread": "1"}
 
-# FIL takes no other names.
-_FIL_TENSORS = ("input__0", "output__0")
+# These backends take no other names.
+_TENSORS = {"fil": ("input__0", "output__0"), "pytorch": ("INPUT__0", "OUTPUT__0")}
 
 
 def tensor_names(backend: str) -> tuple[str, str]:
     """Returns the names of the input and the output of a backend's models."""
-    return _FIL_TENSORS if backend == "fil" else (INPUT, OUTPUT)
+    return _TENSORS.get(backend, (INPUT, OUTPUT))
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,8 @@ class TritonModelConfig:
     def _parameters(self) -> Mapping[str, str]:
         if self.backend == "onnxruntime":
             return _ONNX_PARAMETERS
+        if self.backend == "pytorch":
+            return _TORCH_PARAMETERS
         if self.backend != "fil":
             return {}
         model_type = {"model_type": _FIL_TYPES.get(self.file, "")} | _FIL_THREADS

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from service.domain.batcher import Batcher, D, FeatureBatcher, Infer, S, TensorBatcher, watched
 from service.domain.entities import Capacity, Manifest, Signature
 from service.domain.ports import Inference, InferenceStream, ModelCrashed, TensorStream
+from service.domain.shared_state import Work
+from service.domain.usage import Usage
 
 DRAIN_SECONDS = 30.0
 """How long an unload waits for requests in flight."""
@@ -21,6 +24,8 @@ BATCH_BYTES = 16 * 2**20
 
 BATCH_ROWS = 1024
 """The most rows in one batch."""
+
+_serials = itertools.count(1)
 
 
 def max_batch_rows(row_bytes: int) -> int:
@@ -38,6 +43,8 @@ class LoadedVersion:
 
     Attributes:
         batcher: What waits and is in flight, in either of the two forms: rows of features, or named tensors.
+        serial: The number of this load; no other one of this process has it.
+        elsewhere: The work of other processes with it, as far as it is known.
 
     Args:
         manifest: The version.
@@ -59,6 +66,8 @@ class LoadedVersion:
         load_time: datetime,
         on_crash: Callable[[LoadedVersion], None],
     ) -> None:
+        self.serial = next(_serials)
+        self.elsewhere: Sequence[Work] = ()
         self.manifest = manifest
         self.loaded_by = loaded_by
         self.load_time = load_time
@@ -103,6 +112,26 @@ class LoadedVersion:
             self._keepers -= 1
             if not self._keepers:
                 self._let_go.set()
+
+    @property
+    def pending_requests(self) -> int:
+        """The number of requests that wait or are in flight, in all processes."""
+        return self.batcher.pending_requests + sum(work.pending for work in self.elsewhere)
+
+    @property
+    def last_use(self) -> float:
+        """When it was last used by any process, in seconds of the monotonic clock."""
+        return max(self.last_used, *(work.last_used for work in self.elsewhere), 0.0)
+
+    @property
+    def usage(self) -> Usage:
+        """What all processes have answered with it."""
+        return Usage.sum([self.batcher.usage, *(work.usage for work in self.elsewhere)])
+
+    @property
+    def work(self) -> Work:
+        """What this process has to do, and has done, with it."""
+        return Work(self.batcher.pending_requests, self.last_used, self.batcher.usage)
 
     def touch(self) -> None:
         """Notes that the version is in use."""

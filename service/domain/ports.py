@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from service.domain.entities import (
 )
 from service.domain.errors import Reason, ServiceError
 from service.domain.named_tensors import TensorBatch
+from service.domain.shared_state import Work
 
 
 class Clock(Protocol):
@@ -37,6 +38,25 @@ class Processes(Protocol):
 
     def memory_bytes(self, pid: int) -> int:
         """Returns the resident memory of a process in bytes, 0 if there is no such process."""
+
+
+class Followers(Protocol):
+    """The further processes that answer predictions, each of which knows what is loaded.
+
+    One that does not answer in time is ended, and started again with what is loaded then. So no method raises.
+    """
+
+    def tell(self) -> None:
+        """Tells each what is loaded and what aliases name now; returns at once."""
+
+    async def told(self) -> None:
+        """Tells each what is loaded and what aliases name now; returns when all go by it."""
+
+    async def drained(self, serials: Sequence[int]) -> None:
+        """Returns when no process works any more with loaded versions that it was told are leaving."""
+
+    async def work(self) -> Mapping[int, Sequence[Work]]:
+        """Returns the work of each process with each loaded version, by its serial number."""
 
 
 class ModelCrashed(ServiceError):
@@ -149,6 +169,10 @@ class Inference(Protocol):
     @property
     def version(self) -> str:
         """The server's version, empty before it was first reached."""
+
+    @property
+    def address(self) -> str:
+        """The host:port where the server answers, empty before it was first started."""
 
 
 class Artifacts(Protocol):

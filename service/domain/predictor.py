@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from service.domain.entities import Choice, Floats, Signature
 from service.domain.errors import Reason, ServiceError, invalid
 from service.domain.loaded import LoadedVersion
 from service.domain.named_tensors import TensorBatch, joined
-from service.domain.registry import Registry
 
 T = TypeVar("T")
 
@@ -47,6 +46,13 @@ class TensorPrediction:
     outputs: Sequence[TensorBatch]
 
 
+class LoadedVersions(Protocol):
+    """Knows the loaded versions: the registry, and in a process that follows it what it was told."""
+
+    def serving(self, name: str, choice: Choice) -> LoadedVersion:
+        """Returns the version that answers a prediction; raises what the caller is told if there is none."""
+
+
 class Predictor:
     """Answers prediction requests with loaded versions.
 
@@ -55,7 +61,7 @@ class Predictor:
         max_bytes: The most bytes of rows that may wait or be at work, of all models together; more are refused at once.
     """
 
-    def __init__(self, registry: Registry, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, registry: LoadedVersions, max_bytes: int = MAX_BYTES) -> None:
         self._registry = registry
         self._max_bytes = max_bytes
         self._bytes = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -17,7 +17,8 @@ from service.domain.ids import operation_of
 from service.domain.loaded import LoadedVersion
 from service.domain.model_entry import ModelEntry
 from service.domain.nearest import hint, nearest
-from service.domain.ports import Artifacts, Clock, Inference, Journal, LoadHung
+from service.domain.ports import Artifacts, Clock, Followers, Inference, Journal, LoadHung
+from service.domain.shared_state import SharedModel, SharedState, Work
 
 log = logging.getLogger("fitserve.registry")
 
@@ -46,6 +47,23 @@ _FINAL = (Reason.ARTIFACT_DAMAGED, Reason.MODEL_NOT_FOUND, Reason.VERSION_NOT_FO
 """Why a version is not loaded again, however often it is tried."""
 
 
+class NoFollowers:
+    """Implements the port Followers for a service of one process."""
+
+    def tell(self) -> None:
+        """Does nothing."""
+
+    async def told(self) -> None:
+        """Does nothing."""
+
+    async def drained(self, serials: Sequence[int]) -> None:
+        """Does nothing."""
+
+    async def work(self) -> Mapping[int, Sequence[Work]]:
+        """Returns nothing."""
+        return {}
+
+
 class Registry:
     """Knows the models and moves them in and out of Triton.
 
@@ -56,6 +74,7 @@ class Registry:
         clock: The time of day.
         max_loaded: The most versions that may be loaded (MAX_LOADED_MODELS).
         queue_rows: The most rows that may wait for one version, unless its model's capacity says otherwise.
+        followers: The further processes that answer predictions.
     """
 
     def __init__(
@@ -66,7 +85,9 @@ class Registry:
         clock: Clock,
         max_loaded: int,
         queue_rows: int,
+        followers: Followers | None = None,
     ) -> None:
+        self._followers = followers or NoFollowers()
         self._artifacts = artifacts
         self._journal = journal
         self._inference = inference
@@ -160,6 +181,19 @@ class Registry:
                 if (entry.name, version) not in there:
                     del entry.versions[version]
             self._forget_empty(entry)
+
+    def shared_state(self) -> SharedState:
+        """Returns what the further processes need to know."""
+        leaving = [loaded.serial for entry in self._models.values() for loaded in entry.leaving]
+        shared = [_shared(entry) for entry in self._models.values() if entry.loaded]
+        return SharedState(self._inference.address if self._available else "", shared, leaving)
+
+    async def count_work(self) -> None:
+        """Notes at each loaded version what the further processes do, and have done, with it."""
+        work = await self._followers.work()
+        for entry in self._models.values():
+            for loaded in entry.loaded.values():
+                loaded.elsewhere = work.get(loaded.serial, ())
 
     # -- training makes versions ---------------------------------------------------------------------------------
 
@@ -430,12 +464,15 @@ class Registry:
         except ServiceError as error:  # it only costs memory
             log.warning("more of model %s than is loaded stays in Triton: %s", entry.name, error)
 
-    @staticmethod
-    async def _let_go(entry: ModelEntry, versions: Collection[LoadedVersion]) -> None:
-        """Lets the calls in flight on some versions finish, and closes them."""
+    async def _let_go(self, entry: ModelEntry, versions: Collection[LoadedVersion]) -> None:
+        """Lets the calls in flight on some versions finish, in all processes, and closes them."""
         entry.leaving.update(versions)
         try:
-            await asyncio.gather(*(version.drain() for version in versions))
+            # Even if none goes: whoever asked for the change is answered when all processes have it.
+            await self._followers.told()
+            if versions:
+                serials = [version.serial for version in versions]
+                await asyncio.gather(*(version.drain() for version in versions), self._followers.drained(serials))
         finally:
             entry.leaving.difference_update(versions)
 
@@ -455,11 +492,13 @@ class Registry:
         replaced = entry.replaced_by(version, order) if order is not None else set()
         up = len(entry.up - replaced | {version})
         while up > len(entry.up) and self._loaded_count() - len(entry.up) + up > self.max_loaded:
-            idle = [other for other in self.models() if other is not entry and _is_idle(other)]
             evict = order is not None and order.evict
+            if evict:
+                await self.count_work()
+            idle = [other for other in self.models() if other is not entry and _is_idle(other)]
             if not evict or not idle:
                 raise self._too_many_loaded(entry.name, version, evict)
-            victim = min(idle, key=lambda other: max(loaded.last_used for loaded in other.loaded.values()))
+            victim = min(idle, key=lambda other: max(loaded.last_use for loaded in other.loaded.values()))
             await self._operate(victim, "unload", partial(self._unload, victim, None))
             evicted.append(victim.name)
         return evicted
@@ -529,11 +568,13 @@ class Registry:
         """Makes or moves an alias in one step, which the journal has first. `entry.commit` is the caller's."""
         await self._journal.set_alias(alias)
         entry.aliases[alias.name] = alias
+        await self._followers.told()
 
     async def drop_alias(self, entry: ModelEntry, name: str) -> None:
         """Deletes an alias. `entry.commit` is the caller's."""
         await self._journal.delete_alias(entry.name, name)
         entry.aliases.pop(name, None)
+        await self._followers.told()
 
     # -- Triton goes and comes -----------------------------------------------------------------------------------
 
@@ -567,6 +608,7 @@ class Registry:
             entry.held.difference_update(entry.loaded)
             entry.moving.update((version, VersionState.LOADING) for version in entry.loaded)
             entry.loaded.clear()
+        self._followers.tell()
         await asyncio.gather(*(version.close() for version in ended))
 
     async def triton_is_up(self) -> None:
@@ -624,6 +666,12 @@ class Registry:
 
     # -- a model crashes in Triton -------------------------------------------------------------------------------
 
+    def has_crashed_elsewhere(self, serial: int) -> None:
+        """Takes a version out of service whose crash a further process has seen, as if this one had."""
+        for entry in self._models.values():
+            for loaded in [loaded for loaded in entry.loaded.values() if loaded.serial == serial]:
+                self._has_crashed(loaded)
+
     def _has_crashed(self, loaded: LoadedVersion) -> None:
         """Takes a lost version out of service, and has it loaded again; until then calls get MODEL_LOADING."""
         manifest = loaded.manifest
@@ -632,6 +680,7 @@ class Registry:
             return  # it is on its way out anyway
         del entry.loaded[version]
         entry.moving[version] = VersionState.LOADING
+        self._followers.tell()
         if self._clock.now() - loaded.load_time > STABLE:
             entry.crashes.pop(version, None)
         delay = _next_delay(entry, version)
@@ -753,9 +802,15 @@ def _next_delay(entry: ModelEntry, version: int) -> float:
     return _reload_delay(entry.crashes[version])
 
 
+def _shared(entry: ModelEntry) -> SharedModel:
+    aliases = {alias.name: alias.version for alias in entry.aliases.values()}
+    versions = {version: loaded.serial for version, loaded in entry.loaded.items()}
+    return SharedModel(entry.name, entry.serving, entry.capacity, aliases, versions)
+
+
 def _is_idle(entry: ModelEntry) -> bool:
     """Whether a model is loaded and nothing is under way with it."""
-    busy = entry.turn.taken or entry.moving.keys() or any(one.batcher.pending_requests for one in entry.loaded.values())
+    busy = entry.turn.taken or entry.moving.keys() or any(one.pending_requests for one in entry.loaded.values())
     return bool(entry.loaded) and not busy
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
@@ -17,6 +18,10 @@ class Tally:
         """Adds `count` times that took `ns` together."""
         self.count += count
         self.ns += ns
+
+    def include(self, other: Tally) -> None:
+        """Adds what another one has counted."""
+        self.add(other.ns, other.count)
 
 
 @dataclass(slots=True)
@@ -55,3 +60,17 @@ class Usage:
         self.compute.add(took_ns * requests, requests)
         self.batches.setdefault(rows, Tally()).add(took_ns)
         self.last_inference_ms = time.time_ns() // 1_000_000
+
+    @classmethod
+    def sum(cls, usages: Iterable[Usage]) -> Usage:
+        """Returns the work of several processes on the same version as one."""
+        whole = cls()
+        for one in usages:
+            whole.success.include(one.success)
+            whole.failure.include(one.failure)
+            whole.queue.include(one.queue)
+            whole.compute.include(one.compute)
+            for rows, tally in one.batches.items():
+                whole.batches.setdefault(rows, Tally()).include(tally)
+            whole.last_inference_ms = max(whole.last_inference_ms, one.last_inference_ms)
+        return whole

@@ -13,6 +13,7 @@ from service.domain.imports import Imports
 from service.domain.registry import Registry
 from service.rpc import uploads, validate
 from service.rpc.boundary import Context
+from service.rpc.caller import caller
 from service.rpc.import_order import import_order
 from service.rpc.messages import model_message
 from service.rpc.pages import place_of, token_after
@@ -51,7 +52,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         """Loads a version."""
         name, choice = validate.model_name(request.model), validate.choice(request)
         await self._registry.look_for_operators_models()
-        evicted = await self._registry.load(name, choice, _load_order(request, context.peer()))
+        evicted = await self._registry.load(name, choice, _load_order(request, caller(context)))
         return pb.LoadResponse(model=model_message(self._registry.model(name)), evicted_models=evicted)
 
     async def Unload(self, request: pb.UnloadRequest, context: Context) -> pb.UnloadResponse:
@@ -77,13 +78,13 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         model, alias, version = *_alias_of(request), validate.version(request)
         if version is None:
             raise invalid("version", "say which version the alias is to name")
-        await self._aliases.set(model, alias, version, context.peer())
+        await self._aliases.set(model, alias, version, caller(context))
         return pb.SetAliasResponse(model=model_message(self._registry.model(model)))
 
     async def RollbackAlias(self, request: pb.RollbackAliasRequest, context: Context) -> pb.RollbackAliasResponse:
         """Moves an alias back."""
         model, alias = _alias_of(request)
-        await self._aliases.roll_back(model, alias, context.peer())
+        await self._aliases.roll_back(model, alias, caller(context))
         return pb.RollbackAliasResponse(model=model_message(self._registry.model(model)))
 
     async def DeleteAlias(self, request: pb.DeleteAliasRequest, context: Context) -> pb.DeleteAliasResponse:
@@ -96,7 +97,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         self, request_iterator: AsyncIterator[pb.ImportModelRequest], context: Context
     ) -> pb.ImportModelResponse:
         """Brings a model that was trained elsewhere."""
-        order = import_order(await anext(request_iterator, None), context.peer())
+        order = import_order(await anext(request_iterator, None), caller(context))
         async with self._imports.upload(order) as upload:
             async for message in request_iterator:
                 if message.WhichOneof("message") != "content":

@@ -76,7 +76,7 @@ def model_statistics(loaded: LoadedVersion) -> pb.ModelStatistics:
     that it was with Triton. perf_analyzer wants the two other parts of that time to be counted as often, so they are, as
     taking no time.
     """
-    usage = loaded.batcher.usage
+    usage = loaded.usage
     return pb.ModelStatistics(
         name=loaded.manifest.model,
         version=str(loaded.manifest.version),

@@ -18,6 +18,7 @@ from service.domain.overview import Overview
 from service.domain.predictor import Predictor
 from service.rpc import oip_metadata, oip_named_tensors, oip_tensors, validate
 from service.rpc.boundary import Context
+from service.rpc.caller import caller
 from service.rpc.ordered import answer_or_error, in_order
 
 SERVICE = "inference.GRPCInferenceService"
@@ -26,22 +27,16 @@ LARGE = 8192
 """So many values to read or write one by one are read or written in a thread, so that other calls go on meanwhile."""
 
 
-class OipServicer:
-    """Translates between Triton's contract and the domain.
-
-    tritonclient has no types, so its base class is left out: a method that it adds then fails at the start.
+class OipModels:
+    """The calls about the server and its models.
 
     Args:
-        predictor: Answers inferences.
         overview: Knows the models, Triton, and whether the service drains.
-        stream_batches: The most requests of one stream that are at work at one time.
     """
 
-    def __init__(self, predictor: Predictor, overview: Overview, stream_batches: int) -> None:
-        self._predictor = predictor
+    def __init__(self, overview: Overview) -> None:
         self._overview = overview
         self._registry = overview.registry
-        self._stream_batches = stream_batches
 
     # -- the server ----------------------------------------------------------------------------------------------
 
@@ -78,6 +73,7 @@ class OipServicer:
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
         """Returns what a loaded version has done, or all of a model, or of all models."""
+        await self._registry.count_work()
         return pb.ModelStatisticsResponse(
             model_stats=[oip_metadata.model_statistics(one) for one in self._asked_for(request)]
         )
@@ -93,7 +89,18 @@ class OipServicer:
             entries = [self._registry.model(name)]
         return [entry.loaded[version] for entry in entries for version in sorted(entry.loaded)]
 
-    # -- inference -----------------------------------------------------------------------------------------------
+
+class OipInference:
+    """The calls that predict, which is all that a process without a registry answers.
+
+    Args:
+        predictor: Answers inferences.
+        stream_batches: The most requests of one stream that are at work at one time.
+    """
+
+    def __init__(self, predictor: Predictor, stream_batches: int) -> None:
+        self._predictor = predictor
+        self._stream_batches = stream_batches
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         """Answers one request."""
@@ -157,6 +164,22 @@ class OipServicer:
         answer.parameters["triton_final_response"].bool_param = True  # as Triton: each request has one response
         return pb.ModelStreamInferResponse(error_message=message, infer_response=answer)
 
+
+class OipServicer(OipModels, OipInference):
+    """Translates between Triton's contract and the domain.
+
+    tritonclient has no types, so its base class is left out: a method that it adds then fails at the start.
+
+    Args:
+        predictor: Answers inferences.
+        overview: Knows the models, Triton, and whether the service drains.
+        stream_batches: The most requests of one stream that are at work at one time.
+    """
+
+    def __init__(self, predictor: Predictor, overview: Overview, stream_batches: int) -> None:
+        OipModels.__init__(self, overview)
+        OipInference.__init__(self, predictor, stream_batches)
+
     # -- the repository ------------------------------------------------------------------------------------------
 
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
@@ -181,7 +204,7 @@ class OipServicer:
             )
         name = validate.model_name(request.model_name, "model_name")
         await self._registry.look_for_operators_models()
-        await self._registry.load(name, None, LoadOrder(context.peer()))
+        await self._registry.load(name, None, LoadOrder(caller(context)))
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(

@@ -95,10 +95,13 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
         first = await anext(messages, None)
         if first is None or first.WhichOneof("message") != "config":
             raise invalid("config", "the first message of a stream is its config")
-        config = first.config
+        await self._check_answers(first.config)
+        return first.config
+
+    async def _check_answers(self, config: pb.PredictStreamConfig) -> None:
+        """Checks that there is a version which answers the batches of a stream."""
         model = validate.model_name(config.model, "config.model")
         self._predictor.find(model, validate.choice(config, "config"))
-        return config
 
     @staticmethod
     async def _batches(messages: AsyncIterator[pb.PredictStreamRequest]) -> AsyncIterator[Batch]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import grpc
 from fitserve.v1 import error_reason_pb2  # noqa: F401 no message has it, but callers ask for it
 from google.protobuf import descriptor_pb2, descriptor_pool
-from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor, ServiceDescriptor
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from service.rpc.boundary import Methods
@@ -41,6 +41,13 @@ def add_reflection(methods: Methods, services: Sequence[str]) -> None:
     )
     for name in (V1_SERVICE, V1ALPHA_SERVICE):
         methods.add_registered_method_handlers(name, {"ServerReflectionInfo": handler})
+
+
+def v1_reflection_service() -> ServiceDescriptor:
+    """Returns version 1 of the reflection service."""
+    pool = descriptor_pool.Default()
+    _add_v1_descriptor(pool)
+    return pool.FindServiceByName(V1_SERVICE)
 
 
 class CommentedFile:

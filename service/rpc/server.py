@@ -16,11 +16,13 @@ from grpc_health.v1 import health, health_pb2_grpc
 from tritonclient.grpc import service_pb2_grpc as oip_pb2_grpc
 
 from service.rpc.boundary import Boundary, Methods
+from service.rpc.following import FollowingOip, FollowingPredictions
 from service.rpc.model_servicer import ModelServicer
 from service.rpc.oip_servicer import SERVICE as OIP_SERVICE
 from service.rpc.oip_servicer import OipServicer
 from service.rpc.prediction_servicer import PredictionServicer
 from service.rpc.reflection import add_reflection
+from service.rpc.relay import Relay
 from service.rpc.server_servicer import ServerServicer
 from service.rpc.training_servicer import TrainingServicer
 
@@ -58,8 +60,14 @@ class Servicers:
     health: health.aio.HealthServicer
 
 
-def build_server(servicers: Servicers, max_calls: int, max_message_bytes: int) -> grpc.aio.Server:
-    """Returns a server that is not started and has no port yet."""
+def build_server(
+    servicers: Servicers, max_calls: int, max_message_bytes: int, share_port: bool = False
+) -> grpc.aio.Server:
+    """Returns a server that is not started and has no port yet.
+
+    Args:
+        share_port: Whether other processes listen on its port too.
+    """
     methods = Methods()
     training_service_pb2_grpc.add_TrainingServiceServicer_to_server(servicers.training, methods.server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(servicers.models, methods.server)
@@ -68,19 +76,32 @@ def build_server(servicers: Servicers, max_calls: int, max_message_bytes: int) -
     oip_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicers.oip, methods.server)
     health_pb2_grpc.add_HealthServicer_to_server(servicers.health, methods.server)
     add_reflection(methods, (*SERVICES, health.SERVICE_NAME))
-    return grpc.aio.server(
-        handlers=[Boundary(methods.handlers, max_calls, max_message_bytes)],
-        options=[
-            # By default a second server could take the same port without an error, and half of the calls.
-            ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", max_message_bytes + MESSAGE_MARGIN),
-            ("grpc.max_send_message_length", -1),
-            *keepalive_options(KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS),
-            # Clients that keep idle connections alive are welcome.
-            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ],
-    )
+    boundary = Boundary(methods.handlers, max_calls, max_message_bytes)
+    return grpc.aio.server(handlers=[boundary], options=_options(max_message_bytes, share_port))
+
+
+def build_following_server(
+    predictions: FollowingPredictions, oip: FollowingOip, relay: Relay, max_calls: int, max_message_bytes: int
+) -> grpc.aio.Server:
+    """Returns the server of a further process, not started and without a port yet: what it does not do is passed on."""
+    methods = Methods()
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(predictions, methods.server)
+    handlers = {**relay.handlers(), **methods.handlers, **oip.handlers()}
+    boundary = Boundary(handlers, max_calls, max_message_bytes)
+    return grpc.aio.server(handlers=[boundary], options=_options(max_message_bytes, share_port=True))
+
+
+def _options(max_message_bytes: int, share_port: bool) -> list[tuple[str, int]]:
+    return [
+        # By default a second server could take the same port without an error, and half of the calls.
+        ("grpc.so_reuseport", int(share_port)),
+        ("grpc.max_receive_message_length", max_message_bytes + MESSAGE_MARGIN),
+        ("grpc.max_send_message_length", -1),
+        *keepalive_options(KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS),
+        # Clients that keep idle connections alive are welcome.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
 
 
 def keepalive_options(time_ms: int, timeout_ms: int) -> list[tuple[str, int]]:

@@ -23,6 +23,7 @@ class ServerServicer(server_service_pb2_grpc.ServerServiceServicer):
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
         """Returns what is running, loaded and free."""
+        await self._overview.registry.count_work()
         return pb.GetStatusResponse(
             version=__version__,
             start_time=timestamp(self._start_time),
@@ -54,7 +55,7 @@ class ServerServicer(server_service_pb2_grpc.ServerServiceServicer):
             pb.LoadedModel(
                 model=entry.name,
                 version=version,
-                pending_request_count=loaded.batcher.pending_requests,
+                pending_request_count=loaded.pending_requests,
                 instances=entry.capacity.instances,
             )
             for entry in entries

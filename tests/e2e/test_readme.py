@@ -61,6 +61,7 @@ ANSWERS = {
     r"/Fit": r'"state": "JOB_STATE_RUNNING"',
     r"/WatchTrainingJob": r'"state": "JOB_STATE_SUCCEEDED"',
     r"/Load": r'"state": "MODEL_STATE_LOADED"',
+    r"/ImportModel": r'"version": 1',
     r"/Predict": r'"predictions": \[\s*("Gentoo"|1,\s*0)\s*\]',
     r"/Remove": r'"removedVersions": \[\s*1\s*\]',
     r"[./]GetStatus( <<< '{}')?": r'"ready": true',
@@ -152,7 +153,8 @@ def test_the_python_snippet_runs(service: ServiceProcess, capsys: pytest.Capture
     printed = capsys.readouterr().out
     assert "['setosa' 'setosa' 'setosa']" in printed
     assert "MODEL_NOT_FOUND there is no model 'irs'" in printed
-    assert printed.endswith("[0 0 0]\n2\n1\n")
+    assert "[0 0 0]\n2\n1\n" in printed
+    assert printed.endswith("['setosa' 'setosa' 'setosa']\n")
     assert "['Adelie' 'Adelie']" in printed
     assert "island CATEGORY Biscoe Dream Torgersen\n" in printed
 

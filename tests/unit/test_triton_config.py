@@ -107,6 +107,8 @@ def test_a_model_that_prefers_a_gpu_is_started_on_each_gpu_and_on_the_processor_
         (SPECIES, "fil", "checkpoint.tl"),
         (IRIS, "fil", "xgboost.ubj"),
         (SPECIES, "fitserve_native", "model.cbm"),
+        (SPECIES, "fitserve_native", "model.skops"),
+        (IMAGES, "pytorch", "model.pt"),
     ],
 )
 def test_the_text_reads_back_as_it_was(signature: Signature, backend: str, file: str, prefer_gpu: bool) -> None:

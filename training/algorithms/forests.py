@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
-from typing import ClassVar, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import onnx
@@ -113,28 +113,38 @@ class ForestFamily:
 
     def ensemble(self) -> trees.Ensemble:
         """Returns the forest as an ensemble whose leaves hold their share of the average."""
-        grown = [self._tree(estimator.tree_) for estimator in self._forest.estimators_]
-        base = np.zeros(grown[0].values.shape[1])
-        return trees.Ensemble(
-            grown, "BRANCH_LEQ", base, "second_class" if self._problem.class_count == 2 else "identity"
-        )
+        return ensemble_of(self._forest.estimators_, self._problem.class_count)
 
-    # Any: scikit-learn has no types for its trees.
-    def _tree(self, tree) -> trees.Tree:  # type: ignore[no-untyped-def]
-        values = tree.value[:, 0, :] if self._problem.class_count else tree.value[:, :, 0]
-        if self._problem.class_count:
-            values = values / values.sum(axis=1, keepdims=True)
-        if self._problem.class_count == 2:
-            values = values[:, 1:]
-        return trees.Tree(
-            leaf=tree.children_left < 0,
-            feature=tree.feature,
-            threshold=tree.threshold,
-            left=tree.children_left,
-            right=tree.children_right,
-            missing_left=tree.missing_go_to_left != 0,
-            values=values / len(self._forest.estimators_),
-        )
+
+# Any: scikit-learn has no types for its trees.
+def ensemble_of(estimators: Sequence[Any], class_count: int) -> trees.Ensemble:
+    """Returns the average of scikit-learn's decision trees, each of whose leaves holds its share of it.
+
+    Args:
+        estimators: The trees.
+        class_count: The number of classes, 0 for regression.
+    """
+    grown = [_tree(estimator.tree_, class_count, len(estimators)) for estimator in estimators]
+    base = np.zeros(grown[0].values.shape[1])
+    return trees.Ensemble(grown, "BRANCH_LEQ", base, "second_class" if class_count == 2 else "identity")
+
+
+# Any: as above.
+def _tree(tree: Any, class_count: int, count: int) -> trees.Tree:
+    values = tree.value[:, 0, :] if class_count else tree.value[:, :, 0]
+    if class_count:
+        values = values / values.sum(axis=1, keepdims=True)
+    if class_count == 2:
+        values = values[:, 1:]
+    return trees.Tree(
+        leaf=tree.children_left < 0,
+        feature=tree.feature,
+        threshold=tree.threshold,
+        left=tree.children_left,
+        right=tree.children_right,
+        missing_left=tree.missing_go_to_left != 0,
+        values=values / count,
+    )
 
 
 def _check_criterion(criterion: Json, problem: Problem, field: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -58,20 +58,36 @@ class Family:
     def export(self) -> onnx.ModelProto:
         """Returns the model as one matrix product: the scaling is part of the weights."""
         scaler = self._pipeline["scale"]
-        coefficients, intercept = self._classifier.coef_, self._classifier.intercept_
-        if self._problem.class_count == 2:
-            # scikit-learn keeps one decision value; the softmax over zero and it is its logistic function.
-            coefficients = np.vstack([np.zeros_like(coefficients), coefficients])
-            intercept = np.array([0.0, float(np.ravel(intercept)[0])])
+        coefficients, intercept = decisions(self._classifier)
         weights = coefficients / scaler.scale_
         bias = intercept - weights @ scaler.mean_
-        constants: dict[str, NDArray[np.generic]] = {}
-        nodes = [
-            *products.doubles(),
-            *products.affine("doubles", weights, bias, "decisions", constants),
-            *products.probabilities("decisions"),
-        ]
-        return graph.model(nodes, constants, self._problem.feature_shape, self._problem.class_count)
+        return model_of(weights, bias, self._problem.feature_shape)
+
+
+def decisions(classifier: LogisticRegression) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the weights [classes, columns] and the bias of the logits of all classes."""
+    coefficients, intercept = classifier.coef_, classifier.intercept_
+    if len(coefficients) > 1:
+        return coefficients, intercept
+    # scikit-learn keeps one decision value for two; the softmax over zero and it is its logistic function.
+    return np.vstack([np.zeros_like(coefficients), coefficients]), np.array([0.0, float(np.ravel(intercept)[0])])
+
+
+def model_of(weights: NDArray[np.float64], bias: NDArray[np.float64], feature_shape: Sequence[int]) -> onnx.ModelProto:
+    """Returns the model of classes whose logits are linear in the features.
+
+    Args:
+        weights: One row a class, [classes, columns].
+        bias: What is added, [classes].
+        feature_shape: The shape of one row.
+    """
+    constants: dict[str, NDArray[np.generic]] = {}
+    nodes = [
+        *products.doubles(),
+        *products.affine("doubles", weights, bias, "decisions", constants),
+        *products.probabilities("decisions"),
+    ]
+    return graph.model(nodes, constants, feature_shape, len(weights))
 
 
 def _matrix(features: Floats) -> NDArray[np.float64]:

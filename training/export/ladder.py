@@ -20,7 +20,7 @@ from training.errors import CannotExport, FitError, Reason
 from training.export import fil, graph, sessions
 from training.parity import Expectation, Proof
 
-Backend: TypeAlias = Literal["onnxruntime", "fil", "fitserve_native"]
+Backend: TypeAlias = Literal["onnxruntime", "fil", "fitserve_native", "pytorch"]
 Scores: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 
 _ORDER: tuple[Backend, ...] = ("onnxruntime", "fil", "fitserve_native")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,6 +16,7 @@ from training.algorithms.base import Trained
 from training.data import Floats
 from training.errors import FitError, invalid_field, is_out_of_memory
 from training.export import trees
+from training.export.ladder import Exported
 from training.importing.spec import Column, Labels
 from training.spec import Task
 
@@ -38,6 +41,7 @@ class Found:
         labels: The labels that the file names, or None.
         rows: The rows for the proof.
         libraries: The distributions that read it, for the manifest.
+        exported: What is served, if only one form is possible; None if the export ladder decides.
     """
 
     trained: Trained
@@ -49,6 +53,7 @@ class Found:
     labels: Labels | None
     rows: Floats
     libraries: Sequence[str]
+    exported: Exported | None = None
 
 
 def damaged(what: str) -> FitError:
@@ -80,6 +85,14 @@ def reading(what: str) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         raise damaged(what) from error
+
+
+def check_zip(file: Path, limit_bytes: int) -> None:
+    """Refuses a zip that would unpack to more than the process may have. Raises BadZipFile if it is none."""
+    with zipfile.ZipFile(file) as parts:
+        size = sum(part.file_size for part in parts.infolist())
+    if size > limit_bytes:
+        raise refused(f"unpacked it has {size} bytes, and {limit_bytes} are the most")
 
 
 def random_rows(shape: Sequence[int], splits: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]] = ()) -> Floats:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import importlib
 import importlib.metadata
 import os
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from training import limits, manifest, parity
@@ -15,18 +16,12 @@ from training.algorithms.base import Problem
 from training.errors import EXIT_CODES, FitError, Reason, as_fit_error, invalid_field
 from training.export import ladder
 from training.export.ladder import Exported
-from training.importing import catboost_file, found, lightgbm_file, onnx_file, spec, xgboost_file
+from training.importing import found, spec
 from training.importing.found import Found
 from training.importing.spec import SIGNATURE, Column, Labels, Spec
 from training.progress import Progress
 
 _NICENESS = 5
-_READERS: Mapping[str, Callable[[Spec], Found]] = {
-    "onnx": onnx_file.read,
-    "xgboost": xgboost_file.read,
-    "lightgbm": lightgbm_file.read,
-    "catboost": catboost_file.read,
-}
 
 
 def run(order: Spec) -> None:
@@ -35,9 +30,7 @@ def run(order: Spec) -> None:
     Raises:
         FitError: The caller can mend it, or what would be served is not equal to the model.
     """
-    if order.format not in _READERS:
-        raise invalid_field("description.format", f"files of {order.format} are not imported in this release")
-    model = _READERS[order.format](order)
+    model = _reader(order.format)(order)
     columns = _columns(model, order)
     labels = _labels(model, order)
     _check_kept(model, columns, order)
@@ -70,6 +63,16 @@ def execute(path: Path, events: int) -> int:
         return EXIT_CODES[failure.reason]
     progress.done({})
     return 0
+
+
+def _reader(format: str) -> Callable[[Spec], Found]:
+    """Returns the function that reads files of a format; its libraries are imported only now, where they were not before."""
+    try:
+        module = importlib.import_module(f"training.importing.{format}_file")
+    except ModuleNotFoundError as error:
+        raise invalid_field("description.format", f"this service imports no files of {format}") from error
+    read: Callable[[Spec], Found] = module.read
+    return read
 
 
 def _columns(model: Found, order: Spec) -> Sequence[Column]:
@@ -134,6 +137,8 @@ def _check_kept(model: Found, columns: Sequence[Column], order: Spec) -> None:
 
 def _export(model: Found) -> Exported:
     """Returns the first form of a model that predicts what its library predicts. Raises EXPORT_NOT_EQUAL."""
+    if model.exported is not None:
+        return model.exported
     classes = model.score_count if model.task == "classification" else 0
     problem = Problem(model.task, model.shape, classes, seed=0, cores=1)
     expected = parity.expect(model.trained, model.task, model.rows, model.missing_values, seed=0)

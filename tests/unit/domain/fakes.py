@@ -167,6 +167,7 @@ class FakeInference:
 
     embedded = True
     version = "2.51.0"
+    address = "127.0.0.1:8001"
 
     def __init__(self) -> None:
         self.alive = True

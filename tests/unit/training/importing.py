@@ -61,7 +61,8 @@ def import_file(
     (directory / "spec.pb").write_bytes(message.SerializeToString())
     run.run(spec.read(directory / "spec.pb"))
     manifest = json.loads((directory / "version" / "manifest.json").read_text())
-    return Version(manifest, (directory / "version" / "model.onnx").read_bytes())
+    (name,) = manifest["files"]
+    return Version(manifest, (directory / "version" / name).read_bytes())
 
 
 def labels(*classes: str | float | bool) -> list[Value]:

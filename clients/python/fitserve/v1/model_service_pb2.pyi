@@ -663,7 +663,8 @@ class ImportDescription(_message.Message):
     @_builtins.property
     def trusted_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """For MODEL_FORMAT_SKOPS: the types in the file that skops does not trust by itself and the caller does, such as
-        mylibrary.Model. The error for a file with others names them.
+        sklearn.calibration._CalibratedClassifier. The error for a file with others names them. Only types of libraries of models
+        can be trusted: sklearn, numpy, scipy, xgboost, lightgbm and catboost.
         """
 
     def __init__(

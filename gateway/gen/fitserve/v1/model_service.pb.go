@@ -1221,7 +1221,8 @@ type ImportDescription struct {
 	// Whether the version is loaded when it is published. The default is false.
 	Load bool `protobuf:"varint,6,opt,name=load,proto3" json:"load,omitempty"`
 	// For MODEL_FORMAT_SKOPS: the types in the file that skops does not trust by itself and the caller does, such as
-	// mylibrary.Model. The error for a file with others names them.
+	// sklearn.calibration._CalibratedClassifier. The error for a file with others names them. Only types of libraries of models
+	// can be trusted: sklearn, numpy, scipy, xgboost, lightgbm and catboost.
 	TrustedTypes  []string `protobuf:"bytes,7,rep,name=trusted_types,json=trustedTypes,proto3" json:"trusted_types,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -1,0 +1,99 @@
+"""Calls that are passed on: the caller is told what the other side has said, however the call has ended there."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from service.rpc.caller import TOKEN, caller
+from service.rpc.relay import Relay
+
+UPLOAD = "/fitserve.v1.TrainingService/UploadDataset"
+WATCH = "/fitserve.v1.TrainingService/WatchTrainingJob"
+TRAILERS = (("grpc-status-details-bin", b"details"),)
+
+
+class Answers(grpc.GenericRpcHandler):
+    """The other side: ends uploads after their first message, and streams what it knows of the caller."""
+
+    def __init__(self) -> None:
+        self.cancelled = asyncio.Event()
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        return grpc.stream_stream_rpc_method_handler(self._end if details.method == UPLOAD else self._watch)
+
+    async def _end(self, _: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await context.read()
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no dataset", TRAILERS)
+
+    async def _watch(self, _: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await context.read()
+        remaining = context.time_remaining() or 0
+        header = dict(context.invocation_metadata() or ()).get("header")
+        await context.write(f"{caller(context)} {header} {20 < remaining < 60}".encode())
+        try:
+            await asyncio.sleep(60)
+        finally:
+            self.cancelled.set()
+
+
+class Handlers(grpc.GenericRpcHandler):
+    """The relay's own handlers, without the boundary."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._handlers = relay.handlers()
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        return self._handlers.get(details.method)
+
+
+@pytest.fixture
+async def sides() -> AsyncIterator[tuple[grpc.aio.Channel, Answers]]:
+    """A channel to a relay, and what it passes calls on to."""
+    answers, address = Answers(), f"unix-abstract:relay-test-{secrets.token_hex(8)}"
+    primary = grpc.aio.server(handlers=[answers])
+    primary.add_insecure_port(address)
+    async with grpc.aio.insecure_channel(address) as channel:
+        relay = grpc.aio.server(handlers=[Handlers(Relay(channel, TOKEN))])
+        port = relay.add_insecure_port("127.0.0.1:0")
+        await primary.start()
+        await relay.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as caller_channel:
+            yield caller_channel, answers
+        await relay.stop(0)
+        await primary.stop(0)
+
+
+async def chunks() -> AsyncIterator[bytes]:
+    for _ in range(50):
+        yield b"rows" * 2000
+
+
+async def test_an_error_in_the_middle_of_an_upload_comes_as_it_was(
+    sides: tuple[grpc.aio.Channel, Answers],
+) -> None:
+    channel, _ = sides
+    for _ in range(30):  # the message that cannot be written any more is there in most of them
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.stream_unary(UPLOAD)(chunks(), timeout=20)
+        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, "no dataset")
+        assert tuple(caught.value.trailing_metadata() or ()) == TRAILERS
+
+
+async def test_headers_deadline_and_caller_go_along_and_a_cancellation_too(
+    sides: tuple[grpc.aio.Channel, Answers],
+) -> None:
+    channel, answers = sides
+    forged = ("fitserve-relayed-for", "token ipv4:1.2.3.4:5")
+    call = channel.unary_stream(WATCH)(b"", timeout=40, metadata=(("header", "value"), forged))
+    peer, header, deadline = (await call.read()).decode().split()
+    assert peer.startswith("ipv4:127.0.0.1:")
+    assert (header, deadline) == ("value", "True")
+    call.cancel()
+    await asyncio.wait_for(answers.cancelled.wait(), 20)
