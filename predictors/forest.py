@@ -23,6 +23,8 @@ FILE_NAMES: Mapping[str, str] = {
 }
 """The name of the file by its `model_type`, as FIL has them."""
 
+_XGBOOST_FORMATS = {"xgboost_ubj": "ubjson", "xgboost_json": "json"}
+
 
 @dataclass(frozen=True)
 class Options:
@@ -85,8 +87,8 @@ def _read(file: Path, model_type: str) -> treelite.Model:
             return treelite.Model.deserialize(str(file))
         if model_type == "lightgbm":
             return treelite.frontend.load_lightgbm_model(str(file))
-        if model_type in FILE_NAMES:
-            return treelite.frontend.load_xgboost_model(str(file), format_choice=model_type.removeprefix("xgboost_"))
+        if model_type in _XGBOOST_FORMATS:
+            return treelite.frontend.load_xgboost_model(str(file), format_choice=_XGBOOST_FORMATS[model_type])
     except (OSError, ValueError, treelite.TreeliteError) as error:
         raise UnreadableModel(f"{file.name} is no model of the type {model_type}: {error}") from error
     raise UnreadableModel(f"the model_type {model_type!r} is not known; it is one of {', '.join(FILE_NAMES)}")

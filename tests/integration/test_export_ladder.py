@@ -107,6 +107,20 @@ def test_catboost_serves_categories_by_its_own_file_as_the_library_answers(
     assert np.abs(strange.probabilities - library_answer(saved, changed, columns)).max() <= LIMIT
 
 
+def test_lightgbm_splits_by_categories_in_onnx(client: fitserve.Client, name: str) -> None:
+    penguins = load_penguins()
+    client.fit(name, penguins, target="species", algorithm="lightgbm", n_estimators=40, queue=True, load=True).wait(120)
+    version = client.model(name).versions[0]
+    assert version.backend == "onnxruntime"
+    columns = {column.name: column for column in version.signature.columns}
+    assert (columns["island"].unknown_category, columns["bill_depth_mm"].fill) == ("MISSING", None)
+    features = penguins.drop(columns="species")
+    assert (client.predict(name, features) == penguins["species"]).mean() > 0.95
+    unknown = client.predict_proba(name, features.assign(island="Atlantis")).probabilities
+    missing = client.predict_proba(name, features.assign(island=None)).probabilities
+    assert np.array_equal(unknown, missing)
+
+
 def library_answer(saved: catboost.CatBoost, features, columns) -> np.ndarray:
     """Returns what CatBoost answers: numbers first, then each category as the text of its code, -1 for none."""
     texts = [name for name in features if columns[name].kind == "CATEGORY"]
