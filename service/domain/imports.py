@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from service.domain.entities import ImportOrder, Manifest, StoredVersion
 from service.domain.errors import Reason, ServiceError, invalid
 from service.domain.ids import new_import_id
+from service.domain.import_ends import failure_of
 from service.domain.ports import (
     Artifacts,
     Clock,
@@ -32,7 +33,6 @@ STOP_SECONDS = 10.0
 """How long a drain waits for imports that it has stopped."""
 
 _WISH = "new_version"
-_SIGKILL = 9
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ class Imports:
                     if isinstance(event, TrainingLog):
                         log.info("%s: %s", conversion.job, event.line)
                     if isinstance(event, TrainingEnded) and (event.exit_code != 0 or event.reason):
-                        raise self._failure(conversion, event)
+                        raise failure_of(conversion.job, event, self._limits.memory_bytes)
         except TimeoutError:
             raise ServiceError(
                 Reason.TIME_LIMIT_EXCEEDED,
@@ -273,37 +273,6 @@ class Imports:
                 upload.close()
         finally:
             self._artifacts.discard(job)
-
-    def _failure(self, conversion: ConversionOrder, ended: TrainingEnded) -> ServiceError:
-        """Returns the error of a process that ended badly by itself."""
-        metadata = {"job": conversion.job}
-        if ended.reason == Reason.INVALID_FIELD:
-            return ServiceError(
-                Reason.INVALID_FIELD, f"{ended.field}: {ended.message}", metadata | {"field": ended.field}
-            )
-        if ended.reason == Reason.TRAINER_OOM:
-            return ServiceError(
-                Reason.TRAINER_OOM,
-                f"the import needed more memory than {self._limits.memory_bytes} bytes (IMPORT_MEMORY_BYTES), so the file "
-                "is damaged or very large; import a smaller model, or ask the operator for a larger limit",
-                metadata,
-            )
-        if ended.reason and ended.exit_code >= 0:
-            return ServiceError(Reason(ended.reason), ended.message, metadata)
-        if ended.exit_code == -_SIGKILL:
-            return ServiceError(
-                Reason.TRAINER_DIED,
-                "the process of the import was killed; import again, and look at the machine's log if it was not you (a "
-                "kill without a sender usually means that the machine had no memory left)",
-                metadata | {"signal": str(_SIGKILL)},
-            )
-        if ended.exit_code < 0:
-            return invalid(
-                "content",
-                f"the library that reads such files crashed on it (signal {-ended.exit_code}), so it is damaged, or needs "
-                "more memory than IMPORT_MEMORY_BYTES; save the model again with a current version of the library",
-            )
-        return ServiceError(Reason.TRAINING_FAILED, "the import failed; the service's log has the details", metadata)
 
 
 def _draining() -> ServiceError:

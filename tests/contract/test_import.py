@@ -49,7 +49,7 @@ HOSTILE = {
 @pytest.fixture(scope="module")
 def importer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """A service with narrow limits for imports."""
-    limits = {"IMPORT_FILE_BYTES": str(FILE_BYTES), "IMPORT_MEMORY_BYTES": str(2**29), "IMPORT_SECONDS": "4"}
+    limits = {"IMPORT_FILE_BYTES": str(FILE_BYTES), "IMPORT_MEMORY_BYTES": str(2**29), "IMPORT_SECONDS": "10"}
     process = ServiceProcess(tmp_path_factory.mktemp("importer"), **limits)
     yield process
     assert process.stop() == 0
