@@ -170,6 +170,14 @@ def test_a_pickle_and_other_files_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "version").exists()
 
 
+def test_numbers_of_another_type_than_the_estimator_has_are_refused(tmp_path: Path) -> None:
+    model = linear_model.LinearRegression().fit(X, VALUES)
+    model.coef_ = model.coef_.astype(np.complex128)
+    with pytest.raises(FitError) as refused:
+        import_file(tmp_path, "skops", skops.io.dumps(model))
+    assert (refused.value.reason, refused.value.field) == ("INVALID_FIELD", "content")
+
+
 def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     bomb = io.BytesIO()
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
