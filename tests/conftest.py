@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import fitserve
@@ -45,6 +46,11 @@ def client(service: ServiceProcess) -> Iterator[fitserve.Client]:
 
 
 @pytest.fixture
-def name() -> str:
-    """A model name that no other test uses."""
-    return f"model-{next(_numbers)}"
+def name(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A model name that no other test uses. The shared service forgets the model after the test, for its memory."""
+    name = f"model-{next(_numbers)}"
+    service = request.getfixturevalue("service") if "service" in request.fixturenames else None
+    yield name
+    if isinstance(service, ServiceProcess):
+        with fitserve.Client(service.address) as client, suppress(fitserve.FitServeError):
+            client.remove(name, force=True, timeout=10)

@@ -6,7 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from triton_runtime import requirements
 from triton_runtime.supervise import Settings, supervise
 
 
@@ -22,6 +21,9 @@ def main() -> int:
 
 def _require(command: str, models: list[Path]) -> int:
     """Install what models need, or print it, one requirement a line; return the exit code."""
+    # What it needs is Triton's environment; without one the launcher still has to say so.
+    from triton_runtime import requirements
+
     try:
         for model in models:
             for requirement in requirements.install(model) if command == "install" else requirements.missing(model):

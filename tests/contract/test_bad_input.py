@@ -266,7 +266,8 @@ def bad_values(field: FieldDescriptor) -> Iterator[tuple[str, object]]:
     elif not whole:
         yield from (("NaN", NAN), ("infinity", INF), ("-infinity", -INF))
     if bounds.HasField("max_items"):
-        yield "too many", [number(bounds.min)] * (bounds.max_items + 1)
+        item: object = "x" if field.cpp_type == FieldDescriptor.CPPTYPE_STRING else number(bounds.min)
+        yield "too many", [item] * (bounds.max_items + 1)
 
 
 def fits_out_of_bounds() -> Iterator[tuple[str, FitRequest, str]]:

@@ -271,6 +271,7 @@ class Answer:
     """What came of one call."""
 
     began: float
+    ended: float
     version: int
     error: grpc.StatusCode | None = None
 
@@ -306,14 +307,14 @@ class Callers:
             try:
                 response = predict(stubs, **({"alias": alias} if alias else {}))
                 assert labels(response) == (UP if response.version == 1 else DOWN)[:4].tolist()
-                self.answers[alias].append(Answer(began, response.version))
+                self.answers[alias].append(Answer(began, time.monotonic(), response.version))
             except grpc.RpcError as error:
-                self.answers[alias].append(Answer(began, 0, error.code()))
+                self.answers[alias].append(Answer(began, time.monotonic(), 0, error.code()))
             self._stop.wait(0.002)
 
     def versions(self, alias: str, since: float, until: float) -> set[int]:
-        """Returns the versions that have answered the calls that began within a time, 0 for errors."""
-        return {answer.version for answer in self.answers[alias] if since <= answer.began < until}
+        """Returns the versions that have answered the calls which a time holds whole, 0 for errors."""
+        return {answer.version for answer in self.answers[alias] if since <= answer.began and answer.ended <= until}
 
     def errors(self) -> set[grpc.StatusCode | None]:
         """Returns the codes of all errors."""

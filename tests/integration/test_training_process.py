@@ -343,6 +343,7 @@ def test_a_manifest_says_everything_that_serving_needs(server: Server, tmp_path:
     manifest = json.loads((tmp_path / "1" / "manifest.json").read_text())
     assert manifest["signature"] == {
         "shape": [3],
+        "targets": [],
         "columns": [
             {"name": "length", "kind": "number", "missing_values": True, "fill": 3.0},
             {"name": "ripe", "kind": "boolean", "missing_values": False, "fill": 1.0},

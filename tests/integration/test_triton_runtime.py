@@ -220,6 +220,7 @@ def test_a_read_only_environment_uses_the_users_cache(triton_python: Path, tmp_p
         "onnxruntime",
         "fil",
         "fitserve_native",
+        "pytorch",
         "predictors",
     }
 

@@ -34,8 +34,8 @@ def affine(
         output: The name of the result, doubles [rows, outputs].
         constants: Gets the arrays.
     """
-    constants[f"{output}.weights"] = np.ascontiguousarray(weights.T)
-    constants[f"{output}.bias"] = bias
+    constants[f"{output}.weights"] = np.ascontiguousarray(weights.T, np.float64)
+    constants[f"{output}.bias"] = np.asarray(bias, np.float64)  # fitted on such rows, both are in single precision
     return [
         helper.make_node("MatMul", [value, f"{output}.weights"], [f"{output}.products"]),
         helper.make_node("Add", [f"{output}.products", f"{output}.bias"], [output]),
