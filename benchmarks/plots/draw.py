@@ -16,7 +16,7 @@ mpl.use("Agg")
 from matplotlib import pyplot
 
 OURS, LIMIT, PEER = "#0b7a75", "#b8b8b8", "#d98032"
-COLOURS = {"fitserve": OURS, "triton": LIMIT, "grpc-echo": LIMIT, "grpc-echo-uvloop": LIMIT}
+COLOURS = {"fitserve": OURS, "fitserve-2": OURS, "triton": LIMIT, "grpc-echo": LIMIT, "grpc-echo-uvloop": LIMIT}
 PERCENTILES = ("p50", "p99")
 Figures = list[dict[str, Any]]  # Any: JSON
 
