@@ -1,4 +1,4 @@
-"""Models of named tensors over REST: every form of inputs, in FitServe's own JSON and in that of the Open Inference Protocol."""
+"""Models of named tensors over REST, in FitServe's own JSON and in that of the Open Inference Protocol."""
 
 from __future__ import annotations
 
