@@ -131,6 +131,22 @@ def test_a_fit_on_its_name_is_refused(
     assert files_of(service.model_dir / name) == before
 
 
+@pytest.mark.parametrize("new_version", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_import_under_its_name_is_refused(
+    service: ServiceProcess, client: fitserve.Client, name: str, new_version: bool, whole: bool
+) -> None:
+    place(service.model_dir, name, versions=(1,) if whole else ())
+    before, jobs = files_of(service.model_dir / name), service.model_dir / ".fitserve" / "jobs"
+    others = set(jobs.iterdir())
+    with pytest.raises(fitserve.errors.FailedPrecondition, match="operator") as refused:
+        client.import_model(name, b"any file", format="onnx", new_version=new_version)
+    assert refused.value.reason == "OPERATOR_MODEL"
+    assert refused.value.metadata["model"] == name
+    assert files_of(service.model_dir / name) == before
+    assert set(jobs.iterdir()) <= others
+
+
 # -- what is broken --------------------------------------------------------------------------------------------------
 
 BROKEN = {
