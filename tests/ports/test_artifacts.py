@@ -206,7 +206,7 @@ class TestPublish:
             ({"files": {}}, "files has not one model file of the backend onnxruntime"),
             ({"files": {"../model.onnx": {"sha256": "0" * 64, "size_bytes": 1}}}, "files"),
             ({"task": "regression"}, "do not fit the task"),
-            (signature(shape=[]), "signature.shape"),
+            (signature(shape=[]), "neither a shape of features"),
             (signature(shape=[0]), "signature.shape.0"),
             (signature(shape=[3]), "2 columns"),
             (signature(classes=[1, 2]), "not every class"),
