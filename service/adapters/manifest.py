@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from service.adapters.layout import MANIFEST_FILE, MODEL_NAME
 from service.adapters.triton_config import BACKENDS
+from service.domain import text_columns
 from service.domain.entities import (
     ColumnSpec,
     ImportedFile,
@@ -184,7 +185,7 @@ class _ManifestFile(_Part):
 
 
 def _signature(task: Task, part: _Signature) -> Signature:
-    return Signature(
+    signature = Signature(
         task=task,
         shape=part.shape,
         columns=tuple(column.spec() for column in part.columns),
@@ -193,6 +194,7 @@ def _signature(task: Task, part: _Signature) -> Signature:
         label_kind=part.label_kind or None,
         targets=part.targets,
     )
+    return text_columns.with_tensors(signature)
 
 
 @dataclass(frozen=True)

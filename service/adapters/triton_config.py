@@ -12,6 +12,7 @@ import numpy as np
 from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import (
     TYPE_FP32,
+    TYPE_STRING,
     ModelConfig,
     ModelDynamicBatching,
     ModelInput,
@@ -21,6 +22,7 @@ from tritonclient.grpc.model_config_pb2 import (
     ModelVersionPolicy,
 )
 
+from service.domain import text_columns
 from service.domain.entities import INPUT, OUTPUT, Manifest
 from service.domain.loaded import max_batch_rows
 
@@ -59,7 +61,7 @@ def tensor_names(backend: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class TritonModelConfig:
-    """The configuration of a model with one input of features and one output of scores, both FP32.
+    """The configuration of a model with one input of features and one output of scores, both FP32, and maybe one of texts.
 
     It holds for all versions of the model that are loaded at one time: they share the shape of the features, and the number
     of scores is open but for FIL.
@@ -67,7 +69,8 @@ class TritonModelConfig:
     Attributes:
         name: The model's name.
         backend: The backend that runs the file, such as "onnxruntime".
-        shape: The shape of one row of features.
+        shape: The shape of one row of features; (0,) if the model has texts only.
+        texts: The number of texts of one row, in an input of their own.
         max_batch_size: The largest number of rows of one inference.
         file: The name of the model file.
         fil_scores: The number of scores of one row for FIL, which has to know it; 0 for other backends.
@@ -83,15 +86,19 @@ class TritonModelConfig:
     fil_scores: int = 0
     classifies: bool = False
     gpu: bool = False
+    texts: int = 0
 
     @classmethod
     def of(cls, manifest: Manifest) -> TritonModelConfig:
         """Returns the configuration for a version."""
         signature, fil = manifest.signature, manifest.backend == "fil"
+        features, texts = text_columns.counts_of(signature.columns)
+        shape = (features,) if texts else signature.shape
         return cls(
             name=manifest.model,
             backend=manifest.backend,
-            shape=(int(np.prod(signature.shape)),) if fil else signature.shape,
+            shape=(int(np.prod(shape)),) if fil else shape,
+            texts=texts,
             max_batch_size=max_batch_rows(signature.row_bytes),
             file=manifest.file,
             fil_scores=manifest.score_count if fil else 0,
@@ -111,10 +118,13 @@ class TritonModelConfig:
             text_format.Parse(text, message)
         except text_format.ParseError as error:
             raise ValueError(f"not a Triton model configuration: {error}") from error
+        dims = {one.name: tuple(one.dims) for one in message.input}
+        (texts,) = dims.pop(text_columns.TEXTS, (0,))
         config = cls(
             name=message.name,
             backend=message.backend,
-            shape=tuple(message.input[0].dims) if message.input else (),
+            shape=next(iter(dims.values()), (0,) if texts else ()),
+            texts=texts,
             max_batch_size=message.max_batch_size,
             file=message.default_model_filename,
             fil_scores=message.output[0].dims[0] if message.backend == "fil" and message.output else 0,
@@ -151,12 +161,19 @@ class TritonModelConfig:
             backend=self.backend,
             default_model_filename=self.file,
             max_batch_size=self.max_batch_size,
-            input=[ModelInput(name=features, data_type=TYPE_FP32, dims=self.shape)],
+            input=self._inputs(features),
             output=[ModelOutput(name=scores, data_type=TYPE_FP32, dims=[self.fil_scores or -1])],
             dynamic_batching=ModelDynamicBatching(),
             instance_group=[ModelInstanceGroup(kind=kind, count=1)],
             parameters={name: ModelParameter(string_value=value) for name, value in self._parameters().items()},
         )
+
+    def _inputs(self, features: str) -> Sequence[ModelInput]:
+        inputs = [ModelInput(name=features, data_type=TYPE_FP32, dims=self.shape)]
+        if not self.texts:
+            return inputs
+        texts = ModelInput(name=text_columns.TEXTS, data_type=TYPE_STRING, dims=[self.texts])
+        return [texts] if self.shape == (0,) else [*inputs, texts]
 
     def _parameters(self) -> Mapping[str, str]:
         if self.backend == "onnxruntime":
