@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from service.adapters.layout import MANIFEST_FILE, MODEL_NAME
 from service.adapters.triton_config import BACKENDS
+from service.domain import text_columns
 from service.domain.entities import (
     ColumnSpec,
     ImportedFile,
@@ -221,7 +222,7 @@ def _signature(task: Task | None, part: _Signature) -> Signature:
         inputs, outputs = (tuple(one.spec() for one in tensors) for tensors in (part.inputs, part.outputs))
         row_bytes = sum(spec.row_bytes for spec in (*inputs, *outputs))
         return Signature.of_tensors(inputs, outputs, max_batch_rows(row_bytes) if part.rows else 0)
-    return Signature(
+    signature = Signature(
         task=task,
         shape=part.shape,
         columns=tuple(column.spec() for column in part.columns),
@@ -230,6 +231,7 @@ def _signature(task: Task | None, part: _Signature) -> Signature:
         label_kind=part.label_kind or None,
         targets=part.targets,
     )
+    return text_columns.with_tensors(signature)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ _COLUMN_KINDS = {
     ValueKind.INTEGER: model_pb2.COLUMN_KIND_INTEGER,
     ValueKind.BOOLEAN: model_pb2.COLUMN_KIND_BOOLEAN,
     ValueKind.CATEGORY: model_pb2.COLUMN_KIND_CATEGORY,
+    ValueKind.TEXT: model_pb2.COLUMN_KIND_TEXT,
 }
 _PREDICTION_TYPES = {
     ValueKind.NUMBER: data_pb2.DATA_TYPE_FP64,

@@ -103,7 +103,7 @@ class TritonModelConfig:
         return cls(
             name=manifest.model,
             backend=manifest.backend,
-            shape=(int(np.prod(signature.shape)),) if fil else signature.shape,
+            shape=() if signature.inputs else (int(np.prod(signature.shape)),) if fil else signature.shape,
             max_batch_size=(signature.max_batch_size if signature.inputs else max_batch_rows(signature.row_bytes)),
             file=manifest.file,
             fil_scores=manifest.score_count if fil else 0,

@@ -111,6 +111,7 @@ class AsyncClient:
         sample_weight: npt.ArrayLike | None = None,
         class_weights: Mapping[str, float] | None = None,
         prefer_gpu: bool = False,
+        text_columns: Sequence[str] = (),
         timeout: float | None = None,
         **hyperparameters: object,
     ) -> AsyncJob:
@@ -136,6 +137,7 @@ class AsyncClient:
             sample_weight=sample_weight,
             class_weights=class_weights,
             prefer_gpu=prefer_gpu,
+            text_columns=text_columns,
         )
         if fit.upload:
             fit.request.dataset = (await self._upload(each([fit.upload]), None, model, timeout)).digest

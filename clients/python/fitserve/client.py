@@ -121,6 +121,7 @@ class Client:
         sample_weight: npt.ArrayLike | None = None,
         class_weights: Mapping[str, float] | None = None,
         prefer_gpu: bool = False,
+        text_columns: Sequence[str] = (),
         timeout: float | None = None,
         **hyperparameters: object,
     ) -> Job:
@@ -155,6 +156,7 @@ class Client:
             class_weights: What the rows of a label count in training, by the label as a text, such as
                 {"setosa": 2, "virginica": 0.5}; 1 for the others.
             prefer_gpu: Whether a GPU is to compute the model where Triton has one.
+            text_columns: The names of the columns of X that hold free text, for algorithms that learn from words.
             timeout: How many seconds the call may take; it does not wait for the training.
             **hyperparameters: Of the algorithm, such as n_estimators=200; None means the default.
 
@@ -192,6 +194,7 @@ class Client:
             sample_weight=sample_weight,
             class_weights=class_weights,
             prefer_gpu=prefer_gpu,
+            text_columns=text_columns,
         )
         if fit.upload:
             fit.request.dataset = self._upload([fit.upload], None, model, timeout).digest
