@@ -82,18 +82,20 @@ class Tensor:
 
     @cached_property
     def row_ends(self) -> Sequence[int]:
-        """Where each row ends in `data`, with a 0 before them. Made once."""
-        rows = self.shape[0]
-        if self.dtype is not TensorType.BYTES:
-            step = len(self.data) // rows
-            return range(0, len(self.data) + 1, step) if step else [0] * (rows + 1)
-        ends = element_ends(self.data)
+        """Where each row of TensorType.BYTES ends in `data`, with a 0 before them. Made once."""
+        rows, ends = self.shape[0], element_ends(self.data)
         return ends[:: len(ends) // rows] if len(ends) > 1 else [0] * (rows + 1)
 
     def part(self, start: int, stop: int) -> Tensor:
         """Returns some rows."""
-        data = self.data[self.row_ends[start] : self.row_ends[stop]]
+        data = self.data[self._end_of(start) : self._end_of(stop)]
         return Tensor(self.name, self.dtype, (stop - start, *self.shape[1:]), data)
+
+    def _end_of(self, rows: int) -> int:
+        """Returns where the first so many rows end in `data`."""
+        if self.dtype is TensorType.BYTES:
+            return self.row_ends[rows]
+        return len(self.data) // self.shape[0] * rows
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,10 @@ DATA_TYPES: dict[int, TensorType] = {data_pb2.DataType.Value(f"DATA_TYPE_{dtype}
 NUMPY_TYPES = {DATA_TYPES[number]: dtype for number, dtype in DTYPES.items()}
 """The numeric types as numpy has them."""
 
+MAX_EMPTY = 2**31
+"""The lengths of a tensor without data may be so many elements together, but for those that are 0; numpy and Triton count
+them, in integers that overflow."""
+
 SHOWN = 100
 """So many names, or characters of one, are shown in a message."""
 
@@ -80,6 +84,8 @@ def check_shape(shape: tuple[int, ...], spec: TensorSpec, path: str) -> None:
         raise invalid(
             path, f"the shape is {list(shape)[:SHOWN]} and input {spec.name!r} takes {wanted}; -1 is any length"
         )
+    if 0 in shape and math.prod(filter(None, shape)) > MAX_EMPTY:
+        raise invalid(path, f"the lengths {list(shape)[:SHOWN]} are too large for a tensor without data")
 
 
 def check_data(data: bytes, dtype: TensorType, shape: tuple[int, ...], path: str) -> None:
@@ -101,7 +107,7 @@ def batch_of(tensors: Sequence[Tensor], signature: Signature, path: str) -> Tens
     """Returns tensors, which fit their specifications, as a batch in the order of the signature.
 
     Raises:
-        ServiceError: INVALID_FIELD; they have different numbers of rows, or none.
+        ServiceError: INVALID_FIELD; they have different numbers of rows, none, or more than a batch takes without data.
     """
     by_name = {tensor.name: tensor for tensor in tensors}
     ordered = tuple(by_name[spec.name] for spec in signature.inputs if spec.name in by_name)
@@ -117,7 +123,10 @@ def batch_of(tensors: Sequence[Tensor], signature: Signature, path: str) -> Tens
             )
     if not rows:
         raise invalid(path, "there are no rows; send at least one")
-    return TensorBatch(rows, ordered)
+    batch = TensorBatch(rows, ordered)
+    if rows > max(signature.max_batch_size, batch.nbytes):  # they cost the caller nothing, and us a batch for each few
+        raise invalid(path, f"there are {rows} rows without data; send at most {signature.max_batch_size} of them")
+    return batch
 
 
 def _names(signature: Signature) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from service.domain.entities import Floats, LoadOrder
 from service.domain.errors import Reason, ServiceError
-from service.domain.predictor import Prediction, Predictor
+from service.domain.predictor import PARTS_AT_WORK, Prediction, Predictor
 from service.domain.registry import Registry
 from service.rpc.status import status_of
 from tests.ports.fakes import InMemoryJournal
@@ -49,6 +49,17 @@ async def test_a_request_of_more_rows_than_a_batch_is_answered_in_order(inferenc
     rows = np.arange(10_000, dtype=np.float32).reshape(-1, 2)
     prediction = await ask(await predictor_of(inference), "iris", rows)
     assert prediction.scores.ravel().tolist() == rows.sum(axis=1).tolist()
+
+
+async def test_a_request_of_very_many_parts_is_taken_apart_as_it_is_answered(inference: FakeInference) -> None:
+    predictor = await predictor_of(inference)
+    inference.infer_gate.shut()
+    tasks = len(asyncio.all_tasks())
+    call = ask(predictor, "iris", np.ones((10 * 1024 * PARTS_AT_WORK, 2), np.float32))
+    await turns()
+    assert len(asyncio.all_tasks()) - tasks < 3 * PARTS_AT_WORK
+    inference.infer_gate.open()
+    assert len((await call).scores) == 10 * 1024 * PARTS_AT_WORK
 
 
 async def test_more_bytes_than_may_be_at_work_are_refused_whatever_their_model(inference: FakeInference) -> None:
