@@ -13,8 +13,9 @@ from google.protobuf import json_format, struct_pb2
 
 from service.domain.entities import Signature
 from service.domain.errors import invalid
-from service.domain.named_tensors import Tensor, TensorBatch, TensorSpec, TensorType, element_ends
+from service.domain.named_tensors import MAX_TEXTS, Tensor, TensorBatch, TensorSpec, TensorType
 from service.domain.nearest import hint
+from service.rpc.replies import HAND_TYPED
 from service.rpc.tensors import DTYPES, NO_VALUE, bytes_tensor_data, form_of_column, missing_rows
 
 DATA_TYPES: dict[int, TensorType] = {data_pb2.DataType.Value(f"DATA_TYPE_{dtype}"): dtype for dtype in TensorType}
@@ -22,6 +23,9 @@ DATA_TYPES: dict[int, TensorType] = {data_pb2.DataType.Value(f"DATA_TYPE_{dtype}
 
 NUMPY_TYPES = {DATA_TYPES[number]: dtype for number, dtype in DTYPES.items()}
 """The numeric types as numpy has them."""
+
+MAX_VALUES = 2**21
+"""The most values of records, rows and tables, each of which becomes an object of Python."""
 
 MAX_EMPTY = 2**31
 """The lengths of a tensor without data may be so many elements together, but for those that are 0; numpy and Triton count
@@ -43,6 +47,8 @@ def batches_for(inputs: data_pb2.Inputs, form: str, signature: Signature, path: 
     path = f"{path}.{form}"
     if form == "tensors":
         return [_batch_of_tensors(inputs.tensors.items(), signature, path)]
+    if form in HAND_TYPED:
+        check_count(len(getattr(inputs, form)) * len(signature.inputs), MAX_VALUES, path)
     if form == "records":
         return _batches_of_records([dict(record.fields) for record in inputs.records], signature, path)
     if form == "table":
@@ -88,19 +94,19 @@ def check_shape(shape: tuple[int, ...], spec: TensorSpec, path: str) -> None:
         raise invalid(path, f"the lengths {list(shape)[:SHOWN]} are too large for a tensor without data")
 
 
-def check_data(data: bytes, dtype: TensorType, shape: tuple[int, ...], path: str) -> None:
-    """Checks that bytes are the elements of a shape. Raises ServiceError INVALID_FIELD."""
-    if dtype is not TensorType.BYTES:
-        needed = math.prod(shape) * dtype.item_bytes
-        if len(data) != needed:
-            raise invalid(path, f"it has {len(data)} bytes; shape {list(shape)} of {dtype} needs {needed}")
-        return
+def check_data(tensor: Tensor, path: str) -> None:
+    """Checks that the bytes of a tensor are the elements of its shape. Raises ServiceError INVALID_FIELD."""
     try:
-        texts = len(element_ends(data)) - 1
+        tensor.check()
     except ValueError as error:
-        raise invalid(path, f"{error}; each text has its length before it, 4 bytes in little-endian order") from error
-    if texts != math.prod(shape):
-        raise invalid(path, f"it has {texts} texts; shape {list(shape)} needs {math.prod(shape)}")
+        how = "; each text has its length before it, 4 bytes in little-endian order"
+        raise invalid(path, f"{error}{how if tensor.dtype is TensorType.BYTES else ''}") from error
+
+
+def check_count(values: int, limit: int, path: str) -> None:
+    """Refuses more values than are worth to be read one by one. Raises ServiceError INVALID_FIELD."""
+    if values > limit:
+        raise invalid(path, f"{values} values are too many for one request; send {limit} at the most")
 
 
 def batch_of(tensors: Sequence[Tensor], signature: Signature, path: str) -> TensorBatch:
@@ -155,8 +161,9 @@ def _tensor(tensor: data_pb2.Tensor, spec: TensorSpec, signature: Signature, pat
     if len(shape) == 1 and signature.max_batch_size and spec.shape[1:] == (1,):
         shape = (*shape, 1)
     check_shape(shape, spec, f"{path}.shape")
-    check_data(tensor.data, dtype, shape, f"{path}.data")
-    return Tensor(spec.name, dtype, shape, tensor.data)
+    read = Tensor(spec.name, dtype, shape, tensor.data)
+    check_data(read, f"{path}.data")
+    return read
 
 
 # -- records ---------------------------------------------------------------------------------------------------------
@@ -183,6 +190,7 @@ def _records_of_table(table: data_pb2.Table, path: str) -> list[Record]:
         form = form_of_column(column, place)
         values = getattr(column, form).values
         if not records:
+            check_count(len(values) * len(table.columns), MAX_VALUES, path)
             records = [{} for _ in values]
         if len(values) != len(records) or column.name in records[0]:
             raise invalid(place, f"column {column.name[:SHOWN]!r} is there twice, or has another length than the first")
@@ -217,6 +225,7 @@ def _batch_of_records(records: Sequence[Record], signature: Signature, path: str
         reader = _ValueReader(spec, shape)
         for place, value in zip(places, values, strict=True):
             reader.read(value, f"{place}.{spec.name}")
+        check_count(reader.texts, MAX_TEXTS, path)
         tensors.append(reader.tensor(len(records) if signature.max_batch_size else None))
     return batch_of(tensors, signature, path)
 
@@ -260,8 +269,14 @@ class _ValueReader:
         self._alone = all(length in (1, -1) for length in shape)
         self._json = spec.dtype is TensorType.BYTES and math.prod(shape) == 1
         self._first: tuple[int, ...] | None = None
+        self._seen = 0
         self._texts: list[bytes] = []
         self._numbers: list[float] = []
+
+    @property
+    def texts(self) -> int:
+        """How many texts were read."""
+        return len(self._texts)
 
     def read(self, value: struct_pb2.Value, path: str) -> None:
         """Adds the value of a row. Raises ServiceError INVALID_FIELD."""
@@ -288,6 +303,10 @@ class _ValueReader:
             raise invalid(path, f"it has the shape {list(shape)} and the first row has {list(self._first)}")
 
     def _read_list(self, values: struct_pb2.ListValue, path: str) -> tuple[int, ...]:
+        self._seen += len(values.values)
+        check_count(self._seen, MAX_VALUES, path)
+        if self._read_plain(values):
+            return (len(values.values),)
         inner: tuple[int, ...] | None = None
         for index, value in enumerate(values.values):
             kind, place = value.WhichOneof("kind"), f"{path}[{index}]"
@@ -300,6 +319,17 @@ class _ValueReader:
                 raise invalid(place, f"it has the shape {list(shape)}, its neighbours have {list(inner)}")
             inner = shape
         return (len(values.values), *(inner or ()))
+
+    def _read_plain(self, values: struct_pb2.ListValue) -> bool:
+        """Adds the values of a list that are all of the kind that most are, in a fifth of the time; says if they were."""
+        kinds = {value.WhichOneof("kind") for value in values.values}
+        if kinds == {"number_value"} and self._spec.dtype.startswith("FP"):
+            self._numbers += [value.number_value for value in values.values]
+            return True
+        if kinds == {"string_value"} and self._spec.dtype is TensorType.BYTES:
+            self._texts += [value.string_value.encode() for value in values.values]
+            return True
+        return False
 
     def _read_one(self, value: struct_pb2.Value, kind: str | None, path: str) -> None:
         dtype = self._spec.dtype

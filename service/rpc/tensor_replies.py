@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 from fitserve.v1 import data_pb2, prediction_service_pb2
 from google.protobuf import struct_pb2
 
-from service.domain.named_tensors import LENGTH_BYTES, Tensor, TensorBatch, TensorType, element_ends
+from service.domain.named_tensors import LENGTH_BYTES, Tensor, TensorBatch, TensorType
 from service.domain.predictor import TensorPrediction
 from service.rpc.messages import EXACT_INTEGERS
 from service.rpc.replies import HAND_TYPED
@@ -80,8 +79,11 @@ def _values(tensor: Tensor) -> list[struct_pb2.Value]:
 
 
 def _texts(data: bytes) -> Iterator[str]:
-    for start, end in pairwise(element_ends(data)):
-        yield data[start + LENGTH_BYTES : end].decode(errors="replace")
+    start = 0
+    while start < len(data):
+        begin = start + LENGTH_BYTES
+        start = begin + int.from_bytes(data[start:begin], "little")
+        yield data[begin:start].decode(errors="replace")
 
 
 def _number(item: float) -> struct_pb2.Value:
