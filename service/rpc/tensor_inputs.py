@@ -282,7 +282,7 @@ class _ValueReader:
         """Adds the value of a row. Raises ServiceError INVALID_FIELD."""
         kind = value.WhichOneof("kind")
         if self._json and kind in ("list_value", "struct_value"):
-            self._texts.append(_json_of(value).encode())
+            self._texts.append(_json_of(value, path).encode())
             shape = self._shape
         elif kind == "list_value":
             shape = self._read_list(value.list_value, path)
@@ -368,10 +368,17 @@ class _ValueReader:
         return Tensor(self._spec.name, self._spec.dtype, shape, data)
 
 
-def _json_of(value: struct_pb2.Value) -> str:
-    """Returns a list or an object as JSON; lists of plain values, which are the most, without a detour."""
-    if value.WhichOneof("kind") == "list_value":
-        kinds = [one.WhichOneof("kind") for one in value.list_value.values]
-        if all(kind == "number_value" for kind in kinds):
-            return json.dumps([one.number_value for one in value.list_value.values])
-    return json.dumps(json_format.MessageToDict(value), ensure_ascii=False)
+def _json_of(value: struct_pb2.Value, path: str) -> str:
+    """Returns a list or an object as JSON; lists of plain values, which are the most, without a detour.
+
+    Raises:
+        ServiceError: INVALID_FIELD; a number in it is NaN or infinite.
+    """
+    try:
+        if value.WhichOneof("kind") == "list_value":
+            kinds = [one.WhichOneof("kind") for one in value.list_value.values]
+            if all(kind == "number_value" for kind in kinds):
+                return json.dumps([one.number_value for one in value.list_value.values], allow_nan=False)
+        return json.dumps(json_format.MessageToDict(value), ensure_ascii=False)
+    except ValueError as error:
+        raise invalid(path, "it has a number that is NaN or infinity, which JSON does not know; send null") from error

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from fitserve.v1 import data_pb2
-from google.protobuf import struct_pb2
+from google.protobuf import json_format, struct_pb2
 from tritonclient.grpc import service_pb2
 
 from service.domain import text_columns
@@ -129,9 +131,7 @@ def test_values_that_are_read_one_by_one_are_counted_first(form: str, monkeypatc
 
 
 def records_of(value: object) -> data_pb2.Inputs:
-    record = struct_pb2.Struct()
-    record.update({"a": value})
-    return data_pb2.Inputs(records=[record])
+    return json_format.ParseDict({"records": [{"a": value}]}, data_pb2.Inputs())
 
 
 @pytest.mark.parametrize(
@@ -158,3 +158,27 @@ def test_columns_of_texts_are_counted_before_they_are_read() -> None:
     table = data_pb2.Table(columns=[data_pb2.Column(name=name, strings=values) for name in "tu"])
     with pytest.raises(ServiceError, match="too many"):
         text_inputs.batch_for(data_pb2.Inputs(table=table), "table", signature)
+
+
+# -- texts that are lists or objects ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", ["list", "mixed list", "object", "deep"])
+def test_what_json_has_no_number_for_is_refused_in_lists_and_objects(number: float, place: str) -> None:
+    odd = struct_pb2.Value(number_value=number)
+    values = [odd] if place == "list" else [odd, struct_pb2.Value(string_value="x")]
+    value = struct_pb2.Value(list_value=struct_pb2.ListValue(values=values))
+    if place in ("object", "deep"):
+        inner = odd if place == "object" else value
+        value = struct_pb2.Value(struct_value=struct_pb2.Struct(fields={"b": inner}))
+    inputs = data_pb2.Inputs(records=[struct_pb2.Struct(fields={"a": value})])
+    with pytest.raises(ServiceError, match=r"inputs.records\[0\].a: .* infinity.* send null") as refused:
+        tensor_inputs.batches_for(inputs, "records", TEXT)
+    assert refused.value.metadata["field"] == "inputs.records[0].a"
+
+
+@pytest.mark.parametrize("value", [[], [0, 1.5], [1, "a", None], {"b": [True, {"c": "ü"}]}])
+def test_a_list_or_an_object_becomes_json(value: object) -> None:
+    (batch,) = tensor_inputs.batches_for(records_of(value), "records", TEXT)
+    assert json.loads(batch.tensors[0].data[4:]) == value
