@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from service.domain.batcher import FeatureBatcher, TensorBatcher
+from service.domain.batcher import FeatureBatcher
 from service.domain.entities import Choice, Floats, Signature
 from service.domain.errors import Reason, ServiceError, invalid
 from service.domain.loaded import LoadedVersion
@@ -93,7 +93,7 @@ class Predictor:
         self._check_room_for(size, model)
         self._bytes += size
         try:
-            scores = await _counted(loaded, self._scores(loaded.features, rows, data))
+            scores = await _counted(loaded, self._scores(loaded, rows, data))
         finally:
             self._bytes -= size
         return Prediction(model, loaded.manifest.version, signature, scores)
@@ -113,7 +113,7 @@ class Predictor:
         self._check_room_for(size, model)
         self._bytes += size
         try:
-            outputs = await _counted(loaded, self._outputs(loaded.tensors, batches))
+            outputs = await _counted(loaded, self._outputs(loaded, batches))
         finally:
             self._bytes -= size
         return TensorPrediction(model, loaded.manifest.version, signature, outputs)
@@ -129,22 +129,26 @@ class Predictor:
             )
 
     @staticmethod
-    async def _scores(batcher: FeatureBatcher, rows: Floats, data: bytes | None) -> Floats:
+    async def _scores(loaded: LoadedVersion, rows: Floats, data: bytes | None) -> Floats:
         """Returns the scores of rows, in parts if they are more than one batch may hold."""
+        batcher = loaded.features
         limit = batcher.max_batch_rows
         if len(rows) <= limit:
             return await batcher.predict(rows.tobytes() if data is None else data, len(rows))
         parts = (rows[start : start + limit] for start in range(0, len(rows), limit))
-        return np.concatenate(await _few_at_once(partial(_scores_of, batcher, part) for part in parts))
+        with loaded.kept():  # the version, until the last part is answered
+            return np.concatenate(await _few_at_once(partial(_scores_of, batcher, part) for part in parts))
 
     @staticmethod
-    async def _outputs(batcher: TensorBatcher, batches: Sequence[TensorBatch]) -> list[TensorBatch]:
+    async def _outputs(loaded: LoadedVersion, batches: Sequence[TensorBatch]) -> list[TensorBatch]:
         """Returns the outputs of each batch, in parts if it has more rows than one batch may hold."""
+        batcher = loaded.tensors
         limit = batcher.max_batch_rows
         if len(batches) == 1 and batches[0].rows <= limit:
             return [await batcher.predict(batches[0], batches[0].rows)]
         parts = (batch[start : start + limit] for batch in batches for start in range(0, batch.rows, limit))
-        answers = await _few_at_once(partial(batcher.predict, part, part.rows) for part in parts)
+        with loaded.kept():
+            answers = await _few_at_once(partial(batcher.predict, part, part.rows) for part in parts)
         return answers if len(batches) > 1 else [joined(answers)]
 
 
