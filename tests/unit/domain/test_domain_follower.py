@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -86,6 +88,26 @@ async def test_a_version_that_stays_keeps_its_batcher_and_one_loaded_again_has_a
     assert world.follower.serving("iris", None) is first
     await world.told({1: 12})
     assert world.follower.serving("iris", None) is not first
+
+
+async def test_it_opens_versions_while_all_threads_work_for_callers(world: World) -> None:
+    done, begun = threading.Event(), threading.Semaphore(0)
+
+    def work() -> None:
+        begun.release()
+        done.wait()
+
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+    callers = [asyncio.ensure_future(asyncio.to_thread(work)) for _ in range(3)]
+    for _ in range(2):
+        await until(lambda: begun.acquire(blocking=False))
+    try:
+        async with asyncio.timeout(5):
+            await world.told({1: 10})
+    finally:
+        done.set()
+        await asyncio.gather(*callers)
+    assert world.version() == 1
 
 
 async def test_a_version_that_leaves_answers_its_last_calls_and_no_new_one(world: World) -> None:
