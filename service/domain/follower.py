@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from service.domain.entities import Alias, Choice, Manifest, WantedModel
-from service.domain.errors import ServiceError
+from service.domain.errors import Reason, ServiceError
 from service.domain.loaded import LoadedVersion
 from service.domain.model_entry import ModelEntry
 from service.domain.ports import Inference
@@ -112,9 +112,17 @@ class Follower:
                 )
 
     async def _manifest(self, model: SharedModel, version: int) -> Manifest:
-        """Returns the manifest of a version. Raises ServiceError if it cannot be read."""
+        """Returns the manifest of a version. Raises ServiceError if it cannot be read, or is not what Triton has loaded."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._read_manifest, model.name, version)
+        manifest = await loop.run_in_executor(self._thread, self._read_manifest, model.name, version)
+        if manifest.own_config_digest != model.own_configs.get(version, ""):
+            raise ServiceError(
+                Reason.ARTIFACT_DAMAGED,
+                f"the configuration of model {model.name!r}, which an operator has placed, is another one than version "
+                f"{version} was loaded with; the primary process answers for it until it is unloaded and loaded again",
+                {"model": model.name, "version": str(version)},
+            )
+        return manifest
 
     def _entry(self, model: SharedModel) -> ModelEntry:
         """Returns a model of which nothing is known but what answers."""
