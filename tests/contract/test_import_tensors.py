@@ -125,6 +125,39 @@ def test_images_come_and_go_with_their_shape(client: fitserve.Client, name: str)
         client.predict(name, tensors={"image": np.ones((5, 3, 8, 9), np.float32)})
 
 
+def test_the_client_names_outputs_and_gives_open_lengths(client: fitserve.Client, name: str) -> None:
+    made = model(
+        [helper.make_node("Abs", ["x"], ["y"])],
+        [("x", TensorProto.FLOAT, ["n", "m"])],
+        [("y", TensorProto.FLOAT, ["n", "m"])],
+    )
+    client.import_model(name, made, format="onnx", inputs={"x": [-1, 2]}, outputs=["y"], load=True)
+    (version,) = client.model(name).versions
+    assert version.signature is not None
+    assert [one.shape for one in (*version.signature.inputs, *version.signature.outputs)] == [(-1, 2), (-1, 2)]
+    assert client.predict(name, tensors={"x": np.array([[-1, 2]], np.float32)})["y"].tolist() == [[1, 2]]
+
+
+def test_one_bad_value_fails_alone(client: fitserve.Client, name: str) -> None:
+    made = model(
+        [helper.make_node("Gather", ["table", "place"], ["value"])],
+        [("place", TensorProto.INT64, ["n", 1])],
+        [("value", TensorProto.FLOAT, ["n", 1])],
+        table=np.array([10, 20, 30], np.float32),
+    )
+    client.import_model(name, made, format="onnx", load=True)
+
+    def ask(place: int) -> object:
+        try:
+            return client.predict(name, tensors={"place": np.array([[place]])})["value"].tolist()
+        except errors.FitServeError as error:
+            return error.reason
+
+    with ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(ask, [0, 1, 2, 3] * 3))
+    assert found == [[[10]], [[20]], [[30]], "INTERNAL"] * 3
+
+
 def test_a_model_of_exactly_one_image_takes_one_at_a_time(client: fitserve.Client, name: str) -> None:
     client.import_model(name, picture(rows=1), format="onnx", load=True)
     image = np.ones((1, 3, 8, 8), np.float32)
