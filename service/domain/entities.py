@@ -299,13 +299,6 @@ class Manifest:
         """The number of scores of one row."""
         return len(self.signature.classes) or len(self.signature.targets) or 1
 
-    @property
-    def served_by(self) -> str:
-        """What the versions of a model must share to be loaded at one time: to Triton they are one model."""
-        # FIL's buffers have the size that the configuration says; other backends find it out.
-        scores = f" with {self.score_count} scores" if self.backend == "fil" else ""
-        return f"{self.backend!r} ({self.file}{scores}{', for a GPU' if self.prefer_gpu else ''})"
-
 
 @dataclass(frozen=True)
 class StoredVersion:
