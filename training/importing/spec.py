@@ -76,12 +76,28 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class NamedTensor:
+    """A tensor that a model takes or gives by its name.
+
+    Attributes:
+        dtype: The type of its elements in the words of the Open Inference Protocol, such as INT64; "" if it is not said.
+        shape: The length of each dimension, -1 where any is allowed; empty if it is not said.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Wanted:
     """What the caller says of a model; what is None, or empty, the file must say.
 
     Attributes:
         shape: The shape of one row.
         missing_values: Whether predictions may have missing values.
+        inputs: The tensors that it takes by name.
+        outputs: The tensors that it gives by name.
     """
 
     task: Task | None
@@ -89,6 +105,8 @@ class Wanted:
     columns: tuple[Column, ...]
     missing_values: bool
     labels: Labels | None
+    inputs: tuple[NamedTensor, ...] = ()
+    outputs: tuple[NamedTensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -166,10 +184,6 @@ def check_names(names: Sequence[str], field: str) -> None:
 
 
 def _wanted(signature: model_pb2.Signature, kinds: Mapping[int, str]) -> Wanted:
-    if signature.inputs or signature.outputs:
-        raise invalid_field(
-            f"{SIGNATURE}.inputs", "imported models have one input and one output in this release; leave both lists out"
-        )
     columns = tuple(_column(index, column, kinds) for index, column in enumerate(signature.columns))
     check_names([column.name for column in columns], f"{SIGNATURE}.columns")
     shape = tuple(signature.shape) or ((len(columns),) if columns else ())
@@ -190,7 +204,24 @@ def _wanted(signature: model_pb2.Signature, kinds: Mapping[int, str]) -> Wanted:
         columns=columns,
         missing_values=signature.missing_values,
         labels=labels,
+        inputs=_tensors(signature.inputs, f"{SIGNATURE}.inputs"),
+        outputs=_tensors(signature.outputs, f"{SIGNATURE}.outputs"),
     )
+
+
+def _tensors(specs: Sequence[model_pb2.TensorSpec], field: str) -> tuple[NamedTensor, ...]:
+    if len({spec.name for spec in specs}) < len(specs):
+        raise invalid_field(field, "two tensors have the same name; name each once")
+    for index, spec in enumerate(specs):
+        if any(length < -1 or length == 0 for length in spec.shape):
+            raise invalid_field(
+                f"{field}[{index}].shape", f"{list(spec.shape)} is no shape; lengths are 1 or more, or -1 for any"
+            )
+    return tuple(NamedTensor(spec.name, _type_name(spec.dtype), tuple(spec.shape)) for spec in specs)
+
+
+def _type_name(number: data_pb2.DataType.ValueType) -> str:
+    return data_pb2.DataType.Name(number).removeprefix("DATA_TYPE_") if number else ""
 
 
 def _column(index: int, column: model_pb2.ColumnSpec, kinds: Mapping[int, str]) -> Column:
