@@ -36,7 +36,7 @@ class _ModelFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelForm
     MODEL_FORMAT_LIGHTGBM: _ModelFormat.ValueType  # 3
     """LightGBM text."""
     MODEL_FORMAT_CATBOOST: _ModelFormat.ValueType  # 4
-    """CatBoost binary."""
+    """CatBoost binary. Categories and texts go to it in `table` and `records`."""
     MODEL_FORMAT_TORCHSCRIPT: _ModelFormat.ValueType  # 5
     """TorchScript."""
     MODEL_FORMAT_SKOPS: _ModelFormat.ValueType  # 6
@@ -54,7 +54,7 @@ MODEL_FORMAT_XGBOOST: ModelFormat.ValueType  # 2
 MODEL_FORMAT_LIGHTGBM: ModelFormat.ValueType  # 3
 """LightGBM text."""
 MODEL_FORMAT_CATBOOST: ModelFormat.ValueType  # 4
-"""CatBoost binary."""
+"""CatBoost binary. Categories and texts go to it in `table` and `records`."""
 MODEL_FORMAT_TORCHSCRIPT: ModelFormat.ValueType  # 5
 """TorchScript."""
 MODEL_FORMAT_SKOPS: ModelFormat.ValueType  # 6

@@ -35,7 +35,7 @@ const (
 	ModelFormat_MODEL_FORMAT_XGBOOST ModelFormat = 2
 	// LightGBM text.
 	ModelFormat_MODEL_FORMAT_LIGHTGBM ModelFormat = 3
-	// CatBoost binary.
+	// CatBoost binary. Categories and texts go to it in `table` and `records`.
 	ModelFormat_MODEL_FORMAT_CATBOOST ModelFormat = 4
 	// TorchScript.
 	ModelFormat_MODEL_FORMAT_TORCHSCRIPT ModelFormat = 5
