@@ -12,7 +12,7 @@ from google.protobuf import struct_pb2
 from service.domain.named_tensors import LENGTH_BYTES, Tensor, TensorBatch, TensorType
 from service.domain.predictor import TensorPrediction
 from service.rpc.messages import EXACT_INTEGERS
-from service.rpc.replies import HAND_TYPED
+from service.rpc.replies import HAND_TYPED, number_or_null
 from service.rpc.tensor_inputs import NUMPY_TYPES
 
 
@@ -90,5 +90,4 @@ def _number(item: float) -> struct_pb2.Value:
     if isinstance(item, int):
         exact = abs(item) <= EXACT_INTEGERS
         return struct_pb2.Value(number_value=item) if exact else struct_pb2.Value(string_value=str(item))
-    finite = math.isfinite(item)
-    return struct_pb2.Value(number_value=item) if finite else struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
+    return number_or_null(item)

@@ -147,6 +147,25 @@ def test_rows_typed_by_hand_are_answered_with_values_and_read_as_arrays(
     assert prediction.probabilities.dtype == np.float32
 
 
+def test_what_is_no_number_comes_back_as_nan_and_a_label_that_there_is_not_as_none(
+    service: FakeService, client: fitserve.Client
+) -> None:
+    inputs = json_format.ParseDict({"records": [{"x": 1}]}, data_pb2.Inputs())
+
+    def answer(predictions: list[object]) -> list[object]:
+        reply = {"predictions": predictions, "probabilities": [[0.5, None]], "classes": ["a", "b"]}
+        message = json_format.ParseDict(reply, prediction_service_pb2.PredictResponse())
+        service.handlers["Predict"] = lambda request, context: message
+        prediction = client.predict_proba("m", inputs)
+        assert prediction.probabilities is not None
+        assert np.isnan(prediction.probabilities).tolist() == [[False, True]]
+        return list(prediction.predictions.tolist())
+
+    numbers = np.array(answer([1.5, None]), np.float64)
+    assert np.isnan(numbers).tolist() == [False, True]
+    assert answer(["a", None]) == ["a", None]
+
+
 def test_named_tensors_are_answered_with_named_outputs(service: FakeService, client: fitserve.Client) -> None:
     tensor = _tensors.encode(np.array([[1.0]], np.float32))
     service.handlers["Predict"] = lambda request, context: prediction_service_pb2.PredictResponse(
