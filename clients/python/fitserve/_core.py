@@ -402,7 +402,7 @@ def _number(value: struct_pb2.Value) -> float:
 def _label_array(labels: list[object], like: Array | None = None) -> Array:
     if like is not None and like.dtype.kind in "ifb":
         return np.array(labels, dtype=like.dtype)
-    if None in labels and all(label is None or type(label) in (int, float) for label in labels):
+    if {type(None)} < {type(label) for label in labels} <= {type(None), int, float}:
         labels = [math.nan if label is None else label for label in labels]
     return np.array(labels) if labels else _tensors.text_array([])
 

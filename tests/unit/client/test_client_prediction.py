@@ -147,23 +147,41 @@ def test_rows_typed_by_hand_are_answered_with_values_and_read_as_arrays(
     assert prediction.probabilities.dtype == np.float32
 
 
-def test_what_is_no_number_comes_back_as_nan_and_a_label_that_there_is_not_as_none(
-    service: FakeService, client: fitserve.Client
+@pytest.mark.parametrize(
+    ("predictions", "classes", "expected"),
+    [(["a", None], ["a", "b"], ["a", None]), ([None], ["a", "b"], [None]), ([True, None], [False, True], [True, None])],
+)
+def test_a_label_that_there_is_not_comes_back_as_none(
+    service: FakeService,
+    client: fitserve.Client,
+    predictions: list[object],
+    classes: list[object],
+    expected: list[object],
 ) -> None:
     inputs = json_format.ParseDict({"records": [{"x": 1}]}, data_pb2.Inputs())
+    reply = json_format.ParseDict(
+        {"predictions": predictions, "probabilities": [[0.5, None]], "classes": classes},
+        prediction_service_pb2.PredictResponse(),
+    )
+    service.handlers["Predict"] = lambda request, context: reply
+    prediction = client.predict_proba("m", inputs)
+    assert prediction.predictions.tolist() == expected
+    assert prediction.classes is not None
+    assert prediction.classes.tolist() == classes
+    assert prediction.probabilities is not None
+    assert np.isnan(prediction.probabilities).tolist() == [[False, True]]
 
-    def answer(predictions: list[object]) -> list[object]:
-        reply = {"predictions": predictions, "probabilities": [[0.5, None]], "classes": ["a", "b"]}
-        message = json_format.ParseDict(reply, prediction_service_pb2.PredictResponse())
-        service.handlers["Predict"] = lambda request, context: message
-        prediction = client.predict_proba("m", inputs)
-        assert prediction.probabilities is not None
-        assert np.isnan(prediction.probabilities).tolist() == [[False, True]]
-        return list(prediction.predictions.tolist())
 
-    numbers = np.array(answer([1.5, None]), np.float64)
-    assert np.isnan(numbers).tolist() == [False, True]
-    assert answer(["a", None]) == ["a", None]
+@pytest.mark.parametrize("number", [1.5, 2])
+def test_a_value_that_there_is_not_comes_back_as_nan(
+    service: FakeService, client: fitserve.Client, number: float
+) -> None:
+    inputs = json_format.ParseDict({"records": [{"x": 1}, {"x": 2}]}, data_pb2.Inputs())
+    reply = json_format.ParseDict({"predictions": [number, None]}, prediction_service_pb2.PredictResponse())
+    service.handlers["Predict"] = lambda request, context: reply
+    values = client.predict("m", inputs)
+    assert values[0] == number
+    assert np.isnan(values[1])
 
 
 def test_named_tensors_are_answered_with_named_outputs(service: FakeService, client: fitserve.Client) -> None:
