@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from predictors.files import UnreadableModel
 
 Floats: TypeAlias = NDArray[np.float32]
+Texts: TypeAlias = NDArray[np.object_]
 
 
 class Model(Protocol):
@@ -18,6 +19,26 @@ class Model(Protocol):
 
     def scores(self, features: Floats) -> Floats:
         """Returns the scores [rows, outputs] of rows [rows, columns]; NaN is a missing value."""
+
+
+class TextModel(Protocol):
+    """A model that takes 32-bit floats and texts."""
+
+    def scores(self, features: Floats, texts: Texts) -> Floats:
+        """Returns the scores [rows, outputs] of rows: numbers [rows, columns], NaN is missing, and texts in UTF-8."""
+
+
+def open_text_model(file: Path) -> TextModel:
+    """Opens the file of a model with columns of texts with its library.
+
+    Raises:
+        UnreadableModel: The file holds no such model, or the format has none.
+    """
+    if file.suffix != ".cbm":
+        raise UnreadableModel(f"{file.name} has no columns of texts; only models of CatBoost have")
+    from predictors.catboost_texts import CatBoostTextModel
+
+    return CatBoostTextModel(file)
 
 
 def open_model(file: Path) -> Model:

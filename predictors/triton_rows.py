@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float32]
 Scorer: TypeAlias = Callable[[Floats], Floats]
+TextScorer: TypeAlias = Callable[[Floats, NDArray[np.object_]], Floats]
 # The stub's own classes come without types.
 Request: TypeAlias = Any
 Response: TypeAlias = Any
@@ -49,7 +50,7 @@ class Rows:
         tensors = [*config["input"], *config["output"]]
         if len(tensors) != 2 or any(tensor["data_type"] != "TYPE_FP32" for tensor in tensors):
             raise triton.TritonModelException("the model has one input and one output, both TYPE_FP32")
-        self._input, self._output = config["input"][0]["name"], config["output"][0]["name"]
+        self._inputs, self._output = [config["input"][0]["name"]], config["output"][0]["name"]
         self._scorer = scorer
 
     def execute(self, requests: Sequence[Request]) -> list[Response]:
@@ -65,7 +66,7 @@ class Rows:
         return [self._answer(part) for part in rows]
 
     def _rows(self, request: Request) -> Floats:
-        rows: Floats = triton.get_input_tensor_by_name(request, self._input).as_numpy()
+        rows: Floats = triton.get_input_tensor_by_name(request, self._inputs[0]).as_numpy()
         return rows
 
     def _answer(self, rows: Floats) -> Response:
@@ -76,3 +77,33 @@ class Rows:
 
     def _response(self, scores: Floats) -> Response:
         return triton.InferenceResponse([triton.Tensor(self._output, np.ascontiguousarray(scores))])
+
+
+class TextRows(Rows):
+    """Answers requests of one model with columns of texts.
+
+    Args:
+        config: The model's configuration: an input of texts, maybe one of features before it, and one output.
+        scorer: Returns the scores [rows, outputs] of features [rows, columns] and texts [rows, columns].
+
+    Raises:
+        TritonModelException: The configuration has other inputs and outputs.
+    """
+
+    def __init__(self, config: Mapping[str, Any], scorer: TextScorer) -> None:
+        types = [tensor["data_type"] for tensor in [*config["input"], *config["output"]]]
+        if types not in (["TYPE_STRING", "TYPE_FP32"], ["TYPE_FP32", "TYPE_STRING", "TYPE_FP32"]):
+            raise triton.TritonModelException(
+                "the model has inputs of TYPE_FP32 and TYPE_STRING, one output of TYPE_FP32"
+            )
+        self._inputs, self._output = [tensor["name"] for tensor in config["input"]], config["output"][0]["name"]
+        texts = int(config["input"][-1]["dims"][0])
+        # Any: an array of objects, some of them numbers.
+        self._scorer: Callable[[NDArray[Any]], Floats] = lambda rows: scorer(
+            rows[:, :-texts].astype(np.float32), rows[:, -texts:]
+        )
+
+    def _rows(self, request: Request) -> NDArray[Any]:
+        """Returns the features and the texts of a request in one array of objects."""
+        parts = [triton.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs]
+        return np.concatenate([part.astype(object) for part in parts], axis=1)

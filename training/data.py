@@ -62,8 +62,8 @@ class FeatureColumn:
 
     Attributes:
         name: The name.
-        kind: The kind of its values: number, integer, boolean or category.
-        categories: The texts that the codes of a category are positions of; empty for the other kinds.
+        kind: The kind of its values: number, integer, boolean, category or text.
+        categories: The texts that the codes of a category or a text are positions of; empty for the other kinds.
         missing_values: Whether some row to train on lacks the value.
     """
 
@@ -111,6 +111,7 @@ def load(spec: Spec) -> tuple[Rows, Schema]:
     row_count: int = description["row_count"]
     if row_count < 2:
         raise invalid_field(spec.inputs_field, "training needs at least 2 rows")
+    columns = [_as_text(column) if column["name"] in spec.text_columns else column for column in columns]
     features = _features(spec.dataset, description["features"], columns, row_count)
     if np.isinf(features).any():
         raise invalid_field(
@@ -129,6 +130,11 @@ def load(spec: Spec) -> tuple[Rows, Schema]:
         targets=[column["name"] for column in learned] if len(learned) > 1 else [],
     )
     return Rows(features, targets, _weights(spec, description.get("weights"), targets, schema)), schema
+
+
+def _as_text(column: Column) -> Column:
+    """Returns a column of texts as one of free text, whose missing ones are empty."""
+    return {**column, "kind": "text", "vocabulary": [*(column["vocabulary"] or ()), ""]}
 
 
 # Any: the description as JSON.
@@ -203,7 +209,10 @@ def _features(directory: Path, tensor: dict[str, object] | None, columns: list[C
             for index, column in enumerate(columns):
                 values = np.fromfile(directory / column["file"], column["dtype"])
                 features[:, index] = values
-                features[_missing(values, column["kind"]), index] = np.nan
+                if column["kind"] == "text":
+                    features[values == _MISSING["category"], index] = len(column["vocabulary"] or ()) - 1
+                else:
+                    features[_missing(values, column["kind"]), index] = np.nan
     return features
 
 

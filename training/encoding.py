@@ -54,17 +54,20 @@ def learn_columns(schema: Schema, train: Rows, validation: Rows, field: str) -> 
     columns = [
         replace(
             column,
-            categories=_learn_categories(column.categories, place, train, validation),
+            categories=column.categories
+            if column.kind == "text"
+            else _learn_categories(column.categories, place, train, validation),
             missing_values=bool(np.isnan(train.features[:, place]).any()),
         )
         for place, column in enumerate(schema.columns)
     ]
-    size = sum(len(text.encode()) for column in columns for text in column.categories)
+    categories = [column.categories for column in columns if column.kind == "category"]
+    size = sum(len(text.encode()) for texts in categories for text in texts)
     if size > MOST_CATEGORY_BYTES:
         raise invalid_field(
             field,
             f"the different texts of all columns take {size} bytes together and {MOST_CATEGORY_BYTES} are allowed; "
-            "shorten them, or leave columns of free text out",
+            "shorten them, leave columns of free text out, or name these in text_columns for catboost",
         )
     return replace(schema, columns=columns)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from training import algorithms, data, encoding, limits, manifest, metrics, parity
+from training import algorithms, data, encoding, limits, manifest, metrics, parity, texts
 from training.algorithms.base import Problem
 from training.errors import EXIT_CODES, as_fit_error, invalid_field
 from training.export import ladder
@@ -35,6 +35,7 @@ def run(spec: Spec, progress: Progress) -> None:
         inputs_field=spec.inputs_field,
         categories=encoder.categories,
         target_count=max(1, len(schema.targets)),
+        texts=texts.text_columns(schema.columns),
     )
     progress.started(len(train), len(validation))
     algorithm = algorithms.build(spec.algorithm, spec.hyper_parameters, problem)

@@ -47,6 +47,7 @@ class Spec:
         output: The directory to make.
         signature: The signature that the model must have; without a shape if any will do.
         prefer_gpu: Whether trees are served by a backend that has a GPU's code.
+        text_columns: The names of the columns that hold free text.
     """
 
     job: str
@@ -71,6 +72,7 @@ class Spec:
     output: Path
     signature: model_pb2.Signature
     prefer_gpu: bool
+    text_columns: Sequence[str] = ()
 
 
 def read(path: Path) -> Spec:
@@ -110,6 +112,7 @@ def read(path: Path) -> Spec:
         output=Path(message.output_uri),
         signature=message.signature,
         prefer_gpu=request.prefer_gpu,
+        text_columns=list(request.text_columns),
     )
 
 

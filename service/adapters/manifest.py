@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from service.adapters.layout import MANIFEST_FILE, MODEL_NAME
 from service.adapters.triton_config import BACKENDS
+from service.domain import text_columns
 from service.domain.entities import (
     ColumnSpec,
     ImportedFile,
@@ -26,6 +27,8 @@ from service.domain.entities import (
     ValueKind,
 )
 from service.domain.errors import Reason, ServiceError
+from service.domain.loaded import max_batch_rows
+from service.domain.named_tensors import TensorSpec, TensorType
 
 _Positive = Annotated[int, Field(ge=1)]
 _Count = Annotated[int, Field(ge=0)]
@@ -75,13 +78,42 @@ class _Column(_Part):
         return ColumnSpec(self.name, self.kind, self.categories, self.unknown_category, self.missing_values, self.fill)
 
 
+class _Tensor(_Part):
+    """A tensor that a model takes or gives by its name. The first length counts the rows, if the model has rows."""
+
+    name: str = Field(min_length=1)
+    dtype: TensorType
+    shape: tuple[Annotated[int, Field(ge=-1)], ...] = Field(min_length=1)
+
+    def spec(self) -> TensorSpec:
+        """Returns the domain's form."""
+        return TensorSpec(self.name, self.dtype, self.shape)
+
+
 class _Signature(_Part):
-    shape: tuple[_Positive, ...] = Field(min_length=1)
+    """What a version takes and gives: rows of features with a shape and scores, or named tensors."""
+
+    shape: tuple[_Positive, ...]
     columns: tuple[_Column, ...]
     missing_values: bool
     classes: tuple[Label, ...]
     label_kind: ValueKind | Literal[""]
     targets: tuple[str, ...] = ()
+    inputs: tuple[_Tensor, ...] = ()
+    outputs: tuple[_Tensor, ...] = ()
+    rows: bool = False
+
+    @model_validator(mode="after")
+    def _check_form(self) -> _Signature:
+        named = bool(self.inputs) and bool(self.outputs)
+        unnamed = not self.inputs and not self.outputs and not self.rows
+        if not (unnamed and self.shape) and not (named and not self.shape and not self.classes and not self.targets):
+            raise ValueError("it has neither a shape of features, nor inputs and outputs")
+        if any(len({one.name for one in part}) < len(part) for part in (self.inputs, self.outputs)):
+            raise ValueError("two tensors have the same name")
+        if self.rows and any(one.shape[0] != -1 or len(one.shape) < 2 for one in (*self.inputs, *self.outputs)):
+            raise ValueError("a tensor has no dimension of rows, or no other one")
+        return self
 
     @model_validator(mode="after")
     def _check_columns(self) -> _Signature:
@@ -122,7 +154,7 @@ class _ManifestFile(_Part):
     version: _Positive
     job: str
     algorithm: str
-    task: Task
+    task: Task | None
     parameters: dict[str, object]
     signature: _Signature
     backend: str = Field(min_length=1)
@@ -143,6 +175,8 @@ class _ManifestFile(_Part):
         unlabelled = not self.signature.classes and not self.signature.label_kind
         if not (labelled if self.task is Task.CLASSIFICATION else unlabelled):
             raise ValueError(f"the classes of the signature do not fit the task {self.task}")
+        if (self.task is None) is not bool(self.signature.inputs):
+            raise ValueError(f"the task is {self.task}, which named tensors do not have and features do")
         return self
 
     @model_validator(mode="after")
@@ -183,8 +217,12 @@ class _ManifestFile(_Part):
         )
 
 
-def _signature(task: Task, part: _Signature) -> Signature:
-    return Signature(
+def _signature(task: Task | None, part: _Signature) -> Signature:
+    if part.inputs:
+        inputs, outputs = (tuple(one.spec() for one in tensors) for tensors in (part.inputs, part.outputs))
+        row_bytes = sum(spec.row_bytes for spec in (*inputs, *outputs))
+        return Signature.of_tensors(inputs, outputs, max_batch_rows(row_bytes) if part.rows else 0)
+    signature = Signature(
         task=task,
         shape=part.shape,
         columns=tuple(column.spec() for column in part.columns),
@@ -193,6 +231,7 @@ def _signature(task: Task, part: _Signature) -> Signature:
         label_kind=part.label_kind or None,
         targets=part.targets,
     )
+    return text_columns.with_tensors(signature)
 
 
 @dataclass(frozen=True)

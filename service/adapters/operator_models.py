@@ -15,10 +15,10 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInput, ModelInstanceGroup, ModelOutput
 
 from service.adapters.layout import CONFIG_FILE, MANIFEST_FILE, version_number
-from service.adapters.triton_config import TritonModelConfig
+from service.adapters.triton_config import TENSOR_TYPES, TritonModelConfig
 from service.domain.entities import Manifest, Parity, Signature, StoredVersion
 from service.domain.errors import Reason, ServiceError
-from service.domain.named_tensors import TensorSpec, TensorType
+from service.domain.named_tensors import TensorSpec
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,8 +26,6 @@ REQUIREMENTS_FILE = "requirements.txt"
 
 MAX_CONFIG_BYTES = 2**20
 """A larger config.pbtxt is no such file."""
-
-_TYPES = {"TYPE_STRING": TensorType.BYTES} | {f"TYPE_{dtype}": dtype for dtype in TensorType}
 
 
 def is_of_operator(directory: Path) -> bool:
@@ -182,7 +180,7 @@ def _signature(config: ModelConfig, model: str) -> Signature:
 
 
 def _spec(tensor: ModelInput | ModelOutput, has_rows: bool, optional: bool) -> TensorSpec:
-    dtype = _TYPES.get(DataType.Name(tensor.data_type))
+    dtype = TENSOR_TYPES.get(DataType.Name(tensor.data_type))
     if not tensor.name or dtype is None:
         raise ValueError(f"a tensor of its {CONFIG_FILE} ({tensor.name!r}) has no name, or a type that is not served")
     if any(length < -1 for length in tensor.dims):

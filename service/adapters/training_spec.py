@@ -10,6 +10,7 @@ from google.protobuf.struct_pb2 import Value
 
 from service.domain.entities import Label, Signature, Task, ValueKind
 from service.domain.errors import Reason, ServiceError
+from service.domain.named_tensors import TensorSpec
 from service.domain.ports import ConversionOrder, ProcessOrder, TrainingOrder
 
 _TASKS = {
@@ -21,6 +22,7 @@ _COLUMN_KINDS = {
     ValueKind.INTEGER: model_pb2.COLUMN_KIND_INTEGER,
     ValueKind.BOOLEAN: model_pb2.COLUMN_KIND_BOOLEAN,
     ValueKind.CATEGORY: model_pb2.COLUMN_KIND_CATEGORY,
+    ValueKind.TEXT: model_pb2.COLUMN_KIND_TEXT,
 }
 _PREDICTION_TYPES = {
     ValueKind.NUMBER: data_pb2.DATA_TYPE_FP64,
@@ -94,6 +96,14 @@ def _signature_message(signature: Signature) -> model_pb2.Signature:
         missing_values=signature.missing_values,
         classes=[_label_value(label) for label in signature.classes],
         prediction_dtype=_PREDICTION_TYPES[signature.label_kind],
+        inputs=[_tensor_message(spec) for spec in signature.inputs if signature.takes_tensors],
+        outputs=[_tensor_message(spec) for spec in signature.outputs if signature.takes_tensors],
+    )
+
+
+def _tensor_message(spec: TensorSpec) -> model_pb2.TensorSpec:
+    return model_pb2.TensorSpec(
+        name=spec.name, dtype=data_pb2.DataType.Value(f"DATA_TYPE_{spec.dtype}"), shape=spec.shape
     )
 
 

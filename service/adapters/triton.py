@@ -348,7 +348,8 @@ class TritonInference:
 
     def open_tensor_stream(self, manifest: Manifest) -> NamedTensorStream:
         """Returns a new stream to a loaded version that takes named tensors."""
-        kind = OperatorStream if manifest.of_operator and manifest.backend == "python" else NamedTensorStream
+        kinds = {"python": OperatorStream, "onnxruntime": OnnxStream}
+        kind = kinds.get(manifest.backend, NamedTensorStream)
         return kind(self._stub, triton_name(manifest), str(manifest.version), manifest.signature)
 
     async def _self_test(self) -> None:
@@ -592,6 +593,18 @@ class OperatorStream(NamedTensorStream):
             if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
                 return (error.details() or "the model refuses them")[:PROBLEM_CHARACTERS]
         return None
+
+
+class OnnxStream(OperatorStream):
+    """Named tensors to an ONNX model, which may not compute with every value, such as an index beyond the end of a table."""
+
+    async def _problem_of(self, batch: TensorBatch, rows: int) -> str | None:
+        """Returns that the inputs are wrong, without what onnxruntime says of it; None if it does not say that they are."""
+        if await super()._problem_of(batch, rows) is None:
+            return None
+        return (
+            "the model cannot compute with these values, or with lengths that differ so; send such as it was made for"
+        )
 
 
 def _config(manifest: Manifest, versions: Sequence[int], instances: int) -> str:

@@ -5,13 +5,15 @@ Both forms are made through Triton's own message, so a wrong field or type fails
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import (
     TYPE_FP32,
+    DataType,
     ModelConfig,
     ModelDynamicBatching,
     ModelInput,
@@ -23,6 +25,7 @@ from tritonclient.grpc.model_config_pb2 import (
 
 from service.domain.entities import INPUT, OUTPUT, Manifest
 from service.domain.loaded import max_batch_rows
+from service.domain.named_tensors import TensorSpec, TensorType
 
 BACKENDS: Mapping[str, str] = {
     "model.onnx": "onnxruntime",
@@ -48,6 +51,11 @@ _ONNX_PARAMETERS = {"intra_op_thread_count": "1", "inter_op_thread_count": "1"}
 _TORCH_PARAMETERS = {"INFERENCE_MODE": "true", "INTER_OP_THREAD_COUNT": "1", "INTRA_OP_THREAD_COUNT": "1"}
 _FIL_THREADS = {"cpu_nthread": "1"}
 
+TENSOR_TYPES = {f"TYPE_{'STRING' if dtype is TensorType.BYTES else dtype}": dtype for dtype in TensorType}
+"""The types of elements by their names in a configuration."""
+
+_TYPE_NUMBERS = {dtype: DataType.Value(name) for name, dtype in TENSOR_TYPES.items()}
+
 # These backends take no other names.
 _TENSORS = {"fil": ("input__0", "output__0"), "pytorch": ("INPUT__0", "OUTPUT__0")}
 
@@ -59,7 +67,7 @@ def tensor_names(backend: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class TritonModelConfig:
-    """The configuration of a model with one input of features and one output of scores, both FP32.
+    """The configuration of a model with one input of features and one output of scores, both FP32, or of named tensors.
 
     It holds for all versions of the model that are loaded at one time: they share the shape of the features, and the number
     of scores is open but for FIL.
@@ -73,6 +81,8 @@ class TritonModelConfig:
         fil_scores: The number of scores of one row for FIL, which has to know it; 0 for other backends.
         classifies: Whether the scores are probabilities of classes, which FIL has to know too; else False.
         gpu: Whether each GPU of Triton has a copy; if there is none, the processor.
+        inputs: The tensors that a model takes by name; empty for features and scores.
+        outputs: The tensors that such a model gives.
     """
 
     name: str
@@ -83,6 +93,8 @@ class TritonModelConfig:
     fil_scores: int = 0
     classifies: bool = False
     gpu: bool = False
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
 
     @classmethod
     def of(cls, manifest: Manifest) -> TritonModelConfig:
@@ -91,12 +103,14 @@ class TritonModelConfig:
         return cls(
             name=manifest.model,
             backend=manifest.backend,
-            shape=(int(np.prod(signature.shape)),) if fil else signature.shape,
-            max_batch_size=max_batch_rows(signature.row_bytes),
+            shape=() if signature.inputs else (int(np.prod(signature.shape)),) if fil else signature.shape,
+            max_batch_size=(signature.max_batch_size if signature.inputs else max_batch_rows(signature.row_bytes)),
             file=manifest.file,
             fil_scores=manifest.score_count if fil else 0,
             classifies=fil and bool(signature.classes),
             gpu=manifest.prefer_gpu,
+            inputs=signature.inputs,
+            outputs=signature.outputs,
         )
 
     @classmethod
@@ -111,15 +125,18 @@ class TritonModelConfig:
             text_format.Parse(text, message)
         except text_format.ParseError as error:
             raise ValueError(f"not a Triton model configuration: {error}") from error
+        plain = [tensor.name for tensor in (*message.input, *message.output)] == [*tensor_names(message.backend)]
         config = cls(
             name=message.name,
             backend=message.backend,
-            shape=tuple(message.input[0].dims) if message.input else (),
+            shape=tuple(message.input[0].dims) if plain else (),
             max_batch_size=message.max_batch_size,
             file=message.default_model_filename,
             fil_scores=message.output[0].dims[0] if message.backend == "fil" and message.output else 0,
             classifies="predict_proba" in message.parameters,
             gpu=any(group.kind == ModelInstanceGroup.KIND_AUTO for group in message.instance_group),
+            inputs=() if plain else _specs(message.input, message.max_batch_size > 0),
+            outputs=() if plain else _specs(message.output, message.max_batch_size > 0),
         )
         if config._message() != message:
             raise ValueError(f"the configuration of '{config.name}' has other settings than FitServe writes")
@@ -144,19 +161,32 @@ class TritonModelConfig:
         return json_format.MessageToJson(message, preserving_proto_field_name=True, indent=None)
 
     def _message(self) -> ModelConfig:
-        features, scores = tensor_names(self.backend)
         kind = ModelInstanceGroup.KIND_AUTO if self.gpu else ModelInstanceGroup.KIND_CPU
         return ModelConfig(
             name=self.name,
             backend=self.backend,
             default_model_filename=self.file,
             max_batch_size=self.max_batch_size,
-            input=[ModelInput(name=features, data_type=TYPE_FP32, dims=self.shape)],
-            output=[ModelOutput(name=scores, data_type=TYPE_FP32, dims=[self.fil_scores or -1])],
-            dynamic_batching=ModelDynamicBatching(),
+            input=self._inputs(),
+            output=self._outputs(),
+            dynamic_batching=ModelDynamicBatching() if self.max_batch_size else None,
             instance_group=[ModelInstanceGroup(kind=kind, count=1)],
             parameters={name: ModelParameter(string_value=value) for name, value in self._parameters().items()},
         )
+
+    def _inputs(self) -> list[ModelInput]:
+        if self.inputs:
+            return [ModelInput(**self._tensor(spec)) for spec in self.inputs]
+        return [ModelInput(name=tensor_names(self.backend)[0], data_type=TYPE_FP32, dims=self.shape)]
+
+    def _outputs(self) -> list[ModelOutput]:
+        if self.outputs:
+            return [ModelOutput(**self._tensor(spec)) for spec in self.outputs]
+        return [ModelOutput(name=tensor_names(self.backend)[1], data_type=TYPE_FP32, dims=[self.fil_scores or -1])]
+
+    def _tensor(self, spec: TensorSpec) -> dict[str, Any]:  # Any: fields of different types
+        dims = spec.shape[1:] if self.max_batch_size else spec.shape
+        return {"name": spec.name, "data_type": _TYPE_NUMBERS[spec.dtype], "dims": dims}
 
     def _parameters(self) -> Mapping[str, str]:
         if self.backend == "onnxruntime":
@@ -169,3 +199,12 @@ class TritonModelConfig:
         if not self.classifies:
             return model_type | {"is_classifier": "false"}
         return model_type | {"is_classifier": "true", "predict_proba": "true", "threshold": "0.5"}
+
+
+def _specs(tensors: Iterable[ModelInput | ModelOutput], has_rows: bool) -> tuple[TensorSpec, ...]:
+    """Returns the tensors of a configuration. Raises ValueError; one has a type that FitServe does not write."""
+    types = {number: dtype for dtype, number in _TYPE_NUMBERS.items()}
+    if any(tensor.data_type not in types for tensor in tensors):
+        raise ValueError("a tensor has a type that FitServe does not serve")
+    rows = (-1,) if has_rows else ()
+    return tuple(TensorSpec(tensor.name, types[tensor.data_type], (*rows, *tensor.dims)) for tensor in tensors)

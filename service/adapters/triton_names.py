@@ -1,8 +1,8 @@
 """What Triton calls the versions of a model: to Triton they are one model with one configuration, or one each.
 
-Versions that onnxruntime runs on the processor, from features to scores, share the model's own name, as an operator's do.
-Any other version, whose configuration says more of its file, has a name of its own, so that versions of any backends can be
-loaded together. The name follows from the manifest alone: whoever knows the version knows what Triton calls it.
+Versions that onnxruntime runs on the processor share the model's own name, as an operator's do. Any other version, whose
+configuration says more of its file, has a name of its own, so that versions of any backends can be loaded together. The
+name follows from the manifest alone: whoever knows the version knows what Triton calls it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ def own_name(model: str, version: int) -> str:
 
 def triton_name(manifest: Manifest) -> str:
     """Returns what Triton calls the model that holds a version."""
-    plain = manifest.backend == "onnxruntime" and not manifest.prefer_gpu and not manifest.signature.inputs
-    shared = plain or manifest.of_operator
+    signature = manifest.signature
+    without_rows = bool(signature.inputs) and not signature.max_batch_size
+    special = manifest.backend != "onnxruntime" or manifest.prefer_gpu or without_rows
+    shared = manifest.of_operator or not special
     return manifest.model if shared else own_name(manifest.model, manifest.version)
 
 

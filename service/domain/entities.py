@@ -50,6 +50,7 @@ class ValueKind(StrEnum):
     INTEGER = "integer"
     BOOLEAN = "boolean"
     CATEGORY = "category"
+    TEXT = "text"
 
 
 class JobState(StrEnum):
@@ -78,10 +79,13 @@ class VersionState(StrEnum):
 
 
 class UnknownCategory(StrEnum):
-    """What a model makes of a category that it was not trained on: none of them, or a missing value."""
+    """What a model makes of a category that it was not trained on: none of them, a missing value, or what its library does,
+    which alone knows the categories then.
+    """
 
     NONE = "none"
     MISSING = "missing"
+    LIBRARY = "library"
 
 
 @dataclass(frozen=True)
@@ -102,10 +106,15 @@ class ColumnSpec:
     missing_values: bool = False
     fill: float | None = None
 
+    @property
+    def goes_as_text(self) -> bool:
+        """Whether its values go to Triton as texts, and not in the matrix of features."""
+        return self.kind is ValueKind.TEXT or self.unknown_category is UnknownCategory.LIBRARY
+
     @cached_property
     def codes(self) -> Mapping[str, float] | None:
-        """The number by which a row of features says each category, None for the other kinds. Made once."""
-        if self.kind is not ValueKind.CATEGORY:
+        """The number by which a row of features says each category, None for what has none. Made once."""
+        if self.kind is not ValueKind.CATEGORY or self.goes_as_text:
             return None
         return {text: float(code) for code, text in enumerate(self.categories)}
 
@@ -192,7 +201,8 @@ class Signature:
         missing_values: Whether NaN is allowed.
         classes: The labels in the order of the scores, empty for regression.
         label_kind: The kind of the labels, None for regression.
-        inputs: The tensors that it takes by name, if its input is no matrix of features; all above is empty then.
+        inputs: The tensors that it takes by name, if its input is no matrix of features; all above is empty then, but for
+            models with columns of texts (`text_columns.py`).
         outputs: The tensors that it gives.
         max_batch_size: The most rows of named tensors of one inference; 0 if they have no rows.
         targets: The names of the values of a prediction, if it has several; then it is a regression.
@@ -215,6 +225,11 @@ class Signature:
     ) -> Signature:
         """Returns the signature of a model that takes and gives named tensors."""
         return cls(None, (), (), False, (), None, inputs, outputs, max_batch_size)
+
+    @property
+    def takes_tensors(self) -> bool:
+        """Whether callers name tensors, and not columns or a matrix of features."""
+        return bool(self.inputs) and not self.columns
 
     @cached_property
     def inputs_by_name(self) -> Mapping[str, TensorSpec]:
@@ -410,6 +425,7 @@ class AlgorithmTraits:
     native_categories: bool = False
     sample_weights: bool = False
     multiple_targets: bool = False
+    texts: bool = False
 
 
 @dataclass(frozen=True)
@@ -423,6 +439,7 @@ class FitOrder:
         target: The name of the column to predict, or "".
         targets: The names of the columns to predict, if they are several.
         class_weights: Whether labels are weighed.
+        text_columns: The names of the columns that hold free text.
         time_limit: Seconds of wall time, or None.
     """
 
@@ -442,6 +459,7 @@ class FitOrder:
     load: bool
     class_weights: bool = False
     targets: tuple[str, ...] = ()
+    text_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

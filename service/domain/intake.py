@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from service.domain.entities import (
     AlgorithmTraits,
@@ -143,6 +143,7 @@ def check_fit(order: FitOrder, dataset: Dataset) -> FitCommand:
     _check_weights(order, dataset)
     learned = _targets(order, dataset, targets)
     features = [] if dataset.features is not None else [c for c in dataset.columns if c not in learned]
+    features = _with_texts(features, order)
     _check_features(features if dataset.features is None else [dataset.features], order.algorithm, inputs)
     shape = dataset.shape or (len(features),)
     _check_shape(shape, order.algorithm, inputs)
@@ -228,8 +229,31 @@ def _check_categories(column: ColumnSummary, algorithm: AlgorithmTraits, place: 
         raise invalid(
             place,
             f"it has more than {limit} different texts, too many for categories of {algorithm.name}; leave the column "
-            "out, or group rare ones",
+            "out, group rare ones, or name it in text_columns for catboost if it holds free text",
         )
+
+
+def _with_texts(columns: list[ColumnSummary], order: FitOrder) -> list[ColumnSummary]:
+    """Returns the columns of features, those that the order names as columns of free text."""
+    if order.text_columns and not order.algorithm.texts:
+        raise invalid(
+            "text_columns",
+            f"{order.algorithm.name} learns nothing from free text; use catboost, or leave the columns out",
+        )
+    kinds = {column.name: column.kind for column in columns}
+    for index, name in enumerate(order.text_columns):
+        field = f"text_columns[{index}]"
+        if name not in kinds:
+            raise invalid(
+                field,
+                f"there is no column {name!r} of features{hint(name, kinds)}; they are {', '.join(kinds) or 'none'}",
+            )
+        if kinds[name] is not ValueKind.CATEGORY:
+            raise invalid(
+                field, f"column {name!r} holds values of the kind {kinds[name]}; send texts, or leave it out here"
+            )
+    named = set(order.text_columns)
+    return [replace(column, kind=ValueKind.TEXT) if column.name in named else column for column in columns]
 
 
 def _check_shape(shape: tuple[int, ...], algorithm: AlgorithmTraits, where: str) -> None:

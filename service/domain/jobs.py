@@ -438,6 +438,10 @@ def _load_error(loading: asyncio.Task[None], job: Job) -> ServiceError | None:
     return ServiceError(Reason.INTERNAL, message, {"job": job.id})
 
 
+_TEXTS = frozenset({ValueKind.CATEGORY, ValueKind.TEXT})
+"""The kinds of columns that come as texts; all others are numbers to a model."""
+
+
 def check_same_inputs(command: FitCommand, latest: Manifest | None) -> None:
     """Checks that a new version takes what the versions before take.
 
@@ -449,6 +453,8 @@ def check_same_inputs(command: FitCommand, latest: Manifest | None) -> None:
     before = latest.signature
     where = "inline.inputs" if command.inline else "dataset"
     mend = "train it under another name, or remove the model first"
+    if before.takes_tensors:
+        raise invalid(where, f"the model's versions take the tensors {list(before.inputs_by_name)}, not rows; {mend}")
     if command.shape != before.shape:
         raise invalid(
             where, f"rows have the shape {list(command.shape)}, the model's versions take {list(before.shape)}; {mend}"
@@ -457,7 +463,7 @@ def check_same_inputs(command: FitCommand, latest: Manifest | None) -> None:
     if names.keys() != wanted.keys():
         raise invalid(where, f"the columns are {list(names)}, the model's versions take {list(wanted)}; {mend}")
     for name, kind in wanted.items():
-        if (kind is ValueKind.CATEGORY) is not (names[name] is ValueKind.CATEGORY):
+        if kind is not names[name] and _TEXTS & {kind, names[name]}:
             raise invalid(
                 f"{where} (column {name!r})", f"its kind is {names[name]}, the model's versions take {kind}; {mend}"
             )

@@ -15,6 +15,10 @@ LENGTH_BYTES = 4
 """Each element of TensorType.BYTES begins with its length, a little-endian integer of so many bytes."""
 
 
+OPEN_LENGTH = 128
+"""What a dimension of any length counts, and each text in bytes, where the size of a row is estimated."""
+
+
 class TensorType(StrEnum):
     """The type of a tensor's elements, as the Open Inference Protocol names it."""
 
@@ -54,6 +58,12 @@ class TensorSpec:
     dtype: TensorType
     shape: tuple[int, ...]
     optional: bool = False
+
+    @property
+    def row_bytes(self) -> int:
+        """About the size of one row in bytes, if the first dimension counts rows."""
+        lengths = (OPEN_LENGTH if length < 0 else length for length in self.shape[1:])
+        return math.prod(lengths) * (self.dtype.item_bytes or OPEN_LENGTH)
 
 
 @dataclass(frozen=True)

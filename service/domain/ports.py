@@ -71,7 +71,7 @@ class ModelCrashed(ServiceError):
 
 
 class InputsRefused(ServiceError):
-    """The code of an operator's model says that the inputs of a batch are wrong, and how to mend them."""
+    """A model says that the inputs of a batch are wrong; the code of an operator's, how to mend them too."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(Reason.INVALID_FIELD, f"inputs: {problem}", {"field": "inputs"})

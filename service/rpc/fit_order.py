@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 from fitserve.v1 import options_pb2, training_job_pb2, training_service_pb2
 
@@ -54,6 +55,7 @@ def fit_order(request: training_service_pb2.FitRequest) -> FitOrder:
         load=request.load,
         class_weights=bool(request.class_weights),
         targets=_targets(request),
+        text_columns=_text_columns(request),
     )
 
 
@@ -74,6 +76,7 @@ def _algorithm(request: training_service_pb2.FitRequest) -> AlgorithmTraits:
         native_categories=traits.native_categories,
         sample_weights=traits.sample_weights,
         multiple_targets=traits.multiple_targets,
+        texts=traits.texts,
     )
 
 
@@ -84,11 +87,24 @@ def _targets(request: training_service_pb2.FitRequest) -> tuple[str, ...]:
         raise invalid("targets", "target is set too; give one of them")
     if len(names) == 1:
         raise invalid("targets", "it names one column; give that in target")
-    for index, name in enumerate(names):
-        validate.text(name, f"targets[{index}]")
-        if name in names[:index]:
-            raise invalid(f"targets[{index}]", f"column {name!r} is named twice")
+    _check_column_names(names, "targets")
     return names
+
+
+def _text_columns(request: training_service_pb2.FitRequest) -> tuple[str, ...]:
+    names = tuple(request.text_columns)
+    _check_column_names(names, "text_columns")
+    return names
+
+
+def _check_column_names(names: Sequence[str], field: str) -> None:
+    """Raises INVALID_FIELD if one is no name of a column, or there twice."""
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        validate.text(name, f"{field}[{index}]")
+        if name in seen:
+            raise invalid(f"{field}[{index}]", f"column {name!r} is named twice")
+        seen.add(name)
 
 
 def _time_limit(request: training_service_pb2.FitRequest) -> float | None:

@@ -53,11 +53,13 @@ COLUMN_KINDS = {
     ValueKind.INTEGER: model_pb2.COLUMN_KIND_INTEGER,
     ValueKind.BOOLEAN: model_pb2.COLUMN_KIND_BOOLEAN,
     ValueKind.CATEGORY: model_pb2.COLUMN_KIND_CATEGORY,
+    ValueKind.TEXT: model_pb2.COLUMN_KIND_TEXT,
 }
 UNKNOWN_CATEGORIES = {
     None: model_pb2.UNKNOWN_CATEGORY_UNSPECIFIED,
     UnknownCategory.NONE: model_pb2.UNKNOWN_CATEGORY_NONE,
     UnknownCategory.MISSING: model_pb2.UNKNOWN_CATEGORY_MISSING,
+    UnknownCategory.LIBRARY: model_pb2.UNKNOWN_CATEGORY_LIBRARY,
 }
 LABEL_DTYPES = {
     None: data_pb2.DATA_TYPE_FP32,
@@ -169,16 +171,18 @@ def column_messages(columns: Sequence[ColumnSpec]) -> Iterator[model_pb2.ColumnS
 
 
 def signature_message(signature: Signature) -> model_pb2.Signature:
-    """Returns a signature as a message."""
+    """Returns a signature as a message. Callers know a model by its columns, or by its tensors."""
     return model_pb2.Signature(
         task=TASKS[signature.task] if signature.task else training_job_pb2.TASK_UNSPECIFIED,
         shape=signature.shape,
         columns=column_messages(signature.columns),
         missing_values=signature.missing_values,
         classes=[value_of_label(label) for label in signature.classes],
-        prediction_dtype=data_pb2.DATA_TYPE_UNSPECIFIED if signature.inputs else LABEL_DTYPES[signature.label_kind],
-        inputs=[_tensor_spec(spec) for spec in signature.inputs],
-        outputs=[_tensor_spec(spec) for spec in signature.outputs],
+        prediction_dtype=data_pb2.DATA_TYPE_UNSPECIFIED
+        if signature.takes_tensors
+        else LABEL_DTYPES[signature.label_kind],
+        inputs=[_tensor_spec(spec) for spec in signature.inputs if signature.takes_tensors],
+        outputs=[_tensor_spec(spec) for spec in signature.outputs if signature.takes_tensors],
         targets=signature.targets,
     )
 

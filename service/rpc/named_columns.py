@@ -60,18 +60,19 @@ def matrix_of_records(records: Sequence[struct_pb2.Struct], signature: Signature
             value = fields[name]
             # The value of the kind that is most likely; it is empty if there is another kind, too.
             if codes is None:
-                values.append(value.number_value or _number(value, f"{path}[{row}].{name}"))
+                values.append(value.number_value or number_of(value, f"{path}[{row}].{name}"))
             elif text := value.string_value:
                 values.append(codes.get(text, UNKNOWN_CODE))
             else:
-                values.append(_code(value, codes, f"{path}[{row}].{name}"))
+                values.append(code_of(value, codes, f"{path}[{row}].{name}"))
         if len(fields) != len(columns):  # what is not there is made when it is looked up
             check_names(fields, signature.places, f"{path}[{row}]")
     # An array of C floats takes a list twice as fast as numpy does.
     return np.frombuffer(array("f", values), np.float32).reshape(len(records), len(columns))
 
 
-def _number(value: struct_pb2.Value, path: str) -> float:
+def number_of(value: struct_pb2.Value, path: str) -> float:
+    """Returns the number of a cell, NaN if it is missing. Raises ServiceError INVALID_FIELD for what is none."""
     kind = value.WhichOneof("kind")
     if kind == "number_value":
         return value.number_value
@@ -83,7 +84,8 @@ def _number(value: struct_pb2.Value, path: str) -> float:
     raise invalid(path, f"it is {given}, but the column holds numbers; send a number, true, false or null")
 
 
-def _code(value: struct_pb2.Value, codes: Mapping[str, float], path: str) -> float:
+def code_of(value: struct_pb2.Value, codes: Mapping[str, float], path: str) -> float:
+    """Returns the code of a cell's category, NaN if it is missing. Raises ServiceError INVALID_FIELD for what is no text."""
     kind = value.WhichOneof("kind")
     if kind == "string_value":
         return codes.get(value.string_value, UNKNOWN_CODE)
@@ -102,16 +104,25 @@ def matrix_of_table(table: data_pb2.Table, signature: Signature, path: str) -> F
     Raises:
         ServiceError: INVALID_FIELD naming the column, and the row, that does not fit.
     """
+    rows = rows_of_table(table, signature, path)
+    matrix = np.empty((rows, len(signature.columns)), np.float32)
+    for index, column in enumerate(table.columns):
+        place = signature.places[column.name]
+        matrix[:, place] = values_of_column(column, signature.columns[place], rows, f"{path}.columns[{index}]")
+    return matrix
+
+
+def rows_of_table(table: data_pb2.Table, signature: Signature, path: str) -> int:
+    """Returns how many rows a table has, whose columns are those of a signature.
+
+    Raises:
+        ServiceError: INVALID_FIELD; they are others, or one is there twice.
+    """
     validate.bounds(table, path)
     if not table.columns:
         raise invalid(f"{path}.columns", "there are no columns")
     _check_column_names([column.name for column in table.columns], signature, path)
-    rows = _row_count(table.columns[0])
-    matrix = np.empty((rows, len(signature.columns)), np.float32)
-    for index, column in enumerate(table.columns):
-        place = signature.places[column.name]
-        matrix[:, place] = _column(column, signature.columns[place], rows, f"{path}.columns[{index}]")
-    return matrix
+    return _row_count(table.columns[0])
 
 
 def _check_column_names(names: Sequence[str], signature: Signature, path: str) -> None:
@@ -126,15 +137,11 @@ def _row_count(column: data_pb2.Column) -> int:
     return len(getattr(column, form).values) if form else 0
 
 
-def _column(column: data_pb2.Column, spec: ColumnSpec, rows: int, path: str) -> NDArray[np.float32]:
-    """Returns the values of a column for the model, float32 [rows]."""
-    form = tensors.form_of_column(column, path)
-    count = len(getattr(column, form).values)
-    if count != rows:
-        raise invalid(path, f"column {column.name!r} has {count} values, the first column has {rows}")
-    missing = tensors.missing_rows(column, rows, path)
+def values_of_column(column: data_pb2.Column, spec: ColumnSpec, rows: int, path: str) -> NDArray[np.float32]:
+    """Returns the values of a column for the model, float32 [rows]. Raises ServiceError INVALID_FIELD."""
+    form, missing = form_and_missing(column, rows, path)
     if (form == "strings") is not (spec.codes is not None):
-        _check_all_missing(column, form, missing, path)
+        check_all_missing(column, form, missing, path)
         return np.full(rows, np.nan, np.float32)
     if spec.codes is not None:
         codes = map(spec.codes.get, column.strings.values, repeat(UNKNOWN_CODE))
@@ -143,6 +150,19 @@ def _column(column: data_pb2.Column, spec: ColumnSpec, rows: int, path: str) -> 
         values = _numbers(column, form)
     values[missing] = np.nan
     return values
+
+
+def form_and_missing(column: data_pb2.Column, rows: int, path: str) -> tuple[str, NDArray[np.int64]]:
+    """Returns which values of a column are set, and the rows where they are missing.
+
+    Raises:
+        ServiceError: INVALID_FIELD; none are set, or another number than that of the rows.
+    """
+    form = tensors.form_of_column(column, path)
+    count = len(getattr(column, form).values)
+    if count != rows:
+        raise invalid(path, f"column {column.name!r} has {count} values, the first column has {rows}")
+    return form, tensors.missing_rows(column, rows, path)
 
 
 def _numbers(column: data_pb2.Column, form: str) -> Floats:
@@ -154,7 +174,7 @@ def _numbers(column: data_pb2.Column, form: str) -> Floats:
     return np.where(integers == MISSING_INTEGER, np.float32(np.nan), integers.astype(np.float32))
 
 
-def _check_all_missing(column: data_pb2.Column, form: str, missing: NDArray[np.int64], path: str) -> None:
+def check_all_missing(column: data_pb2.Column, form: str, missing: NDArray[np.int64], path: str) -> None:
     """Refuses a column of the wrong kind, unless each value of it is missing: then it has no kind."""
     gone = set(missing.tolist())
     for row, value in enumerate(getattr(column, form).values):

@@ -9,11 +9,12 @@ from functools import partial
 
 from fitserve.v1 import data_pb2, prediction_service_pb2, prediction_service_pb2_grpc
 
+from service.domain import text_columns
 from service.domain.entities import Choice
 from service.domain.errors import ServiceError, invalid
 from service.domain.loaded import LoadedVersion
 from service.domain.predictor import Predictor
-from service.rpc import inputs, tensor_inputs, tensor_replies, validate
+from service.rpc import inputs, tensor_inputs, tensor_replies, text_inputs, validate
 from service.rpc.boundary import Context, large_message
 from service.rpc.ordered import answer_or_error, in_order
 from service.rpc.replies import Replies, values_to_write
@@ -54,6 +55,8 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
         loaded = self._predictor.find(model, choice)
         signature, form = loaded.manifest.signature, inputs.form_of(rows, "inputs")
         if signature.inputs:
+            if signature.columns:
+                return await self._predict_texts(loaded, rows, form, include_probabilities)
             return await self._predict_tensors(loaded, rows, form)
         if large_message.get():
             with loaded.kept():
@@ -62,6 +65,23 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
         else:
             matrix = inputs.matrix_for(rows, form, signature)
             prediction = await self._predictor.predict(loaded, matrix)
+        if values_to_write(prediction, form) < LARGE_REPLY_VALUES:
+            return self._replies.write(prediction, form, include_probabilities)
+        return await asyncio.to_thread(self._replies.write, prediction, form, include_probabilities)
+
+    async def _predict_texts(
+        self, loaded: LoadedVersion, rows: data_pb2.Inputs, form: str, include_probabilities: bool
+    ) -> pb.PredictResponse:
+        """Returns the reply of a model with columns of texts."""
+        signature = loaded.manifest.signature
+        if large_message.get():
+            with loaded.kept():
+                batch = await asyncio.to_thread(text_inputs.batch_for, rows, form, signature)
+                answer = await self._predictor.predict_tensors(loaded, [batch])
+        else:
+            batch = text_inputs.batch_for(rows, form, signature)
+            answer = await self._predictor.predict_tensors(loaded, [batch])
+        prediction = text_columns.prediction_of(answer)
         if values_to_write(prediction, form) < LARGE_REPLY_VALUES:
             return self._replies.write(prediction, form, include_probabilities)
         return await asyncio.to_thread(self._replies.write, prediction, form, include_probabilities)

@@ -219,9 +219,8 @@ async def test_a_triton_that_dies_at_once_is_noticed_at_once() -> None:
 # -- versions that are models of their own to Triton -----------------------------------------------------------------
 
 ONE, OTHER = manifest("iris", 1), manifest("iris", 3)
-TENSORS = Signature.of_tensors(
-    (TensorSpec("x", TensorType.FP32, (-1, 2)),), (TensorSpec("y", TensorType.FP32, (-1, 1)),), 8
-)
+ROWS = Signature.of_tensors((TensorSpec("x", TensorType.FP32, (-1, 2)),), (TensorSpec("y", TensorType.FP32, (-1,)),), 8)
+NO_ROWS = replace(ROWS, max_batch_size=0)
 TREES = replace(manifest("iris", 2), backend="fil", file="model.txt")
 
 
@@ -251,8 +250,9 @@ async def test_versions_of_one_configuration_share_a_name_and_others_have_their_
         ({"backend": "fitserve_native", "file": "model.cbm"}, "iris.v1"),
         ({"backend": "pytorch", "file": "model.pt"}, "iris.v1"),
         ({"prefer_gpu": True}, "iris.v1"),
-        ({"signature": TENSORS}, "iris.v1"),
-        ({"signature": TENSORS, "backend": "python", "own_config": "..."}, "iris"),
+        ({"signature": ROWS}, "iris"),
+        ({"signature": NO_ROWS}, "iris.v1"),
+        ({"signature": NO_ROWS, "backend": "python", "own_config": "..."}, "iris"),
     ],
 )
 def test_what_shares_a_configuration_shares_a_name(changes: dict[str, Any], name: str) -> None:

@@ -15,6 +15,7 @@ from training.data import Floats, Rows
 from training.export import trees
 from training.progress import Progress
 from training.spec import Json, Task
+from training.texts import TextColumn
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Problem:
         inputs_field: The path of the request's field that the features came in, for messages.
         target_count: The number of values to learn for each row, for regression.
         categories: The columns of codes, in order; only for algorithms that the contract calls `native_categories`.
+        texts: The columns of free text, in order; only for algorithms that the contract calls `texts`.
     """
 
     task: Task
@@ -55,6 +57,7 @@ class Problem:
     inputs_field: str = "inline.inputs"
     categories: tuple[Categories, ...] = ()
     target_count: int = 1
+    texts: tuple[TextColumn, ...] = ()
 
     @property
     def score_count(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Protocol, TypeAlias
 
 import catboost
@@ -13,7 +14,7 @@ import onnx
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
-from predictors import catboost_model
+from predictors import catboost_model, catboost_texts
 from training.algorithms import losses
 from training.algorithms.base import NativeFile, Problem
 from training.data import Floats, Rows
@@ -21,6 +22,7 @@ from training.errors import CannotExport, invalid_field
 from training.export import boosted, trees
 from training.progress import Progress
 from training.spec import Json, effective_parameters
+from training.texts import parted
 
 _SETS = {"learn": "train", "validation": "validation"}
 
@@ -61,20 +63,52 @@ class Family:
         self.parameters = parameters
         self._problem = problem
         self._counts = {column.place: column.count for column in problem.categories}
+        self._texts = catboost_texts.Columns(
+            count=problem.feature_shape[-1],
+            counts=self._counts,
+            categories=(),
+            texts=[column.place for column in problem.texts],
+        )
         self._booster = catboost.CatBoost(self._arguments())
 
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
         """Trains the model and reports the loss on both sets of rows after each round."""
         self._check_rows(train)
+        if self._problem.texts:
+            self._fit_texts(train, validation, progress)
+        else:
+            self._fit_once(train, validation, progress)
+        if self.parameters["learning_rate"] is None:
+            self.parameters["learning_rate"] = round(float(self._booster.learning_rate_), 7)  # it has single precision
+
+    def _fit_once(self, train: Rows, validation: Rows, progress: Progress) -> None:
         rounds = self.parameters["iterations"]
         assert isinstance(rounds, int)
         self._booster.fit(
-            catboost.Pool(self._data(train.features), train.targets, weight=train.weights),
-            eval_set=catboost.Pool(self._data(validation.features), validation.targets),
+            self._pool(train),
+            eval_set=self._pool(replace(validation, weights=None)),
             callbacks=[_Rounds(progress, rounds)],
         )
-        if self.parameters["learning_rate"] is None:
-            self.parameters["learning_rate"] = round(float(self._booster.learning_rate_), 7)  # it has single precision
+
+    def _fit_texts(self, train: Rows, validation: Rows, progress: Progress) -> None:
+        """Trains as CatBoost does with texts by default, or by single words if they have no pairs of words."""
+        try:
+            self._fit_once(train, validation, progress)
+        except catboost.CatBoostError as error:
+            if _NO_WORDS not in str(error):
+                raise
+            self._booster = catboost.CatBoost(self._arguments() | {"text_processing": _single_words(self._problem)})
+            self._fit_single_words(train, validation, progress)
+
+    def _fit_single_words(self, train: Rows, validation: Rows, progress: Progress) -> None:
+        try:
+            self._fit_once(train, validation, progress)
+        except catboost.CatBoostError as error:
+            if _NO_WORDS not in str(error):
+                raise
+            raise invalid_field(
+                "text_columns", "the texts of one of the columns have no words to learn from; leave the column out"
+            ) from error
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         """Returns the class probabilities or the values."""
@@ -96,12 +130,27 @@ class Family:
 
     def ensemble(self) -> trees.Ensemble:
         """Returns the trees."""
+        if self._problem.texts:
+            raise CannotExport("CatBoost splits by the words of texts")
         if self._counts:
             raise CannotExport("CatBoost splits by statistics of the categories")
         grown, bias = trees_of(self._booster)
         return boosted.ensemble(grown, "BRANCH_LEQ", bias, self._problem, self._is_poisson)
 
-    def _data(self, features: Floats) -> Floats | catboost.FeaturesData:
+    def _pool(self, rows: Rows) -> catboost.Pool:
+        if not self._problem.texts:
+            return catboost.Pool(self._data(rows.features), rows.targets, weight=rows.weights)
+        return catboost.Pool(
+            self._texts.rows(*parted(rows.features, self._problem.texts)),
+            rows.targets,
+            cat_features=self._texts.all_categories,
+            text_features=list(self._texts.texts),
+            weight=rows.weights,
+        )
+
+    def _data(self, features: Floats) -> Floats | catboost.FeaturesData | catboost.Pool:
+        if self._problem.texts:
+            return self._texts.pool(*parted(features, self._problem.texts))
         return catboost_model.pool_data(features.reshape(len(features), -1), self._counts)
 
     @property
@@ -133,6 +182,22 @@ class Family:
             raise invalid_field("catboost", "no feature varies in the rows trained on; catboost needs one that does")
         if (train.targets == train.targets[0]).all():
             raise invalid_field("catboost", "all rows trained on have the same target; catboost needs two of them")
+
+
+_NO_WORDS = "Dictionary size is 0"
+"""What CatBoost says when no word, or no pair of words, of a column is in a dictionary of it."""
+
+
+def _single_words(problem: Problem) -> dict[str, Json]:
+    """Returns the processing of texts by their words, in any number of rows and without pairs of words."""
+    calculators: list[Json] = ["BoW", "NaiveBayes"] if problem.class_count else ["BoW"]
+    return {
+        "tokenizers": [{"tokenizer_id": "Space", "separator_type": "ByDelimiter", "delimiter": " "}],
+        "dictionaries": [{"dictionary_id": "Word", "occurrence_lower_bound": "1", "gram_order": "1"}],
+        "feature_processing": {
+            "default": [{"dictionaries_names": ["Word"], "feature_calcers": calculators, "tokenizers_names": ["Space"]}]
+        },
+    }
 
 
 class _Round(Protocol):

@@ -19,6 +19,7 @@ from training.data import Floats
 from training.errors import CannotExport, FitError, Reason
 from training.export import fil, graph, sessions
 from training.parity import Expectation, Proof
+from training.texts import parted
 
 Backend: TypeAlias = Literal["onnxruntime", "fil", "fitserve_native", "pytorch"]
 Scores: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
@@ -128,6 +129,8 @@ def _native_form(learner: Trained, problem: Problem, algorithm: str) -> Form:
     def compute(path: Path, rows: Floats) -> Scores:
         from predictors import native
 
+        if problem.texts:
+            return native.open_text_model(path).scores(*parted(rows, problem.texts))
         return native.open_model(path).scores(rows)
 
     return Form(learner.native(), (), compute)

@@ -14,10 +14,11 @@ from training.data import Floats
 from training.errors import invalid_field
 from training.export import graph
 from training.export.sessions import session_of
-from training.importing import found, onnx_graph
+from training.importing import found, onnx_graph, onnx_tensors
 from training.importing.found import Found
 from training.importing.onnx_graph import Scores
 from training.importing.spec import MOST_CLASSES, MOST_FEATURES, SIGNATURE, Spec, Wanted
+from training.importing.tensors import FoundTensors
 from training.spec import Task
 
 # What the onnxruntime of NVIDIA's Triton 26.09 reads for sure; the embedded one reads more.
@@ -26,7 +27,6 @@ LEAST_IR = 4
 MOST_OPSETS = {"": 23, "ai.onnx.ml": 5, "com.microsoft": 1}
 
 _WHAT = "an ONNX model"
-_REALS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 _PROBES = 3
 
 
@@ -69,15 +69,22 @@ class _OnnxFile:
         return self.served
 
 
-def read(spec: Spec) -> Found:
+def read(spec: Spec) -> Found | FoundTensors:
     """Returns the model in the file of `spec`.
 
     Raises:
-        FitError: INVALID_FIELD.
+        FitError: INVALID_FIELD; EXPORT_NOT_EQUAL.
     """
     with found.reading(_WHAT):
         model = onnx.load_model_from_string(spec.file.read_bytes())
         _check(model)
+    if onnx_tensors.are_wanted(model, spec.wanted):
+        return onnx_tensors.read(model, spec)
+    return _read_scores(model, spec)
+
+
+def _read_scores(model: onnx.ModelProto, spec: Spec) -> Found:
+    """Returns a model of one input of features and one output of scores."""
     original = _reduced(model, spec.wanted)
     with found.reading("an ONNX model that onnxruntime can run"):
         outcome = original.outcome(found.random_rows(original.shape)[:_PROBES])
@@ -128,14 +135,7 @@ def _check(model: onnx.ModelProto) -> None:
 
 def _reduced(model: onnx.ModelProto, wanted: Wanted) -> _Original:
     """Returns the model with its scores as the only output."""
-    if len(model.graph.input) != 1:
-        names = ", ".join(value.name[:80] for value in model.graph.input[:10])
-        raise found.refused(f"it has {len(model.graph.input)} inputs ({names}); models with one are served")
     features = model.graph.input[0]
-    if features.type.tensor_type.elem_type not in _REALS:
-        raise found.refused(
-            f"its input {features.name[:80]!r} is no tensor of FP32 or FP64; export it with such an input"
-        )
     shape = _shape(features, wanted)
     with found.reading(_WHAT):
         inferred = onnx.shape_inference.infer_shapes(model)
@@ -153,7 +153,8 @@ def _shape(features: ValueInfoProto, wanted: Wanted) -> tuple[int, ...]:
         raise found.refused(f"its input has {len(lengths)} dimensions; export it for rows, [rows, columns] or more")
     if lengths and lengths[0] > 0:
         raise found.refused(
-            f"its input takes exactly {lengths[0]} rows; export it with a first dimension of any length (dynamic axes)"
+            f"its input takes exactly {lengths[0]} rows; export it with a first dimension of any length (dynamic axes), or "
+            f"name its outputs in {SIGNATURE}.outputs to have it served for tensors of exactly that shape"
         )
     known = lengths[1:] or [0] * len(wanted.shape)
     if wanted.shape and (
@@ -190,10 +191,13 @@ def _task(scores: Scores, wanted: Wanted, count: int) -> Task:
         raise invalid_field(
             f"{SIGNATURE}.task",
             "the file does not say whether its output is a value or the probabilities of classes; set "
-            "TASK_REGRESSION, or give classes",
+            "TASK_REGRESSION, or give classes; or name it in signature.outputs to get the tensor as it is",
         )
     if task == "regression" and count > 1:
-        raise found.refused(f"it gives {count} values a row; regression gives one")
+        raise found.refused(
+            f"it gives {count} values a row; regression gives one: leave the task out and name the output in "
+            f"{SIGNATURE}.outputs to get the tensor as it is"
+        )
     return task
 
 
@@ -222,8 +226,7 @@ def _served(original: _Original, count: int, pair: bool) -> onnx.ModelProto:
         constants["fitserve.one"] = graph.ONE
     _wrap(model.graph, before, after, constants)
     _declare(model.graph, original.shape, 2 if pair else count)
-    if not any(opset.domain in ("", "ai.onnx") for opset in model.opset_import):
-        model.opset_import.add(domain="", version=17)
+    onnx_graph.need_operators(model)
     return model
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from training.data import Label
 from training.importing import found
@@ -13,6 +13,8 @@ from training.importing.spec import Labels, labels_of
 
 _CLASS_ATTRIBUTES = ("classlabels_int64s", "classlabels_ints", "classlabels_strings")
 _PASSING = ("Cast", "Identity", "Reshape", "Squeeze", "Flatten")
+_COMPARED_TEXTS = ("cats_strings", "keys_strings", "classes_strings")
+_COMPARED_INTEGERS = ("cats_int64s", "keys_int64s")
 _REALS = (TensorProto.FLOAT, TensorProto.DOUBLE)
 _ZIP_MAP = "ZipMap"
 
@@ -82,6 +84,51 @@ def _classes(label: str, makers: Mapping[str, NodeProto], graph: GraphProto) -> 
             return None
         label = node.input[0]
     return None
+
+
+def is_real(value: ValueInfoProto) -> bool:
+    """Whether a value is a tensor of FP32 or FP64."""
+    return value.type.tensor_type.elem_type in _REALS
+
+
+def outputs_of(model: ModelProto) -> list[ValueInfoProto]:
+    """Returns the outputs of a model, as tensors those that ZipMap makes dictionaries of."""
+    zipped = {name for node in model.graph.node if node.op_type == _ZIP_MAP for name in node.output}
+    return [
+        helper.make_tensor_value_info(output.name, TensorProto.FLOAT, None) if output.name in zipped else output
+        for output in model.graph.output
+    ]
+
+
+def replace_zip_maps(model: ModelProto) -> None:
+    """Gives the tensors in the place of the dictionaries that ZipMap makes of them."""
+    outputs = outputs_of(model)
+    for node in model.graph.node:
+        if node.op_type == _ZIP_MAP:
+            node.CopyFrom(helper.make_node("Identity", node.input, node.output))
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    need_operators(model)
+
+
+def need_operators(model: ModelProto) -> None:
+    """Lets a model have the operators of ONNX itself, if it has others only."""
+    if not any(opset.domain in ("", "ai.onnx") for opset in model.opset_import):
+        model.opset_import.add(domain="", version=17)
+
+
+def compared_values(graph: GraphProto, name: str, texts: bool) -> list[str | int]:
+    """Returns the texts, or integers, with which an input is compared first on its way through a graph."""
+    wanted = _COMPARED_TEXTS if texts else _COMPARED_INTEGERS
+    reached = {name}
+    for node in graph.node:  # they stand in the order in which they are computed
+        if reached.isdisjoint(node.input):
+            continue
+        for attribute in node.attribute:
+            if attribute.name in wanted and (attribute.strings or attribute.ints):
+                return [value.decode() for value in attribute.strings] or list(attribute.ints)
+        reached.update(node.output)
+    return []
 
 
 def drop_default_inputs(graph: GraphProto) -> None:

@@ -16,10 +16,12 @@ from training.algorithms.base import Problem
 from training.errors import EXIT_CODES, FitError, Reason, as_fit_error, invalid_field
 from training.export import ladder
 from training.export.ladder import Exported
-from training.importing import found, spec
+from training.importing import found, spec, tensors
 from training.importing.found import Found
 from training.importing.spec import SIGNATURE, Column, Labels, Spec
+from training.importing.tensors import FoundTensors
 from training.progress import Progress
+from training.spec import Task
 
 _NICENESS = 5
 
@@ -31,6 +33,10 @@ def run(order: Spec) -> None:
         FitError: The caller can mend it, or what would be served is not equal to the model.
     """
     model = _reader(order.format)(order)
+    if isinstance(model, FoundTensors):
+        manifest.write(order.output, model.exported.file, _describe_tensors(order, model))
+        return
+    tensors.check_unnamed(order)
     columns = _columns(model, order)
     labels = _labels(model, order)
     _check_kept(model, columns, order)
@@ -65,13 +71,13 @@ def execute(path: Path, events: int) -> int:
     return 0
 
 
-def _reader(format: str) -> Callable[[Spec], Found]:
+def _reader(format: str) -> Callable[[Spec], Found | FoundTensors]:
     """Returns the function that reads files of a format; its libraries are imported only now, where they were not before."""
     try:
         module = importlib.import_module(f"training.importing.{format}_file")
     except ModuleNotFoundError as error:
         raise invalid_field("description.format", f"this service imports no files of {format}") from error
-    read: Callable[[Spec], Found] = module.read
+    read: Callable[[Spec], Found | FoundTensors] = module.read
     return read
 
 
@@ -88,9 +94,9 @@ def _columns(model: Found, order: Spec) -> Sequence[Column]:
             f"{SIGNATURE}.columns", f"the file names them {names[:20]}; leave them out, or name them so"
         )
     if wanted.columns or model.columns:
-        return wanted.columns or model.columns
+        return model.columns if model.texts else wanted.columns or model.columns
     kept = order.kept
-    if kept is not None and kept.shape == model.shape and all(column.kind != "category" for column in kept.columns):
+    if kept is not None and kept.shape == model.shape and not any(column.as_text for column in kept.columns):
         return kept.columns
     return ()
 
@@ -128,8 +134,8 @@ def _check_kept(model: Found, columns: Sequence[Column], order: Spec) -> None:
             f"rows have the shape {list(model.shape)} and the columns {names[:20]}, those of the model's versions have "
             f"{list(kept.shape)} and {wanted[:20]}"
         )
-    elif any(column.kind == "category" for column in kept.columns):
-        problem = "the model's versions take texts, which an imported one does not"
+    elif [column.as_text for column in columns] != [column.as_text for column in kept.columns]:
+        problem = "the model's versions take categories or texts in other columns than it does"
     else:
         return
     raise found.refused(f"{problem}; import it under another name, or remove the model first")
@@ -140,7 +146,7 @@ def _export(model: Found) -> Exported:
     if model.exported is not None:
         return model.exported
     classes = model.score_count if model.task == "classification" else 0
-    problem = Problem(model.task, model.shape, classes, seed=0, cores=1)
+    problem = Problem(model.task, model.shape, classes, seed=0, cores=1, texts=model.texts)
     try:
         # What a damaged file lets a library read may be of types that nobody computes with.
         with found.reading("a model that can be computed"):
@@ -160,30 +166,40 @@ def _describe(
     order: Spec, model: Found, columns: Sequence[Column], labels: Labels | None, exported: Exported
 ) -> dict[str, object]:
     """Returns the manifest of a version, but for its files."""
+    signature = {
+        "shape": list(model.shape),
+        "columns": [column.described for column in columns],
+        "missing_values": model.missing_values or order.wanted.missing_values,
+        "classes": [] if labels is None else list(labels.classes),
+        "label_kind": "" if labels is None else labels.kind,
+    }
+    return _manifest(order, model.task, signature, exported, model.libraries)
+
+
+def _describe_tensors(order: Spec, model: FoundTensors) -> dict[str, object]:
+    """Returns the manifest of a version that takes named tensors, but for its files."""
+    return _manifest(order, None, model.signature, model.exported, ())
+
+
+def _manifest(
+    order: Spec, task: Task | None, signature: dict[str, object], exported: Exported, libraries: Sequence[str]
+) -> dict[str, object]:
     return {
         "format": "fitserve-model-1",
         "model": order.model,
         "version": order.version,
         "job": order.job,
         "algorithm": "",
-        "task": model.task,
+        "task": task,
         "parameters": {},
-        "signature": {
-            "shape": list(model.shape),
-            "columns": [{"name": column.name, "kind": column.kind} for column in columns],
-            "missing_values": model.missing_values or order.wanted.missing_values,
-            "classes": [] if labels is None else list(labels.classes),
-            "label_kind": "" if labels is None else labels.kind,
-        },
+        "signature": signature,
         "backend": exported.backend,
         "metrics": {},
         "parity": dataclasses.asdict(exported.proof),
         "dataset": "",
         "train_row_count": 0,
         "validation_row_count": 0,
-        "library_versions": {
-            name: importlib.metadata.version(name) for name in (*model.libraries, *exported.libraries)
-        },
+        "library_versions": {name: importlib.metadata.version(name) for name in (*libraries, *exported.libraries)},
         "create_time": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "imported": {"format": order.format, "digest": order.digest, "size_bytes": order.file.stat().st_size},
     }

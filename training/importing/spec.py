@@ -32,7 +32,11 @@ _KINDS: Mapping[int, str] = {
     model_pb2.COLUMN_KIND_INTEGER: "integer",
     model_pb2.COLUMN_KIND_BOOLEAN: "boolean",
 }
-_KEPT_KINDS: Mapping[int, str] = {**_KINDS, model_pb2.COLUMN_KIND_CATEGORY: "category"}
+_KEPT_KINDS: Mapping[int, str] = {
+    **_KINDS,
+    model_pb2.COLUMN_KIND_CATEGORY: "category",
+    model_pb2.COLUMN_KIND_TEXT: "text",
+}
 _KIND_OF_LABELS = {str: "category", bool: "boolean", int: "integer", float: "number"}
 
 
@@ -41,11 +45,22 @@ class Column:
     """A named column of the features.
 
     Attributes:
-        kind: number, integer or boolean; also category for those of a trained version.
+        kind: number, integer or boolean; category or text for those of trained versions, and of files that say so.
     """
 
     name: str
     kind: str = "number"
+
+    @property
+    def described(self) -> dict[str, str]:
+        """The column as the manifest keeps it. The categories of a file are known to its library only."""
+        unknown = {"unknown_category": "library"} if self.kind == "category" else {}
+        return {"name": self.name, "kind": self.kind, **unknown}
+
+    @property
+    def as_text(self) -> str:
+        """What texts it holds: category or text; empty for numbers."""
+        return self.kind if self.kind in ("category", "text") else ""
 
 
 @dataclass(frozen=True)
@@ -61,12 +76,28 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class NamedTensor:
+    """A tensor that a model takes or gives by its name.
+
+    Attributes:
+        dtype: The type of its elements in the words of the Open Inference Protocol, such as INT64; "" if it is not said.
+        shape: The length of each dimension, -1 where any is allowed; empty if it is not said.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Wanted:
     """What the caller says of a model; what is None, or empty, the file must say.
 
     Attributes:
         shape: The shape of one row.
         missing_values: Whether predictions may have missing values.
+        inputs: The tensors that it takes by name.
+        outputs: The tensors that it gives by name.
     """
 
     task: Task | None
@@ -74,6 +105,8 @@ class Wanted:
     columns: tuple[Column, ...]
     missing_values: bool
     labels: Labels | None
+    inputs: tuple[NamedTensor, ...] = ()
+    outputs: tuple[NamedTensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,10 +184,6 @@ def check_names(names: Sequence[str], field: str) -> None:
 
 
 def _wanted(signature: model_pb2.Signature, kinds: Mapping[int, str]) -> Wanted:
-    if signature.inputs or signature.outputs:
-        raise invalid_field(
-            f"{SIGNATURE}.inputs", "imported models have one input and one output in this release; leave both lists out"
-        )
     columns = tuple(_column(index, column, kinds) for index, column in enumerate(signature.columns))
     check_names([column.name for column in columns], f"{SIGNATURE}.columns")
     shape = tuple(signature.shape) or ((len(columns),) if columns else ())
@@ -175,14 +204,32 @@ def _wanted(signature: model_pb2.Signature, kinds: Mapping[int, str]) -> Wanted:
         columns=columns,
         missing_values=signature.missing_values,
         labels=labels,
+        inputs=_tensors(signature.inputs, f"{SIGNATURE}.inputs"),
+        outputs=_tensors(signature.outputs, f"{SIGNATURE}.outputs"),
     )
+
+
+def _tensors(specs: Sequence[model_pb2.TensorSpec], field: str) -> tuple[NamedTensor, ...]:
+    if len({spec.name for spec in specs}) < len(specs):
+        raise invalid_field(field, "two tensors have the same name; name each once")
+    for index, spec in enumerate(specs):
+        if any(length < -1 or length == 0 for length in spec.shape):
+            raise invalid_field(
+                f"{field}[{index}].shape", f"{list(spec.shape)} is no shape; lengths are 1 or more, or -1 for any"
+            )
+    return tuple(NamedTensor(spec.name, _type_name(spec.dtype), tuple(spec.shape)) for spec in specs)
+
+
+def _type_name(number: data_pb2.DataType.ValueType) -> str:
+    return data_pb2.DataType.Name(number).removeprefix("DATA_TYPE_") if number else ""
 
 
 def _column(index: int, column: model_pb2.ColumnSpec, kinds: Mapping[int, str]) -> Column:
     if column.kind not in kinds:
         raise invalid_field(
             f"{SIGNATURE}.columns[{index}].kind",
-            "columns of imported models are numbers, integers or truth values; give categories as their codes",
+            "columns of imported models are numbers, integers or truth values; a file that has categories or texts says so "
+            "itself, so leave the kind out, or give categories as their codes",
         )
     return Column(column.name, kinds[column.kind])
 

@@ -95,6 +95,7 @@ def fit(
     sample_weight: npt.ArrayLike | None,
     class_weights: Mapping[str, float] | None,
     prefer_gpu: bool,
+    text_columns: Sequence[str],
 ) -> Fit:
     """Builds a FitRequest.
 
@@ -115,6 +116,7 @@ def fit(
         existing=_EXISTING[known("existing", existing, _EXISTING)],
         load=load,
         prefer_gpu=prefer_gpu,
+        text_columns=text_columns,
         # With an identifier the call is idempotent: a retry after a broken connection starts no second job.
         request_id=request_id or uuid.uuid4().hex,
     )

@@ -111,6 +111,7 @@ class AsyncClient:
         sample_weight: npt.ArrayLike | None = None,
         class_weights: Mapping[str, float] | None = None,
         prefer_gpu: bool = False,
+        text_columns: Sequence[str] = (),
         timeout: float | None = None,
         **hyperparameters: object,
     ) -> AsyncJob:
@@ -136,6 +137,7 @@ class AsyncClient:
             sample_weight=sample_weight,
             class_weights=class_weights,
             prefer_gpu=prefer_gpu,
+            text_columns=text_columns,
         )
         if fit.upload:
             fit.request.dataset = (await self._upload(each([fit.upload]), None, model, timeout)).digest
@@ -232,6 +234,8 @@ class AsyncClient:
         columns: Iterable[str] | None = None,
         missing_values: bool = False,
         classes: npt.ArrayLike | None = None,
+        inputs: Mapping[str, Sequence[int]] | None = None,
+        outputs: Iterable[str] | None = None,
         trusted_types: Iterable[str] = (),
         new_version: bool = False,
         load: bool = False,
@@ -247,6 +251,8 @@ class AsyncClient:
             columns=columns,
             missing_values=missing_values,
             classes=classes,
+            inputs=inputs,
+            outputs=outputs,
             trusted_types=trusted_types,
             new_version=new_version,
             load=load,

@@ -34,11 +34,15 @@ class TritonPythonModel:
             TritonModelException: The file is no model of its format, or the configuration does not fit.
         """
         config = json.loads(args["model_config"])
+        file = triton_rows.model_file(args, config, "model.cbm")
+        texts = any(tensor["data_type"] == "TYPE_STRING" for tensor in config["input"])
         try:
-            model = native.open_model(triton_rows.model_file(args, config, "model.cbm"))
+            if texts:
+                self._rows: triton_rows.Rows = triton_rows.TextRows(config, native.open_text_model(file).scores)
+            else:
+                self._rows = triton_rows.Rows(config, native.open_model(file).scores)
         except UnreadableModel as error:
             raise triton.TritonModelException(str(error)) from error
-        self._rows = triton_rows.Rows(config, model.scores)
 
     def execute(self, requests: Sequence[triton_rows.Request]) -> list[triton_rows.Response]:
         """Answer each request, with its scores or with its own error."""

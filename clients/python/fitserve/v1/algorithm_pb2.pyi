@@ -999,8 +999,10 @@ Global___GaussianNb: _TypeAlias = GaussianNb  # noqa: Y015
 
 @_typing.final
 class Catboost(_message.Message):
-    """Catboost configures CatBoost's gradient boosted trees. Missing values (NaN, or null) are allowed. In named
-    columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all). The loss for classification is the log loss.
+    """Catboost configures CatBoost's gradient boosted trees. Missing values (NaN, or null) are allowed. In named columns
+    categories are split by statistics of their targets (an unknown one counts as missing), and the columns that a Fit names
+    in `text_columns` by the words and pairs of words in them, between blanks; by single words alone if the texts have no
+    pairs. The loss for classification is the log loss.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

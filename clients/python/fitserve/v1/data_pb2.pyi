@@ -96,10 +96,11 @@ class Inputs(_message.Message):
     ±16,777,216 and doubles are rounded to it, so send identifiers as texts. To train on, a matrix may have 100,000 columns,
     an image 4,194,304 values, and `table` and `records` 10,000 columns.
 
-    In `table` and `records` a column may hold numbers, integers, truth values or texts, which are categories: each different
-    text is one, the empty one too. What a model makes of categories and of missing values stands with its algorithm and, for
-    each column, in the model's Signature. Columns are found by name, in any order. A column that is missing, that the model
-    does not know, or that holds texts in the place of numbers or the reverse is INVALID_ARGUMENT.
+    In `table` and `records` a column may hold numbers, integers, truth values or texts. Texts are categories: each different
+    one is one, the empty one too; those of the columns that a Fit names in `text_columns` are free texts. What a model makes
+    of categories and of missing values stands with its algorithm and, for each column, in the model's Signature. Columns are
+    found by name, in any order. A column that is missing, that the model does not know, or that holds texts in the place of
+    numbers or the reverse is INVALID_ARGUMENT.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -263,8 +264,8 @@ class Column(_message.Message):
     @_builtins.property
     def strings(self) -> Global___StringValues:
         """Texts, such as categories or class labels. A column of targets may have 100,000 different ones, one of features 1,000,
-        or 9,999 for algorithms that split by categories themselves, and the different texts of all columns of a dataset
-        about 64 MiB.
+        or 9,999 for algorithms that split by categories themselves, one of free text 100,000, and the different texts of all
+        columns of a dataset about 64 MiB.
         """
 
     @_builtins.property

@@ -106,6 +106,10 @@ class _UnknownCategoryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Unkno
     """
     UNKNOWN_CATEGORY_MISSING: _UnknownCategory.ValueType  # 2
     """It counts as a missing value."""
+    UNKNOWN_CATEGORY_LIBRARY: _UnknownCategory.ValueType  # 3
+    """The model's library knows the categories, and they are not listed: each text goes to it as it is, integers as their
+    digits and a missing value as an empty text. Of imported models.
+    """
 
 class UnknownCategory(_UnknownCategory, metaclass=_UnknownCategoryEnumTypeWrapper):
     """UnknownCategory is what a model makes of a category that it was not trained on. It is never an error."""
@@ -118,6 +122,10 @@ missing is a category of its own.
 """
 UNKNOWN_CATEGORY_MISSING: UnknownCategory.ValueType  # 2
 """It counts as a missing value."""
+UNKNOWN_CATEGORY_LIBRARY: UnknownCategory.ValueType  # 3
+"""The model's library knows the categories, and they are not listed: each text goes to it as it is, integers as their
+digits and a missing value as an empty text. Of imported models.
+"""
 Global___UnknownCategory: _TypeAlias = UnknownCategory  # noqa: Y015
 
 class _ColumnKind:
@@ -137,7 +145,7 @@ class _ColumnKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ColumnKind
     COLUMN_KIND_CATEGORY: _ColumnKind.ValueType  # 4
     """One of a set of texts."""
     COLUMN_KIND_TEXT: _ColumnKind.ValueType  # 5
-    """Free text. Not in this release."""
+    """Free text. A missing one counts as an empty one."""
 
 class ColumnKind(_ColumnKind, metaclass=_ColumnKindEnumTypeWrapper):
     """ColumnKind is the kind of values of a column."""
@@ -153,7 +161,7 @@ COLUMN_KIND_BOOLEAN: ColumnKind.ValueType  # 3
 COLUMN_KIND_CATEGORY: ColumnKind.ValueType  # 4
 """One of a set of texts."""
 COLUMN_KIND_TEXT: ColumnKind.ValueType  # 5
-"""Free text. Not in this release."""
+"""Free text. A missing one counts as an empty one."""
 Global___ColumnKind: _TypeAlias = ColumnKind  # noqa: Y015
 
 @_typing.final
@@ -495,7 +503,7 @@ class Signature(_message.Message):
 
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
-        """The inputs by name, for models that take `tensors`: those of operators, and some imported ones. All above is empty
+        """The inputs by name, for models that take `tensors`: those of operators, and imported ones of ONNX. All above is empty
         then.
         """
 
@@ -545,7 +553,8 @@ class ColumnSpec(_message.Message):
     """The name, as in the training data."""
     kind: Global___ColumnKind.ValueType
     """The kind of values that the training data had there. Predictions take numbers, integers and truth values alike, and
-    texts for categories only.
+    texts for categories and texts only. Models with texts, or with categories of UNKNOWN_CATEGORY_LIBRARY, take `table`
+    and `records`.
     """
     category_count: _builtins.int
     """The number of categories."""
@@ -603,7 +612,7 @@ class TensorSpec(_message.Message):
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The length of each dimension; -1 where any length is allowed. Where the first one is -1 for all inputs and outputs it
-        is the number of rows, and requests that come at the same time share batches.
+        is the number of rows, and requests that come at the same time share batches, unless that would change their answers.
         """
 
     def __init__(

@@ -96,6 +96,7 @@ class AlgorithmTraits(_message.Message):
     NATIVE_CATEGORIES_FIELD_NUMBER: _builtins.int
     SAMPLE_WEIGHTS_FIELD_NUMBER: _builtins.int
     MULTIPLE_TARGETS_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
     classification: _builtins.bool
     """The algorithm has a classifier."""
     regression: _builtins.bool
@@ -114,6 +115,8 @@ class AlgorithmTraits(_message.Message):
     """The algorithm takes weights of rows and of labels."""
     multiple_targets: _builtins.bool
     """The regressor learns several values a row at once."""
+    texts: _builtins.bool
+    """The algorithm learns from columns of free text."""
     def __init__(
         self,
         *,
@@ -124,10 +127,11 @@ class AlgorithmTraits(_message.Message):
         native_categories: _builtins.bool = ...,
         sample_weights: _builtins.bool = ...,
         multiple_targets: _builtins.bool = ...,
+        texts: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["classification", b"classification", "images", b"images", "missing_values", b"missing_values", "multiple_targets", b"multiple_targets", "native_categories", b"native_categories", "regression", b"regression", "sample_weights", b"sample_weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["classification", b"classification", "images", b"images", "missing_values", b"missing_values", "multiple_targets", b"multiple_targets", "native_categories", b"native_categories", "regression", b"regression", "sample_weights", b"sample_weights", "texts", b"texts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -107,6 +107,7 @@ class FitRequest(_message.Message):
     CLASS_WEIGHTS_FIELD_NUMBER: _builtins.int
     PREFER_GPU_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
+    TEXT_COLUMNS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The name of the model, matching ^[a-z][a-z0-9_-]{0,62}$, such as iris."""
     dataset: _builtins.str
@@ -233,6 +234,12 @@ class FitRequest(_message.Message):
         columns are the features. Must be empty for data with targets.
         """
 
+    @_builtins.property
+    def text_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The names of the columns of a `table` or of `records` that hold free text, such as a review: their words are learned
+        from. All other columns of texts hold categories. For catboost. A missing text counts as an empty one.
+        """
+
     def __init__(
         self,
         *,
@@ -268,10 +275,11 @@ class FitRequest(_message.Message):
         class_weights: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         prefer_gpu: _builtins.bool = ...,
         targets: _abc.Iterable[_builtins.str] | None = ...,
+        text_columns: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cores", b"_cores", "_memory_limit_bytes", b"_memory_limit_bytes", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "algorithm", b"algorithm", "catboost", b"catboost", "cores", b"cores", "data", b"data", "dataset", b"dataset", "elastic_net", b"elastic_net", "extra_trees", b"extra_trees", "gaussian_nb", b"gaussian_nb", "hist_gradient_boosting", b"hist_gradient_boosting", "inline", b"inline", "knn", b"knn", "lightgbm", b"lightgbm", "linear", b"linear", "logistic_regression", b"logistic_regression", "memory_limit_bytes", b"memory_limit_bytes", "random_forest", b"random_forest", "ridge", b"ridge", "seed", b"seed", "svm", b"svm", "time_limit", b"time_limit", "torch_cnn", b"torch_cnn", "torch_mlp", b"torch_mlp", "validation_fraction", b"validation_fraction", "xgboost", b"xgboost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cores", b"_cores", "_memory_limit_bytes", b"_memory_limit_bytes", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "algorithm", b"algorithm", "catboost", b"catboost", "class_weights", b"class_weights", "cores", b"cores", "data", b"data", "dataset", b"dataset", "elastic_net", b"elastic_net", "existing", b"existing", "extra_trees", b"extra_trees", "gaussian_nb", b"gaussian_nb", "hist_gradient_boosting", b"hist_gradient_boosting", "inline", b"inline", "knn", b"knn", "lightgbm", b"lightgbm", "linear", b"linear", "load", b"load", "logistic_regression", b"logistic_regression", "memory_limit_bytes", b"memory_limit_bytes", "model", b"model", "prefer_gpu", b"prefer_gpu", "queue", b"queue", "random_forest", b"random_forest", "request_id", b"request_id", "ridge", b"ridge", "seed", b"seed", "svm", b"svm", "target", b"target", "targets", b"targets", "task", b"task", "time_limit", b"time_limit", "torch_cnn", b"torch_cnn", "torch_mlp", b"torch_mlp", "validation_fraction", b"validation_fraction", "xgboost", b"xgboost"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cores", b"_cores", "_memory_limit_bytes", b"_memory_limit_bytes", "_seed", b"_seed", "_validation_fraction", b"_validation_fraction", "algorithm", b"algorithm", "catboost", b"catboost", "class_weights", b"class_weights", "cores", b"cores", "data", b"data", "dataset", b"dataset", "elastic_net", b"elastic_net", "existing", b"existing", "extra_trees", b"extra_trees", "gaussian_nb", b"gaussian_nb", "hist_gradient_boosting", b"hist_gradient_boosting", "inline", b"inline", "knn", b"knn", "lightgbm", b"lightgbm", "linear", b"linear", "load", b"load", "logistic_regression", b"logistic_regression", "memory_limit_bytes", b"memory_limit_bytes", "model", b"model", "prefer_gpu", b"prefer_gpu", "queue", b"queue", "random_forest", b"random_forest", "request_id", b"request_id", "ridge", b"ridge", "seed", b"seed", "svm", b"svm", "target", b"target", "targets", b"targets", "task", b"task", "text_columns", b"text_columns", "time_limit", b"time_limit", "torch_cnn", b"torch_cnn", "torch_mlp", b"torch_mlp", "validation_fraction", b"validation_fraction", "xgboost", b"xgboost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cores: _TypeAlias = _typing.Literal["cores"]  # noqa: Y015
     _WhichOneofArgType__cores: _TypeAlias = _typing.Literal["_cores", b"_cores"]  # noqa: Y015

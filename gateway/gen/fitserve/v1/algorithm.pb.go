@@ -1306,8 +1306,10 @@ func (x *GaussianNb) GetVarSmoothing() float64 {
 	return 0
 }
 
-// Catboost configures CatBoost's gradient boosted trees. Missing values (NaN, or null) are allowed. In named
-// columns each category becomes an indicator, 0 or 1 (an unknown one: 0 for all). The loss for classification is the log loss.
+// Catboost configures CatBoost's gradient boosted trees. Missing values (NaN, or null) are allowed. In named columns
+// categories are split by statistics of their targets (an unknown one counts as missing), and the columns that a Fit names
+// in `text_columns` by the words and pairs of words in them, between blanks; by single words alone if the texts have no
+// pairs. The loss for classification is the log loss.
 type Catboost struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The number of boosting rounds, each of which grows a tree. The default is 1000.
@@ -1893,7 +1895,7 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"\n" +
 	"GaussianNb\x12@\n" +
 	"\rvar_smoothing\x18\x01 \x01(\x01B\x16\xaa\x9f\x19\x12\t\x11\xea-\x81\x99\x97q=\x11\x00\x00\x00\x00\x80\x84.AH\x00R\fvarSmoothing\x88\x01\x01:\b\xb2\x9f\x19\x04\b\x01P\x01B\x10\n" +
-	"\x0e_var_smoothing\"\x95\t\n" +
+	"\x0e_var_smoothing\"\x97\t\n" +
 	"\bCatboost\x12;\n" +
 	"\n" +
 	"iterations\x18\x01 \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\x00R\n" +
@@ -1915,7 +1917,7 @@ const file_fitserve_v1_algorithm_proto_rawDesc = "" +
 	"R\ananMode\x88\x01\x01\x12B\n" +
 	"\rloss_function\x18\f \x01(\tB\x18\xaa\x9f\x19\x14*\x04RMSE*\x03MAE*\aPoissonH\vR\flossFunction\x88\x01\x01\x12O\n" +
 	"\x12auto_class_weights\x18\r \x01(\tB\x1c\xaa\x9f\x19\x18*\bBalanced*\fSqrtBalancedH\fR\x10autoClassWeights\x88\x01\x01\x12O\n" +
-	"\x15early_stopping_rounds\x18\x0e \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\rR\x13earlyStoppingRounds\x88\x01\x01:\x10\xb2\x9f\x19\f\b\x01\x10\x01\x18\x01(\x01P\x01X\x01B\r\n" +
+	"\x15early_stopping_rounds\x18\x0e \x01(\x05B\x16\xaa\x9f\x19\x12\t\x00\x00\x00\x00\x00\x00\xf0?\x11\x00\x00\x00\x00\x00j\xf8@H\rR\x13earlyStoppingRounds\x88\x01\x01:\x12\xb2\x9f\x19\x0e\b\x01\x10\x01\x18\x01(\x01P\x01X\x01`\x01B\r\n" +
 	"\v_iterationsB\x10\n" +
 	"\x0e_learning_rateB\b\n" +
 	"\x06_depthB\x0e\n" +

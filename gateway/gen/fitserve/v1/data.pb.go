@@ -125,10 +125,11 @@ func (DataType) EnumDescriptor() ([]byte, []int) {
 // ±16,777,216 and doubles are rounded to it, so send identifiers as texts. To train on, a matrix may have 100,000 columns,
 // an image 4,194,304 values, and `table` and `records` 10,000 columns.
 //
-// In `table` and `records` a column may hold numbers, integers, truth values or texts, which are categories: each different
-// text is one, the empty one too. What a model makes of categories and of missing values stands with its algorithm and, for
-// each column, in the model's Signature. Columns are found by name, in any order. A column that is missing, that the model
-// does not know, or that holds texts in the place of numbers or the reverse is INVALID_ARGUMENT.
+// In `table` and `records` a column may hold numbers, integers, truth values or texts. Texts are categories: each different
+// one is one, the empty one too; those of the columns that a Fit names in `text_columns` are free texts. What a model makes
+// of categories and of missing values stands with its algorithm and, for each column, in the model's Signature. Columns are
+// found by name, in any order. A column that is missing, that the model does not know, or that holds texts in the place of
+// numbers or the reverse is INVALID_ARGUMENT.
 type Inputs struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A dense array of shape [rows, columns] or [rows, channels, height, width]: the fast form for programs.
@@ -455,8 +456,8 @@ type Column_Booleans struct {
 
 type Column_Strings struct {
 	// Texts, such as categories or class labels. A column of targets may have 100,000 different ones, one of features 1,000,
-	// or 9,999 for algorithms that split by categories themselves, and the different texts of all columns of a dataset
-	// about 64 MiB.
+	// or 9,999 for algorithms that split by categories themselves, one of free text 100,000, and the different texts of all
+	// columns of a dataset about 64 MiB.
 	Strings *StringValues `protobuf:"bytes,5,opt,name=strings,proto3,oneof"`
 }
 

@@ -158,6 +158,9 @@ const (
 	UnknownCategory_UNKNOWN_CATEGORY_NONE UnknownCategory = 1
 	// It counts as a missing value.
 	UnknownCategory_UNKNOWN_CATEGORY_MISSING UnknownCategory = 2
+	// The model's library knows the categories, and they are not listed: each text goes to it as it is, integers as their
+	// digits and a missing value as an empty text. Of imported models.
+	UnknownCategory_UNKNOWN_CATEGORY_LIBRARY UnknownCategory = 3
 )
 
 // Enum value maps for UnknownCategory.
@@ -166,11 +169,13 @@ var (
 		0: "UNKNOWN_CATEGORY_UNSPECIFIED",
 		1: "UNKNOWN_CATEGORY_NONE",
 		2: "UNKNOWN_CATEGORY_MISSING",
+		3: "UNKNOWN_CATEGORY_LIBRARY",
 	}
 	UnknownCategory_value = map[string]int32{
 		"UNKNOWN_CATEGORY_UNSPECIFIED": 0,
 		"UNKNOWN_CATEGORY_NONE":        1,
 		"UNKNOWN_CATEGORY_MISSING":     2,
+		"UNKNOWN_CATEGORY_LIBRARY":     3,
 	}
 )
 
@@ -215,7 +220,7 @@ const (
 	ColumnKind_COLUMN_KIND_BOOLEAN ColumnKind = 3
 	// One of a set of texts.
 	ColumnKind_COLUMN_KIND_CATEGORY ColumnKind = 4
-	// Free text. Not in this release.
+	// Free text. A missing one counts as an empty one.
 	ColumnKind_COLUMN_KIND_TEXT ColumnKind = 5
 )
 
@@ -769,7 +774,7 @@ type Signature struct {
 	// The type in which predictions come back in `prediction_tensor`: FP32 for regression, the type of the labels
 	// otherwise.
 	PredictionDtype DataType `protobuf:"varint,6,opt,name=prediction_dtype,json=predictionDtype,proto3,enum=fitserve.v1.DataType" json:"prediction_dtype,omitempty"`
-	// The inputs by name, for models that take `tensors`: those of operators, and some imported ones. All above is empty
+	// The inputs by name, for models that take `tensors`: those of operators, and imported ones of ONNX. All above is empty
 	// then.
 	Inputs []*TensorSpec `protobuf:"bytes,7,rep,name=inputs,proto3" json:"inputs,omitempty"`
 	// The outputs by name, for models that take `tensors`.
@@ -879,7 +884,8 @@ type ColumnSpec struct {
 	// The name, as in the training data.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The kind of values that the training data had there. Predictions take numbers, integers and truth values alike, and
-	// texts for categories only.
+	// texts for categories and texts only. Models with texts, or with categories of UNKNOWN_CATEGORY_LIBRARY, take `table`
+	// and `records`.
 	Kind ColumnKind `protobuf:"varint,2,opt,name=kind,proto3,enum=fitserve.v1.ColumnKind" json:"kind,omitempty"`
 	// The categories that the rows trained on had, in the order of their texts. At most 100 of a column, and 10,000 of all
 	// columns, are shown.
@@ -984,7 +990,7 @@ type TensorSpec struct {
 	// The type of the elements.
 	Dtype DataType `protobuf:"varint,2,opt,name=dtype,proto3,enum=fitserve.v1.DataType" json:"dtype,omitempty"`
 	// The length of each dimension; -1 where any length is allowed. Where the first one is -1 for all inputs and outputs it
-	// is the number of rows, and requests that come at the same time share batches.
+	// is the number of rows, and requests that come at the same time share batches, unless that would change their answers.
 	Shape []int64 `protobuf:"varint,3,rep,packed,name=shape,proto3" json:"shape,omitempty"`
 	// Whether a request may leave the input out.
 	Optional      bool `protobuf:"varint,4,opt,name=optional,proto3" json:"optional,omitempty"`
@@ -1223,11 +1229,12 @@ const file_fitserve_v1_model_proto_rawDesc = "" +
 	"\x13MODEL_STATE_LOADING\x10\x02\x12\x16\n" +
 	"\x12MODEL_STATE_LOADED\x10\x03\x12\x19\n" +
 	"\x15MODEL_STATE_UNLOADING\x10\x04\x12\x16\n" +
-	"\x12MODEL_STATE_FAILED\x10\x05*l\n" +
+	"\x12MODEL_STATE_FAILED\x10\x05*\x8a\x01\n" +
 	"\x0fUnknownCategory\x12 \n" +
 	"\x1cUNKNOWN_CATEGORY_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15UNKNOWN_CATEGORY_NONE\x10\x01\x12\x1c\n" +
-	"\x18UNKNOWN_CATEGORY_MISSING\x10\x02*\xa3\x01\n" +
+	"\x18UNKNOWN_CATEGORY_MISSING\x10\x02\x12\x1c\n" +
+	"\x18UNKNOWN_CATEGORY_LIBRARY\x10\x03*\xa3\x01\n" +
 	"\n" +
 	"ColumnKind\x12\x1b\n" +
 	"\x17COLUMN_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +

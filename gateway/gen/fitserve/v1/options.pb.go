@@ -132,8 +132,10 @@ type AlgorithmTraits struct {
 	SampleWeights bool `protobuf:"varint,10,opt,name=sample_weights,json=sampleWeights,proto3" json:"sample_weights,omitempty"`
 	// The regressor learns several values a row at once.
 	MultipleTargets bool `protobuf:"varint,11,opt,name=multiple_targets,json=multipleTargets,proto3" json:"multiple_targets,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The algorithm learns from columns of free text.
+	Texts         bool `protobuf:"varint,12,opt,name=texts,proto3" json:"texts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AlgorithmTraits) Reset() {
@@ -215,6 +217,13 @@ func (x *AlgorithmTraits) GetMultipleTargets() bool {
 	return false
 }
 
+func (x *AlgorithmTraits) GetTexts() bool {
+	if x != nil {
+		return x.Texts
+	}
+	return false
+}
+
 var file_fitserve_v1_options_proto_extTypes = []protoimpl.ExtensionInfo{
 	{
 		ExtendedType:  (*descriptorpb.FieldOptions)(nil),
@@ -267,7 +276,7 @@ const file_fitserve_v1_options_proto_rawDesc = "" +
 	"\x06_aboveB\b\n" +
 	"\x06_belowB\f\n" +
 	"\n" +
-	"_max_items\"\x97\x02\n" +
+	"_max_items\"\xad\x02\n" +
 	"\x0fAlgorithmTraits\x12&\n" +
 	"\x0eclassification\x18\x01 \x01(\bR\x0eclassification\x12\x1e\n" +
 	"\n" +
@@ -278,7 +287,8 @@ const file_fitserve_v1_options_proto_rawDesc = "" +
 	"\x11native_categories\x18\x05 \x01(\bR\x10nativeCategories\x12%\n" +
 	"\x0esample_weights\x18\n" +
 	" \x01(\bR\rsampleWeights\x12)\n" +
-	"\x10multiple_targets\x18\v \x01(\bR\x0fmultipleTargets:O\n" +
+	"\x10multiple_targets\x18\v \x01(\bR\x0fmultipleTargets\x12\x14\n" +
+	"\x05texts\x18\f \x01(\bR\x05texts:O\n" +
 	"\x06bounds\x12\x1d.google.protobuf.FieldOptions\x18\xf5\x93\x03 \x01(\v2\x13.fitserve.v1.BoundsR\x06bounds\x88\x01\x01:Z\n" +
 	"\x06traits\x12\x1f.google.protobuf.MessageOptions\x18\xf6\x93\x03 \x01(\v2\x1c.fitserve.v1.AlgorithmTraitsR\x06traits\x88\x01\x01B\x99\x01\n" +
 	"\x0fcom.fitserve.v1B\fOptionsProtoP\x01Z+fitserve/gateway/gen/fitserve/v1;fitservev1\xa2\x02\x03FXX\xaa\x02\vFitserve.V1\xca\x02\vFitserve\\V1\xe2\x02\x17Fitserve\\V1\\GPBMetadata\xea\x02\fFitserve::V1b\x06proto3"

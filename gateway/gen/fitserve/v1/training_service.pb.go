@@ -150,7 +150,10 @@ type FitRequest struct {
 	// The names of several columns of numbers to predict at once, in place of `target`, for the algorithms that learn several
 	// values a row: random_forest, extra_trees, linear, ridge, elastic_net, knn, xgboost, catboost and torch_mlp. The other
 	// columns are the features. Must be empty for data with targets.
-	Targets       []string `protobuf:"bytes,42,rep,name=targets,proto3" json:"targets,omitempty"`
+	Targets []string `protobuf:"bytes,42,rep,name=targets,proto3" json:"targets,omitempty"`
+	// The names of the columns of a `table` or of `records` that hold free text, such as a review: their words are learned
+	// from. All other columns of texts hold categories. For catboost. A missing text counts as an empty one.
+	TextColumns   []string `protobuf:"bytes,43,rep,name=text_columns,json=textColumns,proto3" json:"text_columns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -453,6 +456,13 @@ func (x *FitRequest) GetPreferGpu() bool {
 func (x *FitRequest) GetTargets() []string {
 	if x != nil {
 		return x.Targets
+	}
+	return nil
+}
+
+func (x *FitRequest) GetTextColumns() []string {
+	if x != nil {
+		return x.TextColumns
 	}
 	return nil
 }
@@ -1479,7 +1489,7 @@ var File_fitserve_v1_training_service_proto protoreflect.FileDescriptor
 
 const file_fitserve_v1_training_service_proto_rawDesc = "" +
 	"\n" +
-	"\"fitserve/v1/training_service.proto\x12\vfitserve.v1\x1a\x1bfitserve/v1/algorithm.proto\x1a\x16fitserve/v1/data.proto\x1a\x19fitserve/v1/dataset.proto\x1a\x19fitserve/v1/options.proto\x1a\x1efitserve/v1/training_job.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xd1\r\n" +
+	"\"fitserve/v1/training_service.proto\x12\vfitserve.v1\x1a\x1bfitserve/v1/algorithm.proto\x1a\x16fitserve/v1/data.proto\x1a\x19fitserve/v1/dataset.proto\x1a\x19fitserve/v1/options.proto\x1a\x1efitserve/v1/training_job.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xfd\r\n" +
 	"\n" +
 	"FitRequest\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x124\n" +
@@ -1520,7 +1530,8 @@ const file_fitserve_v1_training_service_proto_rawDesc = "" +
 	"\rclass_weights\x18( \x03(\v2).fitserve.v1.FitRequest.ClassWeightsEntryR\fclassWeights\x12\x1d\n" +
 	"\n" +
 	"prefer_gpu\x18) \x01(\bR\tpreferGpu\x12!\n" +
-	"\atargets\x18* \x03(\tB\a\xaa\x9f\x19\x030\xe8\aR\atargets\x1a?\n" +
+	"\atargets\x18* \x03(\tB\a\xaa\x9f\x19\x030\xe8\aR\atargets\x12*\n" +
+	"\ftext_columns\x18+ \x03(\tB\a\xaa\x9f\x19\x030\xe8\aR\vtextColumns\x1a?\n" +
 	"\x11ClassWeightsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01B\x06\n" +
