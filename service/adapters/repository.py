@@ -12,7 +12,7 @@ import os
 import uuid
 from pathlib import Path
 
-from service.adapters import durable, operator_models
+from service.adapters import durable, linked_versions, operator_models
 from service.adapters.hashed_file import HashedFile
 from service.adapters.layout import (
     CONFIG_FILE,
@@ -136,16 +136,21 @@ class RepositoryArtifacts:
     def _models(self) -> list[str]:
         return sorted(entry.name for entry in _directories(self._layout.model_dir) if _is_model(entry.name))
 
+    @durable.disk_errors()
     def verify(self, model: str, version: int) -> Manifest:
         """Reads all files of a version and compares them with its manifest; of an operator's model, its configuration.
 
+        Triton finds the version from then on.
+
         Raises:
-            ServiceError: ARTIFACT_DAMAGED naming the file; LOAD_FAILED for a configuration that cannot be served.
+            ServiceError: ARTIFACT_DAMAGED naming the file; LOAD_FAILED for a configuration that cannot be served;
+                DISK_FULL.
         """
         if self.of_operator(model):
             return operator_models.manifest_of(self._layout.model(model), version)
         directory = VersionDirectory.read(self._layout.version(model, version), model, version)
         directory.check_contents()
+        linked_versions.link(self._layout.model_dir, directory.manifest)
         return directory.manifest
 
     @durable.disk_errors()
@@ -160,6 +165,8 @@ class RepositoryArtifacts:
         """
         if self.of_operator(model):
             raise operators_own(model)
+        for number in self._versions(model) if version is None else [version]:
+            linked_versions.unlink(self._layout.model_dir, model, number)
         if version is None or self._versions(model) == [version]:
             self._throw_away(self._layout.model(model))
         else:
@@ -186,6 +193,8 @@ class RepositoryArtifacts:
         """Deletes a model's directory that never got a version; returns what is unknown in it, or itself."""
         names = {path.name for path in directory.iterdir()}
         written = {CONFIG_FILE, durable.temporary_name(directory / CONFIG_FILE).name}
+        if linked_versions.clean(directory):
+            return []
         if not _is_model(directory.name):
             return [directory.name]
         if operator_models.is_of_operator(directory):

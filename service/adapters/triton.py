@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import resources
 from typing import Any, Generic, TypeVar
 
@@ -26,10 +27,11 @@ from service.adapters.embedded_triton import EmbeddedTriton, TritonStartError
 from service.adapters.operator_models import config_json
 from service.adapters.stub_watch import stub_is_lost
 from service.adapters.triton_config import TritonModelConfig, tensor_names
+from service.adapters.triton_names import model_of, triton_name
 from service.domain.entities import INPUT, OUTPUT, Floats, Manifest, Signature
 from service.domain.errors import Reason, ServiceError
 from service.domain.named_tensors import Tensor, TensorBatch, TensorType, element_ends
-from service.domain.ports import LoadHung, ModelCrashed
+from service.domain.ports import InputsRefused, LoadHung, ModelCrashed
 
 log = logging.getLogger("fitserve.triton")
 
@@ -72,6 +74,15 @@ LOG_PAUSE = 5.0
 
 SELF_TEST_MODEL = "fitserve_self_test"
 
+PROBLEM_CHARACTERS = 1000
+"""So much is told of what an operator's code says of inputs."""
+
+Held = tuple[tuple[int, ...], int]
+"""What Triton holds under a name: the versions, and the copies of each."""
+
+UNKNOWN: Held = ((), 0)
+"""It holds something under the name, or may do so."""
+
 
 class TritonInference:
     """Implements the port Inference.
@@ -90,6 +101,7 @@ class TritonInference:
         self._channel: grpc.aio.Channel | None = None
         self._address = ""
         self._version = ""
+        self._held: dict[str, dict[str, Held]] = {}
         self._loads = asyncio.Semaphore(LOADS_AT_ONCE)
         self._hung = asyncio.Event()
 
@@ -125,6 +137,7 @@ class TritonInference:
         """Starts or finds Triton and proves with a known row that it computes."""
         await self.stop()
         self._hung.clear()
+        self._held = {}
         self._address = address = await self._start_embedded() if self._new_embedded else self._url
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         try:
@@ -204,13 +217,32 @@ class TritonInference:
             await self._embedded.stop()
             self._embedded = None
 
-    async def serve(self, manifest: Manifest, versions: Sequence[int], instances: int = 1) -> None:
-        """Makes Triton hold exactly `versions` of the manifest's model, and returns when the manifest's one is ready."""
+    async def serve(self, manifest: Manifest, beside: Sequence[Manifest] = (), instances: int = 1) -> None:
+        """Makes Triton hold a version and others of its model, none else of it, and returns when that one is ready.
+
+        They may have several names in Triton (triton_names.py), each of which has its own load.
+        """
         if manifest.of_operator and self._embedded is not None:
             await self._embedded.check_requirements(manifest.model)
-        request = service_pb2.RepositoryModelLoadRequest(model_name=manifest.model)
-        request.parameters["config"].string_param = _config(manifest, versions, instances)
-        ready = service_pb2.ModelReadyRequest(name=manifest.model, version=str(manifest.version))
+        held = self._held.setdefault(manifest.model, {})
+        named: dict[str, list[Manifest]] = {}
+        for one in (manifest, *beside):  # the version itself is the first: if Triton refuses it, nothing else changes
+            named.setdefault(triton_name(one), []).append(one)
+        for name, versions in named.items():
+            wanted = tuple(sorted(one.version for one in versions)), instances
+            if versions[0] is manifest or held.get(name) != wanted:
+                held[name] = UNKNOWN
+                await self._serve_name(name, versions[0], wanted)
+                held[name] = wanted
+        for name in held.keys() - named.keys():
+            await self._unload_name(name)
+            del held[name]
+
+    async def _serve_name(self, name: str, manifest: Manifest, wanted: Held) -> None:
+        """Makes Triton hold these versions under a name, and returns when the manifest's one is ready."""
+        request = service_pb2.RepositoryModelLoadRequest(model_name=name)
+        request.parameters["config"].string_param = _config(manifest, *wanted)
+        ready = service_pb2.ModelReadyRequest(name=name, version=str(manifest.version))
         try:
             async with self._loads:
                 with _hang_up_is_unavailable():
@@ -227,7 +259,7 @@ class TritonInference:
         if self._embedded is None or self._embedded.pid is None:
             await loading
         elif not await _done_before(stub_is_lost(self._embedded.pid), loading):
-            raise self._load_hangs(request.model_name, "its process died")
+            raise self._load_hangs(model_of(request.model_name), "its process died")
 
     def _load_hangs(self, model: str, why: str) -> LoadHung:
         log.error("Triton hangs in the load of model %s: %s", model, why)
@@ -253,12 +285,18 @@ class TritonInference:
 
     async def unload(self, model: str) -> None:
         """Unloads all versions of a model. Triton takes no calls for it from then on; its memory is free a second later."""
-        request = service_pb2.RepositoryModelUnloadRequest(model_name=model)
+        held = self._held.setdefault(model, {})
+        for name in list(held) or [model]:
+            await self._unload_name(name)
+            held.pop(name, None)
+
+    async def _unload_name(self, name: str) -> None:
+        request = service_pb2.RepositoryModelUnloadRequest(model_name=name)
         try:
             with _hang_up_is_unavailable():
                 await self._stub.RepositoryModelUnload(request, timeout=LOAD_SECONDS)
         except grpc.aio.AioRpcError as error:
-            raise self._unload_error(error, model) from error
+            raise self._unload_error(error, model_of(name)) from error
 
     def _unload_error(self, error: grpc.aio.AioRpcError, model: str) -> ServiceError:
         if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -283,11 +321,14 @@ class TritonInference:
             raise ServiceError(
                 Reason.TRITON_UNAVAILABLE, "Triton does not say what it has loaded; try again"
             ) from error
-        return {model.name for model in index.models if model.state == "READY"}
+        ready = {model.name for model in index.models if model.state == "READY"}
+        for name in ready:  # a Triton that runs longer than the service may hold more than this one has loaded
+            self._held.setdefault(model_of(name), {}).setdefault(name, UNKNOWN)
+        return {model_of(name) for name in ready}
 
-    async def configuration(self, model: str, version: int) -> bytes:
+    async def configuration(self, manifest: Manifest) -> bytes:
         """Returns a loaded version's configuration, a serialized `inference.ModelConfigResponse`."""
-        request = service_pb2.ModelConfigRequest(name=model, version=str(version))
+        request = service_pb2.ModelConfigRequest(name=triton_name(manifest), version=str(manifest.version))
         try:
             with _hang_up_is_unavailable():
                 response = await self._stub.ModelConfig(request, timeout=self._start_seconds)
@@ -295,6 +336,7 @@ class TritonInference:
             raise ServiceError(
                 Reason.TRITON_UNAVAILABLE, "Triton does not say how the model is configured; try again"
             ) from error
+        response.config.name = manifest.model
         data: bytes = response.SerializeToString()
         return data
 
@@ -302,11 +344,13 @@ class TritonInference:
         """Returns a new stream to a loaded version that takes rows of features."""
         config = TritonModelConfig.of(manifest)
         names = tensor_names(config.backend)
-        return FeatureStream(self._stub, manifest.model, str(manifest.version), config.shape, names)
+        return FeatureStream(self._stub, triton_name(manifest), str(manifest.version), config.shape, names)
 
     def open_tensor_stream(self, manifest: Manifest) -> NamedTensorStream:
         """Returns a new stream to a loaded version that takes named tensors."""
-        return NamedTensorStream(self._stub, manifest.model, str(manifest.version), manifest.signature)
+        kinds = {"python": OperatorStream, "onnxruntime": OnnxStream}
+        kind = kinds.get(manifest.backend, NamedTensorStream)
+        return kind(self._stub, triton_name(manifest), str(manifest.version), manifest.signature)
 
     async def _self_test(self) -> None:
         """Sends a known row through a known model: a Triton that computes nothing or nonsense must not serve.
@@ -431,7 +475,7 @@ class TritonStream(ABC, Generic[D, S]):
             scores.set_result(answer)
 
     def _refused(self, why: str) -> ServiceError:
-        model = self._template.model_name
+        model = model_of(self._template.model_name)
         if time.monotonic() >= self._silent_until:  # a model that always fails would fill the disk
             self._silent_until = time.monotonic() + LOG_PAUSE
             log.error("a batch of model %s failed in Triton: %s", model, why)
@@ -524,11 +568,50 @@ class NamedTensorStream(TritonStream[TensorBatch, TensorBatch]):
         return tensor
 
 
+class OperatorStream(NamedTensorStream):
+    """Named tensors to an operator's code, which says by `TritonError.INVALID_ARG` that inputs are wrong.
+
+    An answer of a stream has the text of an error and not its code, so a batch that fails is sent once more as a call of its
+    own. Of any other error nothing is told: what it says was not written for callers.
+    """
+
+    async def infer(self, batch: TensorBatch, rows: int) -> TensorBatch:
+        """Sends one batch and returns its answer."""
+        try:
+            return await super().infer(batch, rows)
+        except ServiceError as error:
+            if error.reason is not Reason.INTERNAL or (problem := await self._problem_of(batch, rows)) is None:
+                raise
+            raise InputsRefused(problem) from None
+
+    async def _problem_of(self, batch: TensorBatch, rows: int) -> str | None:
+        """Returns what the code says is wrong with the inputs; None if it does not say that they are wrong."""
+        try:
+            with _hang_up_is_unavailable():
+                await self._stub.ModelInfer(self._message(batch, rows))
+        except grpc.aio.AioRpcError as error:
+            if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
+                return (error.details() or "the model refuses them")[:PROBLEM_CHARACTERS]
+        return None
+
+
+class OnnxStream(OperatorStream):
+    """Named tensors to an ONNX model, which may not compute with every value, such as an index beyond the end of a table."""
+
+    async def _problem_of(self, batch: TensorBatch, rows: int) -> str | None:
+        """Returns that the inputs are wrong, without what onnxruntime says of it; None if it does not say that they are."""
+        if await super()._problem_of(batch, rows) is None:
+            return None
+        return (
+            "the model cannot compute with these values, or with lengths that differ so; send such as it was made for"
+        )
+
+
 def _config(manifest: Manifest, versions: Sequence[int], instances: int) -> str:
     """Returns the configuration that a load gives to Triton: ours, or the operator's own."""
     if manifest.of_operator:
         return config_json(manifest.own_config, manifest.model, versions, instances)
-    return TritonModelConfig.of(manifest).to_json(versions, instances)
+    return replace(TritonModelConfig.of(manifest), name=triton_name(manifest)).to_json(versions, instances)
 
 
 def _broken() -> ServiceError:

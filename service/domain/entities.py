@@ -314,15 +314,6 @@ class Manifest:
         """The number of scores of one row."""
         return len(self.signature.classes) or len(self.signature.targets) or 1
 
-    @property
-    def served_by(self) -> str:
-        """What the versions of a model must share to be loaded at one time: to Triton they are one model."""
-        # FIL's buffers have the size that the configuration says; other backends find it out.
-        scores = f" with {self.score_count} scores" if self.backend == "fil" else ""
-        texts = sum(column.goes_as_text for column in self.signature.columns)
-        inputs = f" with {texts} columns of texts" if texts else ""
-        return f"{self.backend!r} ({self.file}{scores}{inputs}{', for a GPU' if self.prefer_gpu else ''})"
-
 
 @dataclass(frozen=True)
 class StoredVersion:

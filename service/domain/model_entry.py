@@ -104,23 +104,6 @@ class ModelEntry:
         """Returns the names of the aliases that name a version."""
         return sorted(alias.name for alias in self.aliases.values() if alias.version == version)
 
-    def check_backend(self, version: int) -> None:
-        """Refuses a version that runs on another backend than a loaded one: to Triton they are one model, with one backend.
-
-        Raises:
-            ServiceError: LOAD_FAILED.
-        """
-        stored = self.versions[version].manifest
-        for other in self.loaded.values():
-            if stored is not None and other.manifest.served_by != stored.served_by:
-                raise ServiceError(
-                    Reason.LOAD_FAILED,
-                    f"version {version} of model {self.name!r} runs on Triton's backend {stored.served_by}, and version "
-                    f"{other.manifest.version}, which is loaded, on {other.manifest.served_by}; a model has one backend at "
-                    "a time, so unload that version first",
-                    {"model": self.name, "version": str(version)},
-                )
-
     def replaced_by(self, version: int, order: LoadOrder) -> set[int]:
         """Returns the version in whose place an order loads another one, if it goes: none that an alias names does."""
         gone = {self.serving} - {0, version}

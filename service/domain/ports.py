@@ -70,6 +70,13 @@ class ModelCrashed(ServiceError):
         )
 
 
+class InputsRefused(ServiceError):
+    """A model says that the inputs of a batch are wrong; the code of an operator's, how to mend them too."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(Reason.INVALID_FIELD, f"inputs: {problem}", {"field": "inputs"})
+
+
 class LoadHung(ServiceError):
     """The inference server never answered to a load. It counts as down."""
 
@@ -104,6 +111,7 @@ class TensorStream(Protocol):
 
         Raises:
             As InferenceStream.infer does.
+            InputsRefused: The model's own code refuses them.
         """
 
     async def close(self) -> None:
@@ -130,12 +138,14 @@ class Inference(Protocol):
     async def stop(self) -> None:
         """Stops the server if it is ours, and closes the connection."""
 
-    async def serve(self, manifest: Manifest, versions: Sequence[int], instances: int) -> None:
-        """Makes the server hold exactly `versions` of the manifest's model, and returns when the manifest's one is ready.
+    async def serve(self, manifest: Manifest, beside: Sequence[Manifest], instances: int) -> None:
+        """Makes the server hold a version and others of its model, none else of it, and returns when that one is ready.
 
         Versions that it holds already go on answering meanwhile.
 
         Args:
+            manifest: The version.
+            beside: The others.
             instances: How many copies of each version work in parallel.
 
         Raises:
@@ -153,7 +163,7 @@ class Inference(Protocol):
     async def loaded_models(self) -> set[str]:
         """Returns the names of the models that the server has loaded."""
 
-    async def configuration(self, model: str, version: int) -> bytes:
+    async def configuration(self, manifest: Manifest) -> bytes:
         """Returns a loaded version's configuration as the server has it: its own message, which the domain never opens.
 
         Raises:
@@ -204,10 +214,10 @@ class Artifacts(Protocol):
         """Returns every version on disk, damaged ones with their error. File contents are not read."""
 
     def verify(self, model: str, version: int) -> Manifest:
-        """Reads all files of a version and compares them with its manifest.
+        """Reads all files of a version and compares them with its manifest. The inference server finds it from then on.
 
         Raises:
-            ServiceError: ARTIFACT_DAMAGED naming the file.
+            ServiceError: ARTIFACT_DAMAGED naming the file; DISK_FULL.
         """
 
     def remove(self, model: str, version: int | None) -> None:

@@ -342,7 +342,6 @@ class Registry:
             return []
         if not self._available:
             raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton is being started again; try again")
-        entry.check_backend(version)
         evicted = await self._make_room(entry, version, order)
         before = entry.moving.get(version)
         entry.moving[version] = VersionState.LOADING
@@ -367,7 +366,7 @@ class Registry:
         if version in entry.stale:
             await self._settle(entry)
         try:
-            await self._serve(entry, manifest, {*entry.loaded, version}, instances)
+            await self._serve(entry, manifest, instances)
             if generation != self._generation:
                 raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton died during the load; try again")
             replaced = await self._commit(entry, version, order) if order is not None else []
@@ -416,19 +415,21 @@ class Registry:
         before, instances = entry.capacity.instances, order.changed(entry.capacity).instances
         try:
             if instances != before:
-                await self._serve(entry, loaded.manifest, set(entry.loaded), instances)
+                await self._serve(entry, loaded.manifest, instances)
             replaced = await self._commit(entry, loaded.manifest.version, order)
         except Exception:
             if instances != before and entry.loaded:
                 with suppress(ServiceError):  # more copies than wanted, or fewer, do no harm
-                    await self._serve(entry, loaded.manifest, set(entry.loaded), before)
+                    await self._serve(entry, next(iter(entry.loaded.values())).manifest, before)
             raise
         await self._retire(entry, replaced)
 
-    async def _serve(self, entry: ModelEntry, manifest: Manifest, versions: set[int], instances: int) -> None:
-        """Has Triton hold exactly these versions."""
+    async def _serve(self, entry: ModelEntry, manifest: Manifest, instances: int) -> None:
+        """Has Triton hold the loaded versions and this one, which may be one of them, and nothing else of the model."""
+        versions = {*entry.loaded, manifest.version}
+        beside = [entry.loaded[version].manifest for version in sorted(versions - {manifest.version})]
         entry.held |= versions
-        await self._inference.serve(manifest, sorted(versions), instances)
+        await self._inference.serve(manifest, beside, instances)
         entry.held = versions
 
     async def _settle(self, entry: ModelEntry) -> None:
@@ -441,7 +442,7 @@ class Registry:
             return
         some = next(iter(entry.loaded.values())).manifest
         try:
-            await self._serve(entry, some, set(entry.loaded), entry.capacity.instances)
+            await self._serve(entry, some, entry.capacity.instances)
         except ServiceError as error:
             if not _is_away(error):
                 raise

@@ -239,6 +239,7 @@ def version_message(entry: ModelEntry, stored: StoredVersion, state: VersionStat
                 parity=_parity(manifest),
                 backend=manifest.backend,
                 source=_source(manifest),
+                prefer_gpu=manifest.prefer_gpu,
                 job=manifest.job if manifest.imported is None else "",
                 dataset=manifest.dataset,
                 train_row_count=manifest.train_rows,

@@ -68,7 +68,7 @@ class OipModels:
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
         """Returns the configuration of a loaded model, as Triton has it."""
         manifest = self._registry.serving(*_named(request)).manifest
-        data = await self._overview.inference.configuration(manifest.model, manifest.version)
+        data = await self._overview.inference.configuration(manifest)
         return pb.ModelConfigResponse.FromString(data)
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:

@@ -155,7 +155,13 @@ def test_one_bad_value_fails_alone(client: fitserve.Client, name: str) -> None:
 
     with ThreadPoolExecutor(12) as pool:
         found = list(pool.map(ask, [0, 1, 2, 3] * 3))
-    assert found == [[[10]], [[20]], [[30]], "INTERNAL"] * 3
+    assert found == [[[10]], [[20]], [[30]], "INVALID_FIELD"] * 3
+
+
+def test_what_the_model_cannot_compute_with_is_the_callers_to_mend(client: fitserve.Client, name: str) -> None:
+    client.import_model(name, words(), format="onnx", load=True)
+    with pytest.raises(errors.InvalidArgument, match="cannot compute with these values"):
+        client.predict(name, tensors={"word": np.array([b"\xff\xfe"], object)})
 
 
 def test_a_model_of_exactly_one_image_takes_one_at_a_time(client: fitserve.Client, name: str) -> None:
@@ -223,6 +229,27 @@ def test_versions_aliases_unload_and_remove_work_as_for_all_models(client: fitse
     client.remove(name, force=True)
     with pytest.raises(errors.NotFound):
         client.model(name)
+
+
+def test_versions_with_and_without_rows_answer_beside_each_other(client: fitserve.Client, name: str) -> None:
+    def centred(axis: int) -> bytes:
+        nodes = [
+            helper.make_node("ReduceMean", ["x"], ["mean"], axes=[axis], keepdims=1),
+            helper.make_node("Sub", ["x", "mean"], ["y"]),
+        ]
+        return model(nodes, [("x", TensorProto.FLOAT, ["n", 2])], [("y", TensorProto.FLOAT, ["n", 2])])
+
+    client.import_model(name, centred(axis=1), format="onnx", outputs=["y"], load=True)
+    client.import_model(name, centred(axis=0), format="onnx", outputs=["y"], new_version=True)
+    client.load(name, 2, alongside=True)
+    x = np.array([[1, 2], [5, 8]], np.float32)
+
+    def ask(version: int) -> object:
+        return client.predict(name, tensors={"x": x}, version=version)["y"].tolist()
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, [1, 2] * 20))
+    assert found == [[[-0.5, 0.5], [-1.5, 1.5]], [[-2, -3], [2, 3]]] * 20
 
 
 def test_a_fit_cannot_continue_a_model_of_named_tensors(client: fitserve.Client, name: str) -> None:

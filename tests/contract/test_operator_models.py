@@ -131,6 +131,22 @@ def test_a_fit_on_its_name_is_refused(
     assert files_of(service.model_dir / name) == before
 
 
+@pytest.mark.parametrize("new_version", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_import_under_its_name_is_refused(
+    service: ServiceProcess, client: fitserve.Client, name: str, new_version: bool, whole: bool
+) -> None:
+    place(service.model_dir, name, versions=(1,) if whole else ())
+    before, jobs = files_of(service.model_dir / name), service.model_dir / ".fitserve" / "jobs"
+    others = set(jobs.iterdir())
+    with pytest.raises(fitserve.errors.FailedPrecondition, match="operator") as refused:
+        client.import_model(name, b"any file", format="onnx", new_version=new_version)
+    assert refused.value.reason == "OPERATOR_MODEL"
+    assert refused.value.metadata["model"] == name
+    assert files_of(service.model_dir / name) == before
+    assert set(jobs.iterdir()) <= others
+
+
 # -- what is broken --------------------------------------------------------------------------------------------------
 
 BROKEN = {
@@ -255,6 +271,16 @@ def test_text_similarity_says_how_alike_texts_are(service: ServiceProcess, clien
     columns = {"first": [first for first, _ in pairs], "second": [second for _, second in pairs]}
     outputs = client.predict("text_similarity", tensors=columns)
     assert outputs["similarity"].ravel().tolist() == pytest.approx(alike)
+
+
+def test_text_similarity_refuses_bytes_that_are_no_text(service: ServiceProcess, client: fitserve.Client) -> None:
+    shutil.copytree(
+        ROOT / "model_repository/text_similarity", service.model_dir / "text_similarity", dirs_exist_ok=True
+    )
+    client.load("text_similarity")
+    given = {"first": np.array([[b"\xff"]], np.object_), "second": np.array([[b"a"]], np.object_)}
+    with pytest.raises(fitserve.errors.InvalidArgument, match="is no UTF-8"):
+        client.predict("text_similarity", tensors=given)
 
 
 def test_further_processes_answer_its_predictions_too(start_service: StartService) -> None:

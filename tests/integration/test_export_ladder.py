@@ -76,14 +76,15 @@ def test_trees_that_prefer_a_gpu_are_served_by_fil_and_equal_the_librarys(
         values = client.predict(name, x[~half])
         assert np.abs(values - expected[:, 0]).max() <= LIMIT * np.abs(expected).max()
     version = client.model(name).versions[0]
-    assert version.backend == "fil"
+    assert (version.backend, version.prefer_gpu) == ("fil", True)
     assert version.parity.max_difference <= version.parity.tolerance
 
 
 def test_a_model_that_prefers_a_gpu_and_is_no_tree_stays_with_onnx(client: fitserve.Client, name: str) -> None:
     x, y = datasets.load_iris(return_X_y=True)
     client.fit(name, x, y, algorithm="logistic_regression", queue=True, load=True, prefer_gpu=True).wait(120)
-    assert client.model(name).versions[0].backend == "onnxruntime"
+    version = client.model(name).versions[0]
+    assert (version.backend, version.prefer_gpu) == ("onnxruntime", True)
     assert (client.predict(name, x) == y).mean() > 0.9
 
 
@@ -94,7 +95,7 @@ def test_catboost_serves_categories_by_its_own_file_as_the_library_answers(
     features = penguins.drop(columns="species")
     client.fit(name, penguins, target="species", algorithm="catboost", iterations=40, queue=True, load=True).wait(120)
     version = client.model(name).versions[0]
-    assert version.backend == "fitserve_native"
+    assert (version.backend, version.prefer_gpu) == ("fitserve_native", False)
     columns = {column.name: column for column in version.signature.columns}
     assert columns["island"].unknown_category == "MISSING"
 

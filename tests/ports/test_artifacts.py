@@ -447,6 +447,56 @@ class TestClean:
         assert (model_dir / ".fitserve/datasets/00").is_dir()
 
 
+class TestLinkedVersions:
+    """Versions that Triton has to find under names of their own, since they need a configuration of their own."""
+
+    def publish_fil(self, artifacts: RepositoryArtifacts, version: int) -> None:
+        staged = stage(artifacts, f"job-{version}", {"version": version})
+        os.rename(staged / "model.onnx", staged / "model.txt")
+        said = json.loads((staged / "manifest.json").read_text())
+        said |= {"backend": "fil", "files": {"model.txt": said["files"]["model.onnx"]}}
+        (staged / "manifest.json").write_text(json.dumps(said))
+        artifacts.publish(f"job-{version}", "iris", version)
+
+    def test_a_version_with_a_configuration_of_its_own_is_linked_when_it_is_verified(
+        self, artifacts: RepositoryArtifacts, model_dir: Path
+    ) -> None:
+        publish(artifacts, 1)
+        self.publish_fil(artifacts, 2)
+        assert not (model_dir / "iris.v2").exists()
+        for _ in range(2):
+            artifacts.verify("iris", 1)
+            artifacts.verify("iris", 2)
+        assert sorted(os.listdir(model_dir)) == [".fitserve", "iris", "iris.v2"]
+        assert os.readlink(model_dir / "iris.v2/2") == "../iris/2"
+        assert (model_dir / "iris.v2/2/model.txt").read_bytes() == MODEL
+        config = TritonModelConfig.from_text((model_dir / "iris.v2/config.pbtxt").read_text())
+        assert (config.name, config.backend, config.file) == ("iris.v2", "fil", "model.txt")
+        assert stored(artifacts) == [("iris", 1), ("iris", 2)]
+        assert artifacts.clean() == []
+        assert (model_dir / "iris.v2/2").is_symlink()
+
+    @pytest.mark.parametrize("version", [2, None])
+    def test_the_link_goes_with_its_version(
+        self, artifacts: RepositoryArtifacts, model_dir: Path, version: int | None
+    ) -> None:
+        publish(artifacts, 1)
+        self.publish_fil(artifacts, 2)
+        artifacts.verify("iris", 2)
+        artifacts.remove("iris", version)
+        assert sorted(os.listdir(model_dir)) == [".fitserve", *(["iris"] if version else [])]
+
+    def test_a_link_whose_version_is_gone_is_cleaned_away_and_what_others_wrote_stays(
+        self, artifacts: RepositoryArtifacts, model_dir: Path
+    ) -> None:
+        self.publish_fil(artifacts, 1)
+        artifacts.verify("iris", 1)
+        shutil.rmtree(model_dir / "iris")
+        (model_dir / "rose.v1/1").mkdir(parents=True)
+        assert artifacts.clean() == ["rose.v1"]
+        assert sorted(os.listdir(model_dir)) == [".fitserve", "rose.v1"]
+
+
 class TestLock:
     def test_a_second_service_on_the_same_directory_is_refused(
         self, artifacts: RepositoryArtifacts, model_dir: Path

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from google.protobuf import json_format
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from service.adapters import triton as module
 from service.adapters.triton import TritonInference
@@ -34,6 +37,8 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.unload_error: grpc.StatusCode | None = None
         self.loading = 0
         self.most_loading = 0
+        self.held: dict[str, tuple[list[int], int]] = {}
+        self.loads: list[str] = []
 
     async def ServerLive(self, request: object, context: object) -> pb.ServerLiveResponse:
         return pb.ServerLiveResponse(live=True)
@@ -48,7 +53,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ModelReadyResponse(ready=True)
 
     async def RepositoryModelLoad(
-        self, request: object, context: grpc.aio.ServicerContext[object, object]
+        self, request: pb.RepositoryModelLoadRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> pb.RepositoryModelLoadResponse:
         self.loading += 1
         self.most_loading = max(self.most_loading, self.loading)
@@ -56,13 +61,22 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):
             await self._fail(context, self.load_error)
         finally:
             self.loading -= 1
+        config = json_format.Parse(request.parameters["config"].string_param, ModelConfig())
+        assert config.name == request.model_name
+        self.loads.append(request.model_name)
+        self.held[request.model_name] = ([*config.version_policy.specific.versions], config.instance_group[0].count)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
-        self, request: object, context: grpc.aio.ServicerContext[object, object]
+        self, request: pb.RepositoryModelUnloadRequest, context: grpc.aio.ServicerContext[object, object]
     ) -> pb.RepositoryModelUnloadResponse:
         await self._fail(context, self.unload_error)
+        self.held.pop(request.model_name, None)
         return pb.RepositoryModelUnloadResponse()
+
+    async def RepositoryIndex(self, request: object, context: object) -> pb.RepositoryIndexResponse:
+        found = [pb.RepositoryIndexResponse.ModelIndex(name=name, state="READY") for name in self.held]
+        return pb.RepositoryIndexResponse(models=found)
 
     @staticmethod
     async def _fail(context: grpc.aio.ServicerContext[object, object], error: grpc.StatusCode | None) -> None:
@@ -135,7 +149,7 @@ async def test_a_load_that_triton_refuses_is_no_triton_that_is_away(
 ) -> None:
     stand_in.load_error = code
     with pytest.raises(ServiceError) as refused:
-        await inference.serve(manifest("iris"), [1])
+        await inference.serve(manifest("iris"))
     assert refused.value.reason is reason
     assert not isinstance(refused.value, LoadHung)
 
@@ -146,14 +160,14 @@ async def test_a_load_that_does_not_come_back_makes_triton_count_as_down(
     stand_in.load_error = Code.DEADLINE_EXCEEDED
     watching = asyncio.create_task(inference.wait_until_down())
     with pytest.raises(LoadHung) as hung:
-        await inference.serve(manifest("iris"), [1])
+        await inference.serve(manifest("iris"))
     assert hung.value.reason is Reason.TRITON_UNAVAILABLE
     async with asyncio.timeout(1):
         assert "it hangs in the load" in await watching
     stand_in.load_error = None
     await inference.start()
     watching = asyncio.create_task(inference.wait_until_down())
-    await inference.serve(manifest("iris"), [1])
+    await inference.serve(manifest("iris"))
     assert not watching.done()
     watching.cancel()
 
@@ -170,7 +184,7 @@ async def test_an_unload_that_does_not_come_back_makes_triton_count_as_down(
 
 
 async def test_triton_is_given_no_more_loads_than_it_has_threads(inference: TritonInference, stand_in: StandIn) -> None:
-    await asyncio.gather(*(inference.serve(manifest(f"model-{n}"), [1]) for n in range(20)))
+    await asyncio.gather(*(inference.serve(manifest(f"model-{n}")) for n in range(20)))
     assert stand_in.most_loading == module.LOADS_AT_ONCE
 
 
@@ -196,3 +210,49 @@ async def test_a_triton_that_dies_at_once_is_noticed_at_once() -> None:
             await inference.start()
     assert refused.value.reason is Reason.TRITON_UNAVAILABLE
     await inference.stop()
+
+
+# -- versions that are models of their own to Triton -----------------------------------------------------------------
+
+ONE, OTHER = manifest("iris", 1), manifest("iris", 3)
+TREES = replace(manifest("iris", 2), backend="fil", file="model.txt")
+
+
+async def test_versions_of_one_configuration_share_a_name_and_others_have_their_own(
+    inference: TritonInference, stand_in: StandIn
+) -> None:
+    await inference.serve(TREES, [ONE, OTHER])
+    assert stand_in.held == {"iris": ([1, 3], 1), "iris.v2": ([2], 1)}
+    assert await inference.loaded_models() == {"iris"}
+    await inference.serve(ONE, [OTHER, TREES], instances=2)
+    assert stand_in.held == {"iris": ([1, 3], 2), "iris.v2": ([2], 2)}
+    stand_in.loads.clear()
+    await inference.serve(OTHER, [TREES], instances=2)  # what does not change has no load
+    assert (stand_in.held, stand_in.loads) == ({"iris": ([3], 2), "iris.v2": ([2], 2)}, ["iris"])
+    await inference.serve(OTHER)
+    assert stand_in.held == {"iris": ([3], 1)}
+    await inference.serve(TREES)
+    await inference.unload("iris")
+    assert stand_in.held == {}
+
+
+async def test_a_refused_version_changes_nothing_of_those_under_other_names(
+    inference: TritonInference, stand_in: StandIn
+) -> None:
+    await inference.serve(ONE)
+    stand_in.load_error = Code.INVALID_ARGUMENT
+    with pytest.raises(ServiceError, match="version 2 of model 'iris'"):
+        await inference.serve(TREES, [ONE], instances=2)
+    assert stand_in.held == {"iris": ([1], 1)}
+    stand_in.load_error = None
+    await inference.serve(ONE)
+    assert stand_in.held == {"iris": ([1], 1)}
+
+
+async def test_names_that_another_service_has_loaded_are_unloaded_too(
+    inference: TritonInference, stand_in: StandIn
+) -> None:
+    stand_in.held = {"iris": ([2], 1), "iris.v7": ([7], 1), "wine": ([1], 1)}
+    assert await inference.loaded_models() == {"iris", "wine"}
+    await inference.serve(TREES)
+    assert stand_in.held == {"iris.v2": ([2], 1), "wine": ([1], 1)}

@@ -273,6 +273,7 @@ class ModelVersion:
         error: Why it is in the state FAILED.
         imported: The file that it was imported from; None if it was trained.
         source: FIT, IMPORT, or OPERATOR for one that an operator has placed.
+        prefer_gpu: Whether a GPU computes it where Triton has one.
     """
 
     version: int
@@ -295,6 +296,7 @@ class ModelVersion:
     error: errors.FitServeError | None
     imported: ImportedFile | None
     source: str
+    prefer_gpu: bool
 
 
 @dataclass(frozen=True)

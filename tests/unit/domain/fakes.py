@@ -206,14 +206,15 @@ class FakeInference:
     async def stop(self) -> None:
         self.die()
 
-    async def serve(self, manifest: Manifest, versions: Sequence[int], instances: int) -> None:
+    async def serve(self, manifest: Manifest, beside: Sequence[Manifest], instances: int) -> None:
+        versions = sorted(one.version for one in (manifest, *beside))
         self.calls.append(("serve", f"{manifest.model} {','.join(map(str, versions))}"))
         self._check_alive()
         await self.load_gate.passed()
         self._check_alive()
         if (error := self.load_errors.get(manifest.model)) is not None:
             raise error
-        self.held[manifest.model] = list(versions)
+        self.held[manifest.model] = versions
         self.instances[manifest.model] = instances
 
     async def unload(self, model: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from service.domain import registry as module
-from service.domain.entities import Capacity, LoadOrder, StoredVersion, VersionState, WantedModel
+from service.domain.entities import Capacity, LoadOrder, Manifest, StoredVersion, VersionState, WantedModel
 from service.domain.errors import Reason, ServiceError
 from service.domain.ports import LoadHung, ModelCrashed
 from service.domain.registry import MAX_HANGS, Registry
@@ -198,19 +199,12 @@ async def test_a_version_that_triton_refuses_leaves_the_others_alone(world: Worl
     assert world.inference.held == {"a": [1, 2, 3]}
 
 
-async def test_a_version_of_another_backend_needs_the_loaded_ones_to_go_first(world: World) -> None:
-    """Triton has one configuration for all versions of a model, and in it one backend."""
+async def test_a_version_of_another_backend_is_loaded_beside_the_others(world: World) -> None:
     registry = await two_loaded(world)
     registry.add(StoredVersion("a", 3, replace(manifest("a", 3), backend="fil")))
-    calls = list(world.inference.calls)
-    with pytest.raises(
-        ServiceError, match=r"version 3 .* 'fil' .*, and version 1, which is loaded, on 'onnxruntime'"
-    ) as refused:
-        await registry.load("a", 3, LoadOrder("test"))
-    assert refused.value.reason == Reason.LOAD_FAILED
-    assert world.inference.calls == calls
-    await registry.unload("a")
-    await registry.load("a", 3, LoadOrder("test"))
+    await registry.load("a", 3, ALONGSIDE)
+    assert loaded(registry) == [1, 2, 3]
+    assert world.inference.held == {"a": [1, 2, 3]}
 
 
 async def test_a_version_that_crashes_is_loaded_again_while_the_others_answer(world: World) -> None:
@@ -325,11 +319,11 @@ async def test_a_version_whose_load_hangs_again_and_again_is_left_out_and_the_ot
     registry = await two_loaded(world)
     serve = world.inference.serve
 
-    async def hang_with_2(manifest: object, versions: list[int], instances: int) -> None:
-        if 2 in versions:
+    async def hang_with_2(manifest: Manifest, beside: Sequence[Manifest], instances: int) -> None:
+        if 2 in {one.version for one in (manifest, *beside)}:
             world.inference.calls.append(("hang", "a"))
             raise LoadHung("a")
-        await serve(manifest, versions, instances)  # type: ignore[arg-type]
+        await serve(manifest, beside, instances)
 
     monkeypatch.setattr(world.inference, "serve", hang_with_2)
     for _ in range(MAX_HANGS + 1):

@@ -333,6 +333,7 @@ class ModelVersion(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     IMPORTED_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    PREFER_GPU_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The number, from 1."""
     state: Global___ModelState.ValueType
@@ -357,6 +358,8 @@ class ModelVersion(_message.Message):
     """
     source: Global___ModelSource.ValueType
     """Where it comes from."""
+    prefer_gpu: _builtins.bool
+    """Whether Fit was asked for a model that a GPU computes where Triton has one."""
     @_builtins.property
     def signature(self) -> Global___Signature:
         """What predictions take and what they give."""
@@ -416,10 +419,11 @@ class ModelVersion(_message.Message):
         error: _status_pb2.Status | None = ...,
         imported: Global___ImportedFile | None = ...,
         source: Global___ModelSource.ValueType = ...,
+        prefer_gpu: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "error", b"error", "imported", b"imported", "load_time", b"load_time", "parameters", b"parameters", "parity", b"parity", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "backend", b"backend", "create_time", b"create_time", "dataset", b"dataset", "error", b"error", "imported", b"imported", "job", b"job", "library_versions", b"library_versions", "load_time", b"load_time", "loaded_by", b"loaded_by", "metrics", b"metrics", "parameters", b"parameters", "parity", b"parity", "signature", b"signature", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "train_row_count", b"train_row_count", "validation_row_count", b"validation_row_count", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "backend", b"backend", "create_time", b"create_time", "dataset", b"dataset", "error", b"error", "imported", b"imported", "job", b"job", "library_versions", b"library_versions", "load_time", b"load_time", "loaded_by", b"loaded_by", "metrics", b"metrics", "parameters", b"parameters", "parity", b"parity", "prefer_gpu", b"prefer_gpu", "signature", b"signature", "size_bytes", b"size_bytes", "source", b"source", "state", b"state", "train_row_count", b"train_row_count", "validation_row_count", b"validation_row_count", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

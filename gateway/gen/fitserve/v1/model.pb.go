@@ -506,7 +506,9 @@ type ModelVersion struct {
 	// The file that it was imported from; unset for trained models.
 	Imported *ImportedFile `protobuf:"bytes,19,opt,name=imported,proto3" json:"imported,omitempty"`
 	// Where it comes from.
-	Source        ModelSource `protobuf:"varint,20,opt,name=source,proto3,enum=fitserve.v1.ModelSource" json:"source,omitempty"`
+	Source ModelSource `protobuf:"varint,20,opt,name=source,proto3,enum=fitserve.v1.ModelSource" json:"source,omitempty"`
+	// Whether Fit was asked for a model that a GPU computes where Triton has one.
+	PreferGpu     bool `protobuf:"varint,21,opt,name=prefer_gpu,json=preferGpu,proto3" json:"prefer_gpu,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -679,6 +681,13 @@ func (x *ModelVersion) GetSource() ModelSource {
 		return x.Source
 	}
 	return ModelSource_MODEL_SOURCE_UNSPECIFIED
+}
+
+func (x *ModelVersion) GetPreferGpu() bool {
+	if x != nil {
+		return x.PreferGpu
+	}
+	return false
 }
 
 // ImportedFile is the file that a version was imported from, which is not kept.
@@ -1136,7 +1145,7 @@ const file_fitserve_v1_model_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\x05R\aversion\x12)\n" +
 	"\x10previous_version\x18\x03 \x01(\x05R\x0fpreviousVersion\x12;\n" +
 	"\vupdate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\"\x93\b\n" +
+	"updateTime\"\xb2\b\n" +
 	"\fModelVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x05R\aversion\x12-\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x17.fitserve.v1.ModelStateR\x05state\x124\n" +
@@ -1162,7 +1171,9 @@ const file_fitserve_v1_model_proto_rawDesc = "" +
 	"\tloaded_by\x18\x11 \x01(\tR\bloadedBy\x12(\n" +
 	"\x05error\x18\x12 \x01(\v2\x12.google.rpc.StatusR\x05error\x125\n" +
 	"\bimported\x18\x13 \x01(\v2\x19.fitserve.v1.ImportedFileR\bimported\x120\n" +
-	"\x06source\x18\x14 \x01(\x0e2\x18.fitserve.v1.ModelSourceR\x06source\x1a:\n" +
+	"\x06source\x18\x14 \x01(\x0e2\x18.fitserve.v1.ModelSourceR\x06source\x12\x1d\n" +
+	"\n" +
+	"prefer_gpu\x18\x15 \x01(\bR\tpreferGpu\x1a:\n" +
 	"\fMetricsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\x1aB\n" +
