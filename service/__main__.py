@@ -6,7 +6,6 @@ Exit codes: 0 after a stop by signal, 1 if the service cannot start or fails, 2 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -37,8 +36,9 @@ def main() -> int:
 
 
 def _run(settings: Settings) -> int:
-    # The service never forks a process that goes on in Python; gRPC's handlers for that only warn and cost time.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    from service import grpc_core
+
+    grpc_core.set_up()
     import uvloop
 
     from service import logs, memory

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import signal
 import sys
 from contextlib import suppress
@@ -24,10 +23,10 @@ def main() -> int:
     from service.adapters.parent import end_with_parent
 
     end_with_parent(arguments.parent)
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-    import uvloop
+    from service import grpc_core, memory
 
-    from service import memory
+    grpc_core.set_up()
+    import uvloop
 
     memory.keep_small()
     with suppress(EOFError):

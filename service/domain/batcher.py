@@ -207,7 +207,7 @@ class Batcher(Generic[D, S]):
         """Looks, once each turn of the event loop, whether the batch has filled."""
         loop = asyncio.get_running_loop()
         self._quiet_turns += 1
-        if self._full or self._filled(loop.time()):
+        if not self._queue or self._full or self._filled(loop.time()):
             self._filling = False
             self._send()
         else:
