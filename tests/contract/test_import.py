@@ -50,6 +50,7 @@ HOSTILE = {
 def importer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """A service with narrow limits for imports."""
     limits = {"IMPORT_FILE_BYTES": str(FILE_BYTES), "IMPORT_MEMORY_BYTES": str(2**29), "IMPORT_SECONDS": "10"}
+    limits["IMPORT_TORCHSCRIPT"] = "true"
     process = ServiceProcess(tmp_path_factory.mktemp("importer"), **limits)
     yield process
     assert process.stop() == 0
@@ -452,6 +453,17 @@ def test_a_service_that_trains_nothing_imports_nothing(start_service: Callable[.
         refusal = refused(stubs_of(channel), b"1", model="m", format=ONNX)
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED")
     assert refusal.metadata["setting"] == "TRAINING_CORES"
+
+
+def test_torchscript_is_refused_before_it_comes_unless_the_operator_has_allowed_it(
+    start_service: Callable[..., ServiceProcess],
+) -> None:
+    service = start_service()
+    with grpc.insecure_channel(service.address) as channel:
+        refusal = refused(stubs_of(channel), b"", model="m", format="MODEL_FORMAT_TORCHSCRIPT")
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED")
+    assert refusal.metadata["setting"] == "IMPORT_TORCHSCRIPT"
+    assert "IMPORT_TORCHSCRIPT" in refusal.message
 
 
 def test_labels_and_numbers_come_back_as_they_were_given(client: fitserve.Client, name: str) -> None:

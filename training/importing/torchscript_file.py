@@ -14,7 +14,7 @@ from training.algorithms.base import NativeFile
 from training.data import Floats
 from training.errors import CannotExport, FitError, Reason, invalid_field
 from training.export.ladder import Exported
-from training.importing import found
+from training.importing import found, torchscript_code
 from training.importing.found import Found
 from training.importing.spec import MOST_CLASSES, SIGNATURE, Spec
 from training.parity import TOLERANCE, Expectation
@@ -54,6 +54,7 @@ def read(spec: Spec) -> Found:
         )
     with found.reading(_WHAT):
         found.check_zip(spec.file, spec.memory_limit_bytes)
+        torchscript_code.check(spec.file)
         module = _Module(TorchModel(spec.file))
     rows = found.random_rows(wanted.shape)
     with found.reading(
