@@ -37,12 +37,12 @@ func run(arguments []string) int {
 		}
 		return 0
 	}
-	connection, err := upstream.Connect(settings)
+	connections, err := upstream.Connect(settings)
 	if err != nil {
 		return fail(2, err)
 	}
-	defer connection.Close()
-	handler, err := server.NewHandler(settings, connection)
+	defer connections.Close()
+	handler, err := server.NewHandler(settings, connections)
 	if err != nil {
 		return fail(1, err)
 	}

@@ -18,7 +18,7 @@ Floats: TypeAlias = NDArray[np.float32]
 COUNTS = "fitserve_category_counts"
 """The entry of the file's metadata with the number of categories of each column that holds codes, by its place in a row."""
 
-_LOGARITHMIC = ("Poisson", "Tweedie")
+_LOGARITHMIC = ("Poisson", "Tweedie", "LogLinQuantile")
 _CLASSIFYING = ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll", "MultiLogloss", "MultiCrossEntropy")
 _MISSING = b"-1"
 

@@ -22,7 +22,7 @@ from sklearn import datasets
 
 from predictors import native
 from predictors.forest import Forest, Options
-from training import algorithms, encoding, limits, parity
+from training import algorithms, encoding, limits, parity, texts
 from training.algorithms.base import Problem
 from training.data import FeatureColumn, Floats, Rows, Schema, split
 from training.export import graph, ladder, sessions
@@ -32,9 +32,8 @@ from training.spec import Json, Task
 PAGE = Path(__file__).parents[1] / "docs" / "algorithms.md"
 OPTIONS = {field.name: field for field in training_service_pb2.FitRequest.DESCRIPTOR.oneofs_by_name["algorithm"].fields}
 TASKS: tuple[Task, ...] = ("classification", "regression")
-Data: TypeAlias = Literal["numbers", "categories", "numbers, prefer_gpu"]
-DATA: tuple[Data, ...] = ("numbers", "categories", "numbers, prefer_gpu")
-HEADERS = ("algorithm", "classes", "regression", "several targets", "missing values", "categories", "weights")
+Data: TypeAlias = Literal["numbers", "categories", "texts", "numbers, prefer_gpu"]
+HEADERS = ("algorithm", "classes", "regression", "several targets", "missing values", "categories", "texts", "weights")
 FINDINGS = ("algorithm", "task", "columns", "backend", "largest difference", "µs a row, of one", "µs a row, of 1000")
 
 _TREES = ("random_forest", "extra_trees", "hist_gradient_boosting", "xgboost", "lightgbm", "catboost")
@@ -49,8 +48,9 @@ _SECOND_PART = """## What serves them
 The backend of Triton that the export ladder chooses, and how far the served file is from the library: the largest
 difference of a probability, or of a value as a share of the largest value, over held-out rows. `numbers` are scikit-learn's
 digits (ten classes, 64 columns) and diabetes (10 columns), some values missing where the algorithm takes that; `categories`
-are penguins: the species or the weight, by five or four numbers and two categories, with gaps; `prefer_gpu` asks for what a
-GPU computes. The first backend whose file is proved equal is chosen:
+are penguins: the species or the weight, by five or four numbers and two categories, with gaps; `texts` are the lines of
+scikit-learn's descriptions of its data: which of six it is of, or its place in it, by the line and its length; `prefer_gpu`
+asks for what a GPU computes. The first backend whose file is proved equal is chosen:
 
 1. `onnxruntime`, a graph in ONNX; with `prefer_gpu` after `fil`.
 2. `fil`, all trees as a checkpoint of treelite in 32-bit floats, if no category is split or encoded. NVIDIA's image has FIL,
@@ -100,6 +100,8 @@ def data_of(name: str) -> Iterator[Data]:
     yield "numbers"
     if not traits.images:
         yield "categories"
+    if traits.texts:
+        yield "texts"
     if name in _TREES:
         yield "numbers, prefer_gpu"
 
@@ -112,12 +114,15 @@ def find_out(name: str, task: Task, data: Data) -> Finding:
     """
     limits.set_threads(1)
     traits = traits_of(name)
-    rows, schema = _penguins(task) if data == "categories" else _numbers(task, traits.images, traits.missing_values)
+    rows, schema = _rows(task, data, traits)
     train, held_out = split(rows, task == "classification", 0.2, 0)
     schema = encoding.learn_columns(schema, train, held_out, "")
     encoder = encoding.Encoder.of(schema, traits, train)
     classes = len(np.unique(rows.targets)) if task == "classification" else 0
-    problem = Problem(task, encoder.shape(train), classes, seed=0, cores=1, categories=encoder.categories)
+    text_columns = texts.text_columns(schema.columns)
+    problem = Problem(
+        task, encoder.shape(train), classes, seed=0, cores=1, categories=encoder.categories, texts=text_columns
+    )
     request = json_format.ParseDict({name: dict(_PARAMETERS.get(name, {}))}, training_service_pb2.FitRequest())
     learner = encoder.wrap(algorithms.build(name, getattr(request, name), problem))
     with open(os.devnull, "w") as nowhere:
@@ -125,7 +130,7 @@ def find_out(name: str, task: Task, data: Data) -> Finding:
     expected = parity.expect(learner, task, held_out.features, schema.missing_values, 0, schema.category_places)
     exported = ladder.climb(learner, problem, name, expected, prefer_gpu=data == "numbers, prefer_gpu")
     thousand = np.resize(held_out.features, (1000, *rows.features.shape[1:]))
-    compute = _computer(exported, classes)
+    compute = _computer(exported, problem)
     return Finding(
         backend=exported.backend,
         difference=exported.proof.max_difference * parity.TOLERANCE / exported.proof.tolerance,
@@ -143,6 +148,7 @@ def cells_of(name: str) -> dict[str, str]:
         "regression": "yes" if traits.regression else "",
         "several targets": "yes" if traits.multiple_targets else "",
         "missing values": "yes" if traits.missing_values else "",
+        "texts": "yes" if traits.texts else "",
         "categories": "" if traits.images else "as such" if traits.native_categories else "as indicators",
         "weights": "yes" if traits.sample_weights else "",
     }
@@ -190,6 +196,12 @@ def _table(headers: tuple[str, ...], lines: list[dict[str, str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows).replace("| --- ", "|---").replace("--- |", "---|")
 
 
+def _rows(task: Task, data: Data, traits: options_pb2.AlgorithmTraits) -> tuple[Rows, Schema]:
+    if data == "categories":
+        return _penguins(task)
+    return _lines(task) if data == "texts" else _numbers(task, traits.images, traits.missing_values)
+
+
 def _numbers(task: Task, images: bool, missing: bool) -> tuple[Rows, Schema]:
     """Returns real rows, 5 % of their values missing if asked for."""
     data = datasets.load_digits() if task == "classification" or images else datasets.load_diabetes()
@@ -216,17 +228,37 @@ def _penguins(task: Task) -> tuple[Rows, Schema]:
     return Rows(np.stack(features, axis=1).astype(np.float32), targets), Schema([], "integer", columns, True)
 
 
+def _lines(task: Task) -> tuple[Rows, Schema]:
+    """Returns the lines of the descriptions of data, with their lengths."""
+    lines = [
+        (source, place, line)
+        for source, name in enumerate(("breast_cancer", "diabetes", "digits", "iris", "linnerud", "wine"))
+        for place, line in enumerate(
+            filter(None, map(str.strip, getattr(datasets, f"load_{name}")().DESCR.splitlines()))
+        )
+    ]
+    sources, places, written = zip(*lines, strict=True)
+    features = np.array([[place, len(line)] for place, line in enumerate(written)], np.float32)
+    columns = [FeatureColumn("line", "text", written), FeatureColumn("length", "integer")]
+    targets = np.array(sources) if task == "classification" else np.array(places, np.float64)
+    return Rows(features, targets), Schema([], "integer", columns, False)
+
+
 Compute: TypeAlias = Callable[[Floats], object]
 
 
-def _computer(exported: ladder.Exported, classes: int) -> Compute:
+def _computer(exported: ladder.Exported, problem: Problem) -> Compute:
     """Returns what the backend of an exported model does with rows."""
+    classes = problem.class_count
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, exported.file.name)
         path.write_bytes(exported.file.content)
         if exported.backend == "fil":
             options = Options("treelite_checkpoint", classes > 0, classes > 0, outputs=classes or 1)
             return Forest(path, options).scores
+        if problem.texts:
+            model = native.open_text_model(path)
+            return lambda rows: model.scores(*texts.parted(rows, problem.texts))
         if exported.backend == "fitserve_native":
             return native.open_model(path).scores
         session = sessions.session_of(exported.file.content)

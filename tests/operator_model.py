@@ -35,6 +35,11 @@ class TritonPythonModel:
         count = triton.get_input_tensor_by_name(request, "count")
         if b"bad" in text:
             raise ValueError("a secret path: /etc/operator")
+        if b"broken" in text:
+            return triton.InferenceResponse(error=triton.TritonError("a secret path: /etc/operator"))
+        if b"wrong" in text:
+            problem = "text: 'wrong' is not taken; send another one"
+            return triton.InferenceResponse(error=triton.TritonError(problem, triton.TritonError.INVALID_ARG))
         sums = numbers.astype(np.float64).sum(axis=1, keepdims=True)
         more = 0 if count is None else count.as_numpy()
         upper = np.array([[row[0].decode().upper().encode()] for row in text], dtype=np.object_)

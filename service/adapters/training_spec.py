@@ -96,8 +96,8 @@ def _signature_message(signature: Signature) -> model_pb2.Signature:
         missing_values=signature.missing_values,
         classes=[_label_value(label) for label in signature.classes],
         prediction_dtype=_PREDICTION_TYPES[signature.label_kind],
-        inputs=[_tensor_message(spec) for spec in signature.inputs],
-        outputs=[_tensor_message(spec) for spec in signature.outputs],
+        inputs=[_tensor_message(spec) for spec in signature.inputs if signature.takes_tensors],
+        outputs=[_tensor_message(spec) for spec in signature.outputs if signature.takes_tensors],
     )
 
 

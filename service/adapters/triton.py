@@ -31,7 +31,7 @@ from service.adapters.triton_names import model_of, triton_name
 from service.domain.entities import INPUT, OUTPUT, Floats, Manifest, Signature
 from service.domain.errors import Reason, ServiceError
 from service.domain.named_tensors import Tensor, TensorBatch, TensorType, element_ends
-from service.domain.ports import LoadHung, ModelCrashed
+from service.domain.ports import InputsRefused, LoadHung, ModelCrashed
 
 log = logging.getLogger("fitserve.triton")
 
@@ -73,6 +73,9 @@ LOG_PAUSE = 5.0
 """Of a model's batches that fail, one is logged in so many seconds."""
 
 SELF_TEST_MODEL = "fitserve_self_test"
+
+PROBLEM_CHARACTERS = 1000
+"""So much is told of what an operator's code says of inputs."""
 
 Held = tuple[tuple[int, ...], int]
 """What Triton holds under a name: the versions, and the copies of each."""
@@ -345,7 +348,9 @@ class TritonInference:
 
     def open_tensor_stream(self, manifest: Manifest) -> NamedTensorStream:
         """Returns a new stream to a loaded version that takes named tensors."""
-        return NamedTensorStream(self._stub, triton_name(manifest), str(manifest.version), manifest.signature)
+        kinds = {"python": OperatorStream, "onnxruntime": OnnxStream}
+        kind = kinds.get(manifest.backend, NamedTensorStream)
+        return kind(self._stub, triton_name(manifest), str(manifest.version), manifest.signature)
 
     async def _self_test(self) -> None:
         """Sends a known row through a known model: a Triton that computes nothing or nonsense must not serve.
@@ -561,6 +566,45 @@ class NamedTensorStream(TritonStream[TensorBatch, TensorBatch]):
                 f"output {tensor.name} came back with {elements:g} elements for the shape {list(tensor.shape)}"
             )
         return tensor
+
+
+class OperatorStream(NamedTensorStream):
+    """Named tensors to an operator's code, which says by `TritonError.INVALID_ARG` that inputs are wrong.
+
+    An answer of a stream has the text of an error and not its code, so a batch that fails is sent once more as a call of its
+    own. Of any other error nothing is told: what it says was not written for callers.
+    """
+
+    async def infer(self, batch: TensorBatch, rows: int) -> TensorBatch:
+        """Sends one batch and returns its answer."""
+        try:
+            return await super().infer(batch, rows)
+        except ServiceError as error:
+            if error.reason is not Reason.INTERNAL or (problem := await self._problem_of(batch, rows)) is None:
+                raise
+            raise InputsRefused(problem) from None
+
+    async def _problem_of(self, batch: TensorBatch, rows: int) -> str | None:
+        """Returns what the code says is wrong with the inputs; None if it does not say that they are wrong."""
+        try:
+            with _hang_up_is_unavailable():
+                await self._stub.ModelInfer(self._message(batch, rows))
+        except grpc.aio.AioRpcError as error:
+            if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
+                return (error.details() or "the model refuses them")[:PROBLEM_CHARACTERS]
+        return None
+
+
+class OnnxStream(OperatorStream):
+    """Named tensors to an ONNX model, which may not compute with every value, such as an index beyond the end of a table."""
+
+    async def _problem_of(self, batch: TensorBatch, rows: int) -> str | None:
+        """Returns that the inputs are wrong, without what onnxruntime says of it; None if it does not say that they are."""
+        if await super()._problem_of(batch, rows) is None:
+            return None
+        return (
+            "the model cannot compute with these values, or with lengths that differ so; send such as it was made for"
+        )
 
 
 def _config(manifest: Manifest, versions: Sequence[int], instances: int) -> str:

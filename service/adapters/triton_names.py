@@ -22,7 +22,10 @@ def own_name(model: str, version: int) -> str:
 
 def triton_name(manifest: Manifest) -> str:
     """Returns what Triton calls the model that holds a version."""
-    shared = manifest.of_operator or (manifest.backend == "onnxruntime" and not manifest.prefer_gpu)
+    signature = manifest.signature
+    without_rows = bool(signature.inputs) and not signature.max_batch_size
+    special = manifest.backend != "onnxruntime" or manifest.prefer_gpu or without_rows
+    shared = manifest.of_operator or not special
     return manifest.model if shared else own_name(manifest.model, manifest.version)
 
 

@@ -226,6 +226,11 @@ class Signature:
         """Returns the signature of a model that takes and gives named tensors."""
         return cls(None, (), (), False, (), None, inputs, outputs, max_batch_size)
 
+    @property
+    def takes_tensors(self) -> bool:
+        """Whether callers name tensors, and not columns or a matrix of features."""
+        return bool(self.inputs) and not self.columns
+
     @cached_property
     def inputs_by_name(self) -> Mapping[str, TensorSpec]:
         """The named tensors that it takes. Made once."""

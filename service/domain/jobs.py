@@ -453,7 +453,7 @@ def check_same_inputs(command: FitCommand, latest: Manifest | None) -> None:
     before = latest.signature
     where = "inline.inputs" if command.inline else "dataset"
     mend = "train it under another name, or remove the model first"
-    if before.inputs:
+    if before.takes_tensors:
         raise invalid(where, f"the model's versions take the tensors {list(before.inputs_by_name)}, not rows; {mend}")
     if command.shape != before.shape:
         raise invalid(

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from service.domain.batcher import Batcher, D, FeatureBatcher, Infer, S, TensorBatcher, watched
+from service.domain.batcher import Batcher, D, FeatureBatcher, Infer, S, watched
 from service.domain.entities import Capacity, Manifest, Signature
+from service.domain.lone_tries import LoneTriesBatcher
 from service.domain.ports import Inference, InferenceStream, ModelCrashed, TensorStream
 from service.domain.shared_state import Work
 from service.domain.usage import Usage
@@ -86,7 +87,7 @@ class LoadedVersion:
         self._stream: InferenceStream | TensorStream
         if self.manifest.signature.inputs:
             self._stream = stream = inference.open_tensor_stream(self.manifest)
-            self.tensors = TensorBatcher(model, self._noticing_crashes(stream.infer), rows, self._queue_rows)
+            self.tensors = LoneTriesBatcher(model, self._noticing_crashes(stream.infer), rows, self._queue_rows)
             self.batcher: Batcher[Any, Any] = self.tensors
         else:
             self._stream = plain = inference.open_stream(self.manifest)

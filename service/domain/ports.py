@@ -70,6 +70,13 @@ class ModelCrashed(ServiceError):
         )
 
 
+class InputsRefused(ServiceError):
+    """A model says that the inputs of a batch are wrong; the code of an operator's, how to mend them too."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(Reason.INVALID_FIELD, f"inputs: {problem}", {"field": "inputs"})
+
+
 class LoadHung(ServiceError):
     """The inference server never answered to a load. It counts as down."""
 
@@ -104,6 +111,7 @@ class TensorStream(Protocol):
 
         Raises:
             As InferenceStream.infer does.
+            InputsRefused: The model's own code refuses them.
         """
 
     async def close(self) -> None:

@@ -172,16 +172,17 @@ def column_messages(columns: Sequence[ColumnSpec]) -> Iterator[model_pb2.ColumnS
 
 def signature_message(signature: Signature) -> model_pb2.Signature:
     """Returns a signature as a message. Callers know a model by its columns, or by its tensors."""
-    of_tensors = bool(signature.inputs) and not signature.columns
     return model_pb2.Signature(
         task=TASKS[signature.task] if signature.task else training_job_pb2.TASK_UNSPECIFIED,
         shape=signature.shape,
         columns=column_messages(signature.columns),
         missing_values=signature.missing_values,
         classes=[value_of_label(label) for label in signature.classes],
-        prediction_dtype=data_pb2.DATA_TYPE_UNSPECIFIED if of_tensors else LABEL_DTYPES[signature.label_kind],
-        inputs=[_tensor_spec(spec) for spec in signature.inputs if of_tensors],
-        outputs=[_tensor_spec(spec) for spec in signature.outputs if of_tensors],
+        prediction_dtype=data_pb2.DATA_TYPE_UNSPECIFIED
+        if signature.takes_tensors
+        else LABEL_DTYPES[signature.label_kind],
+        inputs=[_tensor_spec(spec) for spec in signature.inputs if signature.takes_tensors],
+        outputs=[_tensor_spec(spec) for spec in signature.outputs if signature.takes_tensors],
         targets=signature.targets,
     )
 

@@ -125,6 +125,45 @@ def test_images_come_and_go_with_their_shape(client: fitserve.Client, name: str)
         client.predict(name, tensors={"image": np.ones((5, 3, 8, 9), np.float32)})
 
 
+def test_the_client_names_outputs_and_gives_open_lengths(client: fitserve.Client, name: str) -> None:
+    made = model(
+        [helper.make_node("Abs", ["x"], ["y"])],
+        [("x", TensorProto.FLOAT, ["n", "m"])],
+        [("y", TensorProto.FLOAT, ["n", "m"])],
+    )
+    client.import_model(name, made, format="onnx", inputs={"x": [-1, 2]}, outputs=["y"], load=True)
+    (version,) = client.model(name).versions
+    assert version.signature is not None
+    assert [one.shape for one in (*version.signature.inputs, *version.signature.outputs)] == [(-1, 2), (-1, 2)]
+    assert client.predict(name, tensors={"x": np.array([[-1, 2]], np.float32)})["y"].tolist() == [[1, 2]]
+
+
+def test_one_bad_value_fails_alone(client: fitserve.Client, name: str) -> None:
+    made = model(
+        [helper.make_node("Gather", ["table", "place"], ["value"])],
+        [("place", TensorProto.INT64, ["n", 1])],
+        [("value", TensorProto.FLOAT, ["n", 1])],
+        table=np.array([10, 20, 30], np.float32),
+    )
+    client.import_model(name, made, format="onnx", load=True)
+
+    def ask(place: int) -> object:
+        try:
+            return client.predict(name, tensors={"place": np.array([[place]])})["value"].tolist()
+        except errors.FitServeError as error:
+            return error.reason
+
+    with ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(ask, [0, 1, 2, 3] * 3))
+    assert found == [[[10]], [[20]], [[30]], "INVALID_FIELD"] * 3
+
+
+def test_what_the_model_cannot_compute_with_is_the_callers_to_mend(client: fitserve.Client, name: str) -> None:
+    client.import_model(name, words(), format="onnx", load=True)
+    with pytest.raises(errors.InvalidArgument, match="cannot compute with these values"):
+        client.predict(name, tensors={"word": np.array([b"\xff\xfe"], object)})
+
+
 def test_a_model_of_exactly_one_image_takes_one_at_a_time(client: fitserve.Client, name: str) -> None:
     client.import_model(name, picture(rows=1), format="onnx", load=True)
     image = np.ones((1, 3, 8, 8), np.float32)
@@ -190,6 +229,27 @@ def test_versions_aliases_unload_and_remove_work_as_for_all_models(client: fitse
     client.remove(name, force=True)
     with pytest.raises(errors.NotFound):
         client.model(name)
+
+
+def test_versions_with_and_without_rows_answer_beside_each_other(client: fitserve.Client, name: str) -> None:
+    def centred(axis: int) -> bytes:
+        nodes = [
+            helper.make_node("ReduceMean", ["x"], ["mean"], axes=[axis], keepdims=1),
+            helper.make_node("Sub", ["x", "mean"], ["y"]),
+        ]
+        return model(nodes, [("x", TensorProto.FLOAT, ["n", 2])], [("y", TensorProto.FLOAT, ["n", 2])])
+
+    client.import_model(name, centred(axis=1), format="onnx", outputs=["y"], load=True)
+    client.import_model(name, centred(axis=0), format="onnx", outputs=["y"], new_version=True)
+    client.load(name, 2, alongside=True)
+    x = np.array([[1, 2], [5, 8]], np.float32)
+
+    def ask(version: int) -> object:
+        return client.predict(name, tensors={"x": x}, version=version)["y"].tolist()
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, [1, 2] * 20))
+    assert found == [[[-0.5, 0.5], [-1.5, 1.5]], [[-2, -3], [2, 3]]] * 20
 
 
 def test_a_fit_cannot_continue_a_model_of_named_tensors(client: fitserve.Client, name: str) -> None:

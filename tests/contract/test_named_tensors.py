@@ -132,6 +132,36 @@ def test_a_bad_row_fails_alone_and_its_message_stays_inside(stubs: Stubs, echo: 
     assert found == ["GOOD"] * 7 + ["INTERNAL"] + ["GOOD"] * 8
 
 
+def test_what_the_code_says_of_wrong_inputs_reaches_their_caller_alone(stubs: Stubs, echo: str) -> None:
+    """However many are wrong, and whatever batches they were in."""
+
+    def ask(number: int) -> str:
+        text = "good" if number % 8 == 0 else "wrong"
+        try:
+            return str(answers(stubs, echo, records({"text": text, "numbers": [1]}))[0]["upper"])
+        except grpc.RpcError as error:
+            return f"{error.code().name} {error.details()}"
+
+    refusal = "INVALID_ARGUMENT inputs: text: 'wrong' is not taken; send another one"
+    with ThreadPoolExecutor(32) as pool:
+        for _ in range(4):
+            assert list(pool.map(ask, range(32))) == (["GOOD"] + [refusal] * 7) * 4
+
+
+def test_wrong_inputs_are_told_as_a_bad_field(stubs: Stubs, echo: str) -> None:
+    given = inputs(text=texts("wrong"), numbers=floats([1]))
+    refused = error_of(lambda: stubs.predictions.Predict(PREDICT(model=echo, inputs=given)))
+    assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert refused.fields == ["inputs"]
+
+
+def test_an_error_of_the_code_that_does_not_blame_the_inputs_stays_inside(stubs: Stubs, echo: str) -> None:
+    given = inputs(text=texts("broken"), numbers=floats([1]))
+    refused = error_of(lambda: stubs.predictions.Predict(PREDICT(model=echo, inputs=given)))
+    assert refused.code is grpc.StatusCode.INTERNAL
+    assert "secret" not in refused.message
+
+
 @pytest.mark.parametrize(
     ("given", "field", "says"),
     [

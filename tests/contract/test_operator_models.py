@@ -273,6 +273,16 @@ def test_text_similarity_says_how_alike_texts_are(service: ServiceProcess, clien
     assert outputs["similarity"].ravel().tolist() == pytest.approx(alike)
 
 
+def test_text_similarity_refuses_bytes_that_are_no_text(service: ServiceProcess, client: fitserve.Client) -> None:
+    shutil.copytree(
+        ROOT / "model_repository/text_similarity", service.model_dir / "text_similarity", dirs_exist_ok=True
+    )
+    client.load("text_similarity")
+    given = {"first": np.array([[b"\xff"]], np.object_), "second": np.array([[b"a"]], np.object_)}
+    with pytest.raises(fitserve.errors.InvalidArgument, match="is no UTF-8"):
+        client.predict("text_similarity", tensors=given)
+
+
 def test_further_processes_answer_its_predictions_too(start_service: StartService) -> None:
     service = start_service(PREDICTION_PROCESSES="2")
     place(service.model_dir, "echo")

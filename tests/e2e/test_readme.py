@@ -165,6 +165,7 @@ def test_the_python_snippet_runs(service: ServiceProcess, capsys: pytest.Capture
     assert re.search(r"\n(1\.0|0\.9{9}\d*)\n\[\[1\.\]\n \[0\.\]\]\n", printed)
     assert "['Adelie' 'Adelie']" in printed
     assert "island CATEGORY Biscoe Dream Torgersen\n" in printed
+    assert "\n['again']\n" in printed
 
 
 def test_the_snippet_for_tritons_client_runs(service: ServiceProcess, capsys: pytest.CaptureFixture[str]) -> None:

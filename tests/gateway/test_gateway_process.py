@@ -15,15 +15,18 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.conftest import StartService
 from tests.gateway.conftest import StartGateway
 from tests.gateway.scripted_service import scripted_service
-from tests.gateway.test_gateway_rest import fit_for_ever
+from tests.gateway.test_gateway_rest import fit, fit_for_ever, states
 from tests.gateway_process import GatewayProcess, build, run
+from tests.integration.test_prediction_processes import connections
 from tests.service_process import ROOT, ServiceProcess
 
 SETTINGS = (
     "GATEWAY_LISTEN",
     "GATEWAY_SERVICE",
+    "GATEWAY_CONNECTIONS",
     "GATEWAY_MAX_MESSAGE_BYTES",
     "GATEWAY_MAX_BODY_BYTES",
     "GATEWAY_REQUEST_SECONDS",
@@ -53,6 +56,7 @@ def test_help_explains_every_setting() -> None:
         ("GATEWAY_LISTEN", "nowhere"),
         ("GATEWAY_LISTEN", "127.0.0.1:99999"),
         ("GATEWAY_SERVICE", "http://x"),
+        ("GATEWAY_CONNECTIONS", "0"),
         ("GATEWAY_MAX_MESSAGE_BYTES", "many"),
         ("GATEWAY_MAX_BODY_BYTES", "-1"),
         ("GATEWAY_REQUEST_SECONDS", "0"),
@@ -173,3 +177,18 @@ def test_a_gateway_that_dies_takes_the_service_along(serve_rest: ServeRest) -> N
     assert serve_rest.process.wait(30) == 128 + signal.SIGKILL
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
+
+
+def test_every_process_of_the_service_answers_behind_one_gateway(
+    start_service: StartService, start_gateway: StartGateway
+) -> None:
+    service = start_service(PREDICTION_PROCESSES="2")
+    gateway = start_gateway(service.address, GATEWAY_CONNECTIONS="32")  # by chance, the kernel gives each to a process
+    assert states(gateway, fit(gateway, "iris", load=True))[-1] == "JOB_STATE_SUCCEEDED"
+    for _ in range(64):
+        answer = gateway.call("POST", "/v1/models/iris:predict", {"inputs": {"rows": [[4.6, 1.3]]}})
+        assert answer.json["predictions"] == ["versicolor"]
+    port = int(service.address.rpartition(":")[2])
+    further = [one for one in service.family() if "service.prediction_process" in one.cmdline()]
+    held = [len(connections(pid, port)) for pid in (service.pid, *(one.pid for one in further))]
+    assert (len(held), sum(held), min(held) > 0) == (2, 32, True)

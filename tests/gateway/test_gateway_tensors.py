@@ -134,3 +134,16 @@ def test_metadata_names_all_tensors(gateway: GatewayProcess, echo: str) -> None:
         ("count", "INT64", [-1, 1]),
     ]
     assert [one["name"] for one in metadata["outputs"]] == ["upper", "sums", "requests"]
+
+
+def test_what_the_code_says_of_wrong_inputs_comes_back(gateway: GatewayProcess, echo: str) -> None:
+    problem = "text: 'wrong' is not taken; send another one"
+    answer = gateway.call(
+        "POST", f"/v1/models/{echo}:predict", {"inputs": {"records": [{"text": "wrong", "numbers": [1]}]}}
+    )
+    assert (answer.status, answer.json["message"]) == (400, f"inputs: {problem}")
+    text = {"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["wrong"]}
+    numbers = {"name": "numbers", "datatype": "FP32", "shape": [1, 1], "data": [1]}
+    refused = gateway.call("POST", f"/v2/models/{echo}/infer", {"inputs": [text, numbers]})
+    assert refused.status == 400
+    assert problem in refused.json["error"]

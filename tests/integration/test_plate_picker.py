@@ -73,6 +73,24 @@ def test_a_column_with_a_wrong_name_is_named(plate_client: fitserve.Client) -> N
         plate_client.predict("plate_picker", [record])
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("time_check", "yesterday", "time_check: 'yesterday' is no date and time such as 2021-08-01 09:02:59"),
+        ("afts_regno_ai_char_scores", "[1, 2", r"afts_regno_ai_char_scores: '\[1, 2' is no list of numbers"),
+        ("afts_regno_ai_length_scores", ["a"], "afts_regno_ai_length_scores: .* is no list of numbers"),
+        ("afts_regno_ai_length_scores", "1", "afts_regno_ai_length_scores: '1' is no list of numbers"),
+    ],
+)
+def test_a_record_that_makes_no_features_is_told_what_is_wrong(
+    plate_client: fitserve.Client, field: str, value: object, says: str
+) -> None:
+    good = plates.raw_records(as_text=True)[:2]
+    with pytest.raises(fitserve.errors.InvalidArgument, match=f"row 1, {says}"):
+        plate_client.predict("plate_picker", [good[0], good[1] | {field: value}])
+    assert len(plate_client.predict("plate_picker", good)) == 2
+
+
 def test_json_of_a_record_is_what_the_repository_tells(plate_client: fitserve.Client) -> None:
     """A record survives JSON, as callers over REST send it."""
     record = json.loads(json.dumps(plates.raw_records(as_text=False)[0]))

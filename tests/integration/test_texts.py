@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import catboost
 import fitserve
@@ -193,3 +194,32 @@ def test_a_fit_names_what_is_wrong_with_its_text_columns(client: fitserve.Client
     job = client.fit(name, SENT.assign(review=""), **OPTIONS)
     with pytest.raises(fitserve.FitServeError, match="no words to learn from"):
         job.wait(120)
+
+
+def test_a_file_of_catboost_with_categories_and_texts_is_imported(
+    client: fitserve.Client, name: str, tmp_path: Path
+) -> None:
+    stars = np.random.default_rng(0).integers(1, 6, len(SENT))
+    frame = SENT.drop(columns="verdict").assign(review=SENT["review"].fillna(""), stars=stars)
+    own = catboost.CatBoostClassifier(iterations=20, thread_count=1, allow_writing_files=False, verbose=False)
+    own.fit(frame, SENT["verdict"], cat_features=["city", "stars", "title"], text_features=["review"])
+    own.save_model(str(tmp_path / "model.cbm"))
+    client.import_model(name, (tmp_path / "model.cbm").read_bytes(), format="catboost", load=True)
+    columns = {column.name: column for column in client.model(name).versions[0].signature.columns}
+    assert {key: column.kind for key, column in columns.items()} == {
+        "price": "NUMBER",
+        "city": "CATEGORY",
+        "review": "TEXT",
+        "title": "CATEGORY",
+        "stars": "CATEGORY",
+    }
+    assert {columns[key].unknown_category for key in ("city", "stars", "title")} == {"LIBRARY"}
+    asked = ASKED.assign(stars=3, city=["Oslo", "Atlantis"] * 100)
+    expected = own.predict_proba(asked.assign(review=asked["review"].fillna("")))
+    for form in (asked, asked[asked.columns[::-1]].to_dict("list"), records_of(asked), asked.assign(stars="3")):
+        assert np.abs(client.predict_proba(name, form).probabilities - expected).max() < 1e-6
+    assert set(client.predict(name, asked)) <= {"again", "never"}
+    empty = client.predict_proba(name, asked.assign(city="")).probabilities
+    assert np.array_equal(client.predict_proba(name, asked.assign(city=None)).probabilities, empty)
+    with pytest.raises(errors.InvalidArgument, match="row 0 of column 'stars' is the number"):
+        client.predict(name, asked.assign(stars=2.5))

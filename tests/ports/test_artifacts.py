@@ -19,6 +19,7 @@ from service.adapters.repository import RepositoryArtifacts, RepositoryInUse
 from service.adapters.triton_config import TritonModelConfig
 from service.domain.entities import ColumnSpec, Parity, Task, UnknownCategory, ValueKind
 from service.domain.errors import Reason, ServiceError
+from service.domain.named_tensors import TensorSpec, TensorType
 
 MODEL = b"the bytes of a model" * 1000
 
@@ -93,6 +94,20 @@ def signature(**changes: object) -> dict[str, object]:
     return {"signature": whole | changes}
 
 
+def named(**changes: object) -> dict[str, object]:
+    """The changes of a manifest that has named tensors."""
+    tensors = {
+        "inputs": [
+            {"name": "x", "dtype": "FP32", "shape": [-1, 1024]},
+            {"name": "t", "dtype": "BYTES", "shape": [-1, 1]},
+        ],
+        "outputs": [{"name": "y", "dtype": "INT64", "shape": [-1, 100]}],
+        "rows": True,
+    }
+    features = {"shape": [], "columns": [], "classes": [], "label_kind": ""}
+    return signature(**features, **tensors | changes) | {"task": None}
+
+
 COLOR = {
     "name": "color",
     "kind": "category",
@@ -116,6 +131,20 @@ class TestPublish:
         assert found.parity == Parity(1e-7, 1e-5, 30)
         assert found.create_time == datetime(2026, 11, 21, 3, 40, tzinfo=UTC)
         assert found.size_bytes == len(MODEL)
+
+    @pytest.mark.parametrize(("rows", "most"), [(True, 16 * 2**20 // (4 * 1024 + 128 + 800)), (False, 0)])
+    def test_named_tensors_are_as_the_manifest_says(
+        self, artifacts: RepositoryArtifacts, rows: bool, most: int
+    ) -> None:
+        stage(artifacts, changes=named(rows=rows))
+        found = artifacts.publish("job-1", "iris", 1).signature
+        assert found.inputs == (
+            TensorSpec("x", TensorType.FP32, (-1, 1024)),
+            TensorSpec("t", TensorType.BYTES, (-1, 1)),
+        )
+        assert found.outputs == (TensorSpec("y", TensorType.INT64, (-1, 100)),)
+        assert (found.task, found.shape, found.max_batch_size) == (None, (), min(1024, most))
+        assert not artifacts.of_operator("iris")
 
     def test_columns_have_their_categories_and_what_stands_for_missing_values(
         self, artifacts: RepositoryArtifacts
@@ -208,6 +237,11 @@ class TestPublish:
             ({"task": "regression"}, "do not fit the task"),
             (signature(shape=[]), "neither a shape of features"),
             (signature(shape=[0]), "signature.shape.0"),
+            (named(rows=True, outputs=[{"name": "y", "dtype": "FP32", "shape": [3, 1]}]), "no dimension of rows"),
+            (named(outputs=[]), "neither a shape of features"),
+            (named(outputs=[{"name": "y", "dtype": "FP31", "shape": [3]}]), "dtype"),
+            (named(inputs=[{"name": "x", "dtype": "FP32", "shape": [1]}] * 2), "the same name"),
+            (named() | {"task": "regression"}, "named tensors do not have"),
             (signature(shape=[3]), "2 columns"),
             (signature(classes=[1, 2]), "not every class"),
             (signature(classes=["a", "a"]), "the same"),

@@ -7,16 +7,22 @@ import json
 
 import pytest
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc.model_config_pb2 import TYPE_FP64, TYPE_STRING, ModelConfig
 
 from service.adapters.triton_config import TritonModelConfig
 from service.domain.entities import Manifest, Signature, Task, ValueKind
 from service.domain.loaded import max_batch_rows
+from service.domain.named_tensors import TensorSpec, TensorType
 from tests.unit.domain import fakes
 
 IRIS = Signature(Task.REGRESSION, (4,), (), False, (), None)
 IMAGES = Signature(Task.REGRESSION, (3, 224, 224), (), False, (), None)
 SPECIES = Signature(Task.CLASSIFICATION, (4,), (), False, ("setosa", "virginica"), ValueKind.CATEGORY)
+
+
+NUMBERS = TensorSpec("numbers", TensorType.FP64, (-1, 3, -1))
+WORD = TensorSpec("word", TensorType.BYTES, (-1, 1))
+ONE = TensorSpec("one", TensorType.BOOL, (1,))
 
 
 def config_of(
@@ -149,3 +155,25 @@ def test_settings_that_fitserve_does_not_write_are_refused() -> None:
     text = config_of(IRIS).to_text()
     with pytest.raises(ValueError, match="other settings"):
         TritonModelConfig.from_text(text + 'metric_tags { key: "a" value: "b" }')
+
+
+def test_named_tensors_have_their_types_and_the_lengths_behind_the_rows() -> None:
+    message = text_format.Parse(config_of(Signature.of_tensors((NUMBERS, WORD), (WORD,), 64)).to_text(), ModelConfig())
+    assert [(one.name, one.data_type, list(one.dims)) for one in message.input] == [
+        ("numbers", TYPE_FP64, [3, -1]),
+        ("word", TYPE_STRING, [1]),
+    ]
+    assert [(one.name, list(one.dims)) for one in message.output] == [("word", [1])]
+    assert (message.max_batch_size, message.HasField("dynamic_batching")) == (64, True)
+
+
+def test_named_tensors_without_rows_keep_all_lengths_and_share_no_batch() -> None:
+    message = text_format.Parse(config_of(Signature.of_tensors((NUMBERS,), (ONE,), 0)).to_text(), ModelConfig())
+    assert (list(message.input[0].dims), list(message.output[0].dims)) == ([-1, 3, -1], [1])
+    assert (message.max_batch_size, message.HasField("dynamic_batching")) == (0, False)
+
+
+@pytest.mark.parametrize("rows", [0, 8])
+def test_a_configuration_of_named_tensors_reads_back(rows: int) -> None:
+    config = config_of(Signature.of_tensors((NUMBERS, WORD), (NUMBERS,), rows))
+    assert TritonModelConfig.from_text(config.to_text()) == config

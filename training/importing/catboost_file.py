@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from training.algorithms import catboost_family
 from training.data import Floats
 from training.export import trees
-from training.importing import found
+from training.importing import catboost_texts, found
 from training.importing.found import Found, TreesOfFile
-from training.importing.spec import MOST_CLASSES, MOST_FEATURES, Column, Labels, Spec, check_names, labels_of
+from training.importing.spec import MOST_CLASSES, MOST_FEATURES, Column, Spec, check_names
 
 _WHAT = "a CatBoost model (save_model with the format cbm)"
 _LINKS: Mapping[str, trees.Link] = {
@@ -52,15 +52,17 @@ def read(spec: Spec) -> Found:
     """
     with found.reading(_WHAT):
         booster = catboost.CatBoost()
-        booster.load_model(blob=spec.file.read_bytes())
+        content = spec.file.read_bytes()
+        booster.load_model(blob=content)
         _check(booster)
         link = _link(booster)
+        if booster.get_cat_feature_indices() or booster.get_text_feature_indices():
+            return catboost_texts.found_in(booster, content, _PREDICTIONS[link], spec.wanted.columns)
         grown, base = catboost_family.trees_of(booster)
         ensemble = trees.Ensemble(grown, "BRANCH_LEQ", base, link)
         names = list(booster.feature_names_)
         columns = len(names)
         classes = ensemble.score_count if link in ("logit", "softmax") else 0
-        labels = [label.item() if isinstance(label, np.generic) else label for label in booster.classes_]
         if not 1 <= columns <= MOST_FEATURES or classes > MOST_CLASSES or not (classes or len(base) == 1):
             raise found.damaged(_WHAT)
     named = names != [str(place) for place in range(columns)]
@@ -73,24 +75,19 @@ def read(spec: Spec) -> Found:
         score_count=max(1, classes),
         columns=tuple(Column(name) for name in names) if named else (),
         missing_values=True,
-        labels=_labels(labels, classes),
+        labels=catboost_texts.labels(booster, classes),
         rows=found.rows_of_trees(ensemble, (columns,)),
         libraries=("catboost",),
     )
 
 
 def _check(booster: catboost.CatBoost) -> None:
-    kinds = {
-        "categories": booster.get_cat_feature_indices(),
-        "texts": booster.get_text_feature_indices(),
-        "embeddings": booster.get_embedding_feature_indices(),
-    }
-    for kind, places in kinds.items():
-        if len(places):
-            raise found.refused(
-                f"{len(places)} of its features are {kind}, and imported models take numbers; train it with Fit, or let an "
-                "operator place it as a model with its own code"
-            )
+    embeddings = booster.get_embedding_feature_indices()
+    if embeddings:
+        raise found.refused(
+            f"{len(embeddings)} of its features are embeddings, and imported models take numbers, categories and texts; let "
+            "an operator place it as a model with its own code"
+        )
 
 
 def _link(booster: catboost.CatBoost) -> trees.Link:
@@ -98,12 +95,6 @@ def _link(booster: catboost.CatBoost) -> trees.Link:
     if loss not in _LINKS:
         raise found.refused(f"the loss {loss[:80]!r} is not served; there are {', '.join(_LINKS)}")
     return _LINKS[loss]
-
-
-def _labels(labels: list[str | int | float | bool], classes: int) -> Labels | None:
-    if not classes:
-        return None
-    return labels_of(labels, found.CONTENT) if len(labels) == classes else Labels(list(range(classes)), "integer")
 
 
 def _predict(booster: catboost.CatBoost, kind: str, features: Floats) -> NDArray[np.float64]:

@@ -19,6 +19,7 @@ from training.export import trees
 from training.export.ladder import Exported
 from training.importing.spec import Column, Labels
 from training.spec import Task
+from training.texts import TextColumn
 
 CONTENT = "content"
 """The field of the request that the file came in."""
@@ -42,6 +43,7 @@ class Found:
         rows: The rows for the proof.
         libraries: The distributions that read it, for the manifest.
         exported: What is served, if only one form is possible; None if the export ladder decides.
+        texts: The columns that come as texts, with those that the rows for the proof have.
     """
 
     trained: Trained
@@ -54,6 +56,7 @@ class Found:
     rows: Floats
     libraries: Sequence[str]
     exported: Exported | None = None
+    texts: tuple[TextColumn, ...] = ()
 
 
 def damaged(what: str) -> FitError:

@@ -94,9 +94,9 @@ def _columns(model: Found, order: Spec) -> Sequence[Column]:
             f"{SIGNATURE}.columns", f"the file names them {names[:20]}; leave them out, or name them so"
         )
     if wanted.columns or model.columns:
-        return wanted.columns or model.columns
+        return model.columns if model.texts else wanted.columns or model.columns
     kept = order.kept
-    if kept is not None and kept.shape == model.shape and all(column.kind != "category" for column in kept.columns):
+    if kept is not None and kept.shape == model.shape and not any(column.as_text for column in kept.columns):
         return kept.columns
     return ()
 
@@ -134,8 +134,8 @@ def _check_kept(model: Found, columns: Sequence[Column], order: Spec) -> None:
             f"rows have the shape {list(model.shape)} and the columns {names[:20]}, those of the model's versions have "
             f"{list(kept.shape)} and {wanted[:20]}"
         )
-    elif any(column.kind == "category" for column in kept.columns):
-        problem = "the model's versions take texts, which an imported one does not"
+    elif [column.as_text for column in columns] != [column.as_text for column in kept.columns]:
+        problem = "the model's versions take categories or texts in other columns than it does"
     else:
         return
     raise found.refused(f"{problem}; import it under another name, or remove the model first")
@@ -146,7 +146,7 @@ def _export(model: Found) -> Exported:
     if model.exported is not None:
         return model.exported
     classes = model.score_count if model.task == "classification" else 0
-    problem = Problem(model.task, model.shape, classes, seed=0, cores=1)
+    problem = Problem(model.task, model.shape, classes, seed=0, cores=1, texts=model.texts)
     try:
         # What a damaged file lets a library read may be of types that nobody computes with.
         with found.reading("a model that can be computed"):
@@ -168,7 +168,7 @@ def _describe(
     """Returns the manifest of a version, but for its files."""
     signature = {
         "shape": list(model.shape),
-        "columns": [{"name": column.name, "kind": column.kind} for column in columns],
+        "columns": [column.described for column in columns],
         "missing_values": model.missing_values or order.wanted.missing_values,
         "classes": [] if labels is None else list(labels.classes),
         "label_kind": "" if labels is None else labels.kind,

@@ -32,7 +32,11 @@ _KINDS: Mapping[int, str] = {
     model_pb2.COLUMN_KIND_INTEGER: "integer",
     model_pb2.COLUMN_KIND_BOOLEAN: "boolean",
 }
-_KEPT_KINDS: Mapping[int, str] = {**_KINDS, model_pb2.COLUMN_KIND_CATEGORY: "category"}
+_KEPT_KINDS: Mapping[int, str] = {
+    **_KINDS,
+    model_pb2.COLUMN_KIND_CATEGORY: "category",
+    model_pb2.COLUMN_KIND_TEXT: "text",
+}
 _KIND_OF_LABELS = {str: "category", bool: "boolean", int: "integer", float: "number"}
 
 
@@ -41,11 +45,22 @@ class Column:
     """A named column of the features.
 
     Attributes:
-        kind: number, integer or boolean; also category for those of a trained version.
+        kind: number, integer or boolean; category or text for those of trained versions, and of files that say so.
     """
 
     name: str
     kind: str = "number"
+
+    @property
+    def described(self) -> dict[str, str]:
+        """The column as the manifest keeps it. The categories of a file are known to its library only."""
+        unknown = {"unknown_category": "library"} if self.kind == "category" else {}
+        return {"name": self.name, "kind": self.kind, **unknown}
+
+    @property
+    def as_text(self) -> str:
+        """What texts it holds: category or text; empty for numbers."""
+        return self.kind if self.kind in ("category", "text") else ""
 
 
 @dataclass(frozen=True)
@@ -213,7 +228,8 @@ def _column(index: int, column: model_pb2.ColumnSpec, kinds: Mapping[int, str]) 
     if column.kind not in kinds:
         raise invalid_field(
             f"{SIGNATURE}.columns[{index}].kind",
-            "columns of imported models are numbers, integers or truth values; give categories as their codes",
+            "columns of imported models are numbers, integers or truth values; a file that has categories or texts says so "
+            "itself, so leave the kind out, or give categories as their codes",
         )
     return Column(column.name, kinds[column.kind])
 

@@ -115,8 +115,12 @@ def _values(one: Input, shape: tuple[int, ...], chance: np.random.Generator | No
 
 def _run(session: Any, given: Mapping[str, Array]) -> list[Array] | None:
     """Returns the outputs, None if the model refuses the values. Raises what says that memory is full."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = 4  # what it refuses is tried on purpose, and is nothing for the log
     try:
-        outputs: list[Array] = session.run(None, dict(given))
+        outputs: list[Array] = session.run(None, dict(given), options)
     except Exception as error:
         if is_out_of_memory(error):
             raise

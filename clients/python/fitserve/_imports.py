@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -90,6 +90,8 @@ def import_of(
     columns: Iterable[str] | None,
     missing_values: bool,
     classes: npt.ArrayLike | None,
+    inputs: Mapping[str, Sequence[int]] | None,
+    outputs: Iterable[str] | None,
     trusted_types: Iterable[str],
     new_version: bool,
     load: bool,
@@ -104,6 +106,8 @@ def import_of(
         shape=shape,
         columns=[model_pb2.ColumnSpec(name=name) for name in columns or ()],
         missing_values=missing_values,
+        inputs=[model_pb2.TensorSpec(name=name, shape=lengths) for name, lengths in (inputs or {}).items()],
+        outputs=[model_pb2.TensorSpec(name=name) for name in outputs or ()],
     )
     if classes is not None:
         labels = np.asarray(classes)

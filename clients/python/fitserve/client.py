@@ -354,6 +354,8 @@ class Client:
         columns: Iterable[str] | None = None,
         missing_values: bool = False,
         classes: npt.ArrayLike | None = None,
+        inputs: Mapping[str, Sequence[int]] | None = None,
+        outputs: Iterable[str] | None = None,
         trusted_types: Iterable[str] = (),
         new_version: bool = False,
         load: bool = False,
@@ -373,6 +375,9 @@ class Client:
             columns: The names of the columns, if rows are to come as tables; the file may name them too.
             missing_values: Whether rows may have NaN, where the file does not say it.
             classes: The labels in the order of the scores, where the file does not name them or others are wanted.
+            inputs: For .onnx: the shapes of inputs by name, where the file leaves lengths open, -1 for any length.
+            outputs: For .onnx: the names of the outputs that are wanted. With `inputs` or `outputs` the model takes and
+                gives tensors by their names, as it does anyway if it is more than features to scores.
             trusted_types: For .skops: the types in the file that skops does not trust by itself and you do.
             new_version: Whether the next version is made if the model exists.
             load: Whether the version is loaded.
@@ -389,6 +394,7 @@ class Client:
         Example:
             client.import_model("iris", "iris.onnx", classes=["setosa", "versicolor", "virginica"], load=True)
             client.import_model("prices", "prices.ubj", new_version=True)
+            client.import_model("embed", "embed.onnx", outputs=["embedding"], load=True)
         """
         wanted = _imports.import_of(
             model,
@@ -399,6 +405,8 @@ class Client:
             columns=columns,
             missing_values=missing_values,
             classes=classes,
+            inputs=inputs,
+            outputs=outputs,
             trusted_types=trusted_types,
             new_version=new_version,
             load=load,

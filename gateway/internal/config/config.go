@@ -14,6 +14,7 @@ import (
 type Config struct {
 	Listen          string
 	Service         string
+	Connections     int
 	MaxMessageBytes int
 	MaxBodyBytes    int64
 	RequestTimeout  time.Duration
@@ -43,6 +44,13 @@ var settings = []setting{
 		func(c *Config, value string) (err error) { c.Listen, err = address(value); return }},
 	{"GATEWAY_SERVICE", "127.0.0.1:50051", "The host:port of the FitServe service.",
 		func(c *Config, value string) (err error) { c.Service, err = address(value); return }},
+	{"GATEWAY_CONNECTIONS", "8", "How many connections to the service there are, which take turns. A service of several " +
+		"processes (PREDICTION_PROCESSES) needs some for each.",
+		func(c *Config, value string) error {
+			n, err := integer(value, 1, 1<<10)
+			c.Connections = int(n)
+			return err
+		}},
 	{"GATEWAY_MAX_MESSAGE_BYTES", "67108864", "The largest message, in bytes: the service's MAX_MESSAGE_BYTES.",
 		func(c *Config, value string) (err error) {
 			n, err := integer(value, 1<<10, math.MaxInt32)

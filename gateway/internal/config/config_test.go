@@ -16,7 +16,7 @@ func TestDefaultsAreThoseThatHelpShows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if config.Listen != "127.0.0.1:8080" || config.MaxMessageBytes != 64<<20 || config.RequestTimeout != time.Minute {
+	if config.Listen != "127.0.0.1:8080" || config.MaxMessageBytes != 64<<20 || config.Connections != 8 || config.RequestTimeout != time.Minute {
 		t.Errorf("other defaults: %+v", config)
 	}
 	for _, shown := range []string{"127.0.0.1:8080", "67108864", "GATEWAY_TLS_SERVER_NAME (default: empty)"} {
@@ -40,6 +40,7 @@ func TestWrongSettingsAreNamed(t *testing.T) {
 	for name, given := range map[string]map[string]string{
 		"GATEWAY_LISTEN":          {"GATEWAY_LISTEN": ":8080"},
 		"GATEWAY_SERVICE":         {"GATEWAY_SERVICE": "localhost:http"},
+		"GATEWAY_CONNECTIONS":     {"GATEWAY_CONNECTIONS": "0"},
 		"GATEWAY_REQUEST_SECONDS": {"GATEWAY_REQUEST_SECONDS": "inf"},
 		"GATEWAY_TLS_KEY":         {"GATEWAY_TLS": "true", "GATEWAY_TLS_CERT": "cert.pem"},
 		"GATEWAY_TLS=true":        {"GATEWAY_TLS_CA": "ca.pem"},

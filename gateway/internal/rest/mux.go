@@ -3,6 +3,7 @@ package rest
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 
@@ -17,7 +18,7 @@ import (
 )
 
 // NewMux returns a handler of all calls of the contract that have a path, and of /healthz.
-func NewMux(connection *grpc.ClientConn) (*runtime.ServeMux, error) {
+func NewMux(connection grpc.ClientConnInterface) (*runtime.ServeMux, error) {
 	mux := runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, newCodec()),
 		runtime.WithIncomingHeaderMatcher(upstream.AllowedHeader),
@@ -31,17 +32,12 @@ func NewMux(connection *grpc.ClientConn) (*runtime.ServeMux, error) {
 		runtime.WithHealthzEndpoint(grpc_health_v1.NewHealthClient(connection)),
 	)
 	ctx := context.Background()
-	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
-		fitserve.RegisterTrainingServiceHandler,
-		fitserve.RegisterModelServiceHandler,
-		fitserve.RegisterPredictionServiceHandler,
-		fitserve.RegisterServerServiceHandler,
-	} {
-		if err := register(ctx, mux, connection); err != nil {
-			return nil, err
-		}
-	}
-	return mux, nil
+	return mux, errors.Join(
+		fitserve.RegisterTrainingServiceHandlerClient(ctx, mux, fitserve.NewTrainingServiceClient(connection)),
+		fitserve.RegisterModelServiceHandlerClient(ctx, mux, fitserve.NewModelServiceClient(connection)),
+		fitserve.RegisterPredictionServiceHandlerClient(ctx, mux, fitserve.NewPredictionServiceClient(connection)),
+		fitserve.RegisterServerServiceHandlerClient(ctx, mux, fitserve.NewServerServiceClient(connection)),
+	)
 }
 
 // answeredHeader says which of the service's headers the caller sees.

@@ -18,7 +18,7 @@ import (
 )
 
 // NewHandler returns the handler of all that the gateway serves.
-func NewHandler(settings *config.Config, connection *grpc.ClientConn) (http.Handler, error) {
+func NewHandler(settings *config.Config, connection grpc.ClientConnInterface) (http.Handler, error) {
 	mux, err := rest.NewMux(connection)
 	if err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-// Package upstream is the connection to the service: how it is secured, what may pass, for how long.
+// Package upstream is the connections to the service: how they are secured, what may pass, for how long.
 package upstream
 
 import (
@@ -21,8 +21,8 @@ import (
 // messageMargin is what the service reads above its limit, so as to refuse a message with a clear error.
 const messageMargin = 1 << 20
 
-// Connect returns a connection, which is made when the first call needs it. Its error says which TLS file is wrong.
-func Connect(settings *config.Config) (*grpc.ClientConn, error) {
+// connect returns one connection, which is made when the first call needs it. Its error says which TLS file is wrong.
+func connect(settings *config.Config) (*grpc.ClientConn, error) {
 	security, err := transportSecurity(settings.TLS)
 	if err != nil {
 		return nil, err

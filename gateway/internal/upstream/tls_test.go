@@ -104,7 +104,7 @@ func (a *authority) serve(t *testing.T, name string) string {
 
 func check(t *testing.T, service string, security config.TLS) codes.Code {
 	connection, err := Connect(&config.Config{
-		Service: service, MaxMessageBytes: 1 << 20, RequestTimeout: 20 * time.Second, TLS: security,
+		Service: service, Connections: 1, MaxMessageBytes: 1 << 20, RequestTimeout: 20 * time.Second, TLS: security,
 	})
 	must(t, err)
 	defer connection.Close()
@@ -150,7 +150,7 @@ func TestFilesThatAreNoCertificatesAreNamed(t *testing.T) {
 		{Enabled: true, CAFile: empty + ".none"},
 		{Enabled: true, CertFile: empty, KeyFile: empty},
 	} {
-		if _, err := Connect(&config.Config{Service: "127.0.0.1:1", TLS: security}); err == nil {
+		if _, err := Connect(&config.Config{Service: "127.0.0.1:1", Connections: 1, TLS: security}); err == nil {
 			t.Errorf("%+v is taken", security)
 		}
 	}

@@ -6,10 +6,12 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 # What a record holds is known to its consumers.
 Record = Mapping[str, Any]
+
+T = TypeVar("T")
 
 PLATE_CHARACTERS = "0123456789D" + "АВЕКМНОРСТУХ"
 """Digits, the Latin D, and the 12 Cyrillic letters that look like Latin ones."""
@@ -29,6 +31,11 @@ MONTHS = (
     "November",
     "December",
 )
+
+
+class InvalidRecord(ValueError):
+    """No features can be made of a record; the message names the field and says what it takes."""
+
 
 _L, _D = "[А-ЯЁ]", "[0-9]"
 _TEMPLATES = tuple(
@@ -60,11 +67,24 @@ def numbers_of(text: str) -> list[float]:
     return [float(number) for number in json.loads(text or "[]")] or [0.0]
 
 
+def _read(record: Record, name: str, read: Callable[[str], T], wanted: str) -> T:
+    """Return what a field's text says. Raises InvalidRecord."""
+    try:
+        return read(record[name])
+    except (ValueError, TypeError, RecursionError):
+        raise InvalidRecord(f"{name}: {record[name][:50]!r} is no {wanted}") from None
+
+
 def features_of(record: Record) -> dict[str, object]:
-    """Return all features of a record by the names that the model has for them."""
+    """Return all features of a record by the names that the model has for them.
+
+    Raises:
+        InvalidRecord: A list is no list of numbers, or the time is no time.
+    """
     camera, network = record["regno_recognize"], record["afts_regno_ai"]
-    scores = numbers_of(record["afts_regno_ai_char_scores"])
-    time = datetime.fromisoformat(record["time_check"])
+    scores = _read(record, "afts_regno_ai_char_scores", numbers_of, "list of numbers")
+    lengths = _read(record, "afts_regno_ai_length_scores", numbers_of, "list of numbers")
+    time = _read(record, "time_check", datetime.fromisoformat, "date and time such as 2021-08-01 09:02:59")
     lowest: dict[str, float] = {}
     for character, score in zip(network, scores, strict=False):
         lowest[character] = min(score, lowest.get(character, score))
@@ -74,7 +94,7 @@ def features_of(record: Record) -> dict[str, object]:
         "direction": record["direction"],
         "max_sym_score": max(scores),
         "min_sym_score": min(scores),
-        "max_len_score": max(numbers_of(record["afts_regno_ai_length_scores"])),
+        "max_len_score": max(lengths),
         "ai_len": len(network),
         "cam_len": len(camera),
         **{character: lowest.get(character, 1.0) for character in PLATE_CHARACTERS},

@@ -6,7 +6,7 @@ Nothing is trained and nothing downloaded. Upper and lower case count the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from sklearn.feature_extraction.text import HashingVectorizer
 # The stub's own classes come without types.
 Request = Any
 Response = Any
+
+Pairs = tuple[list[str], list[str]]
+"""The first and the second text of each row."""
 
 
 class TritonPythonModel:
@@ -28,24 +31,33 @@ class TritonPythonModel:
         )
 
     def execute(self, requests: Sequence[Request]) -> list[Response]:
-        """Answer all requests with one pass over their texts."""
-        first, bounds = _texts(requests, "first")
-        second, _ = _texts(requests, "second")
+        """Answer all requests with one pass over their texts; one with bytes that are no text is told so."""
+        given = [_pairs(request) for request in requests]
+        found = iter(self._similarities([pairs for pairs in given if not isinstance(pairs, triton.TritonError)]))
+        return [
+            triton.InferenceResponse(error=pairs)
+            if isinstance(pairs, triton.TritonError)
+            else triton.InferenceResponse([triton.Tensor("similarity", next(found))])
+            for pairs in given
+        ]
+
+    def _similarities(self, given: Sequence[Pairs]) -> list[Any]:
+        """Return how alike the texts of each request are, float64 [rows, 1]."""
+        if not given:
+            return []
+        first, second = ([text for pairs in given for text in pairs[side]] for side in (0, 1))
         features = self._features.transform(first + second)
         products = features[: len(first)].multiply(features[len(first) :])
         similarity = np.clip(np.asarray(products.sum(axis=1), np.float64), 0.0, 1.0)
-        return [
-            triton.InferenceResponse([triton.Tensor("similarity", similarity[start:stop])])
-            for start, stop in pairwise(bounds)
-        ]
+        bounds = accumulate((len(pairs[0]) for pairs in given), initial=0)
+        return [similarity[start:stop] for start, stop in pairwise(bounds)]
 
 
-def _texts(requests: Sequence[Request], name: str) -> tuple[list[str], list[int]]:
-    """Return one input of all requests as texts, and where those of each request begin."""
-    texts: list[str] = []
-    bounds = [0]
-    for request in requests:
-        values = triton.get_input_tensor_by_name(request, name).as_numpy().ravel()
-        texts.extend(value.decode("utf-8", "replace") for value in values)
-        bounds.append(len(texts))
-    return texts, bounds
+def _pairs(request: Request) -> Pairs | Any:
+    """Return both inputs of a request as texts, or the error that tells its caller that the inputs are wrong."""
+    values = [triton.get_input_tensor_by_name(request, name).as_numpy().ravel() for name in ("first", "second")]
+    try:
+        first, second = ([value.decode() for value in column] for column in values)
+    except UnicodeDecodeError as error:
+        return triton.TritonError(f"{error.object!r:.50} is no UTF-8", triton.TritonError.INVALID_ARG)
+    return first, second

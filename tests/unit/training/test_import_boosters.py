@@ -157,7 +157,6 @@ def test_what_is_served_predicts_what_catboost_predicts(
     [
         ({"loss_function": "MultiClassOneVsAll", "targets": Y3}, "MultiClassOneVsAll"),
         ({"loss_function": "RMSEWithUncertainty"}, "RMSEWithUncertainty"),
-        ({"loss_function": "RMSE", "cat_features": [5], "features": CODES.astype(int)}, "categories"),
     ],
 )
 def test_what_of_catboost_is_not_served_is_named(tmp_path: Path, parameters: dict[str, object], word: str) -> None:

@@ -21,7 +21,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as triton
-from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
 # A tensor may have any element type, and the stub's own classes come without types.
 Feed: TypeAlias = dict[str, "np.ndarray[Any, Any]"]
@@ -29,6 +29,8 @@ Request: TypeAlias = Any
 Response: TypeAlias = Any
 
 _ONE_CORE = "1"
+# What onnxruntime raises for values that an operation does not take, and texts that are none.
+_WRONG_VALUES = (InvalidArgument, Fail, RuntimeException, UnicodeDecodeError)
 _ELEMENT_TYPES = {
     "TYPE_BOOL": "tensor(bool)",
     "TYPE_UINT8": "tensor(uint8)",
@@ -172,7 +174,8 @@ def _response(names: list[str], outputs: Sequence[np.ndarray[Any, Any]]) -> Resp
 
 
 def _error(error: Exception) -> Response:
-    code = triton.TritonError.INVALID_ARG if isinstance(error, InvalidArgument) else triton.TritonError.INTERNAL
+    wrong = isinstance(error, _WRONG_VALUES) and "alloc" not in str(error)  # which is said of memory that is full
+    code = triton.TritonError.INVALID_ARG if wrong else triton.TritonError.INTERNAL
     return triton.InferenceResponse(error=triton.TritonError(str(error), code))
 
 

@@ -503,7 +503,7 @@ class Signature(_message.Message):
 
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorSpec]:
-        """The inputs by name, for models that take `tensors`: those of operators, and some imported ones. All above is empty
+        """The inputs by name, for models that take `tensors`: those of operators, and imported ones of ONNX. All above is empty
         then.
         """
 
@@ -612,7 +612,7 @@ class TensorSpec(_message.Message):
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The length of each dimension; -1 where any length is allowed. Where the first one is -1 for all inputs and outputs it
-        is the number of rows, and requests that come at the same time share batches.
+        is the number of rows, and requests that come at the same time share batches, unless that would change their answers.
         """
 
     def __init__(

@@ -30,13 +30,13 @@ class _ModelFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelForm
     MODEL_FORMAT_UNSPECIFIED: _ModelFormat.ValueType  # 0
     """Not set; refused."""
     MODEL_FORMAT_ONNX: _ModelFormat.ValueType  # 1
-    """ONNX without external data."""
+    """ONNX without external data, of opset 23 at the most."""
     MODEL_FORMAT_XGBOOST: _ModelFormat.ValueType  # 2
     """XGBoost, JSON or UBJSON."""
     MODEL_FORMAT_LIGHTGBM: _ModelFormat.ValueType  # 3
     """LightGBM text."""
     MODEL_FORMAT_CATBOOST: _ModelFormat.ValueType  # 4
-    """CatBoost binary."""
+    """CatBoost binary. Categories and texts go to it in `table` and `records`."""
     MODEL_FORMAT_TORCHSCRIPT: _ModelFormat.ValueType  # 5
     """TorchScript. It is a program that runs as it came, so it is refused with UNIMPLEMENTED unless the operator has allowed it
     (IMPORT_TORCHSCRIPT).
@@ -50,13 +50,13 @@ class ModelFormat(_ModelFormat, metaclass=_ModelFormatEnumTypeWrapper):
 MODEL_FORMAT_UNSPECIFIED: ModelFormat.ValueType  # 0
 """Not set; refused."""
 MODEL_FORMAT_ONNX: ModelFormat.ValueType  # 1
-"""ONNX without external data."""
+"""ONNX without external data, of opset 23 at the most."""
 MODEL_FORMAT_XGBOOST: ModelFormat.ValueType  # 2
 """XGBoost, JSON or UBJSON."""
 MODEL_FORMAT_LIGHTGBM: ModelFormat.ValueType  # 3
 """LightGBM text."""
 MODEL_FORMAT_CATBOOST: ModelFormat.ValueType  # 4
-"""CatBoost binary."""
+"""CatBoost binary. Categories and texts go to it in `table` and `records`."""
 MODEL_FORMAT_TORCHSCRIPT: ModelFormat.ValueType  # 5
 """TorchScript. It is a program that runs as it came, so it is refused with UNIMPLEMENTED unless the operator has allowed it
 (IMPORT_TORCHSCRIPT).
@@ -662,6 +662,13 @@ class ImportDescription(_message.Message):
     def signature(self) -> _model_pb2.Signature:
         """What goes in and comes out, where the file does not say it: `task`, `shape`, the names of `columns`, `missing_values`
         and `classes`, the labels in the order of the scores. What the file says must not differ from it.
+
+        An ONNX file that is more than features to scores is served by the names of its tensors: it has several inputs or
+        outputs, or ones that are not FP32 or FP64, or, if nothing else is said of it, more dimensions than two. Others are too
+        if tensors are named here: `inputs` gives the lengths that the file leaves open, and `outputs` the outputs that are
+        wanted, all if it is empty. Such a model has none of the things above. It takes `tensors` and `records`; where a row of
+        a tensor is one value, its shape is [rows, 1]. A model whose rows do not get the same answer alone and among others, or
+        whose first dimension is fixed, has no rows: each request goes alone.
         """
 
     @_builtins.property

@@ -774,7 +774,7 @@ type Signature struct {
 	// The type in which predictions come back in `prediction_tensor`: FP32 for regression, the type of the labels
 	// otherwise.
 	PredictionDtype DataType `protobuf:"varint,6,opt,name=prediction_dtype,json=predictionDtype,proto3,enum=fitserve.v1.DataType" json:"prediction_dtype,omitempty"`
-	// The inputs by name, for models that take `tensors`: those of operators, and some imported ones. All above is empty
+	// The inputs by name, for models that take `tensors`: those of operators, and imported ones of ONNX. All above is empty
 	// then.
 	Inputs []*TensorSpec `protobuf:"bytes,7,rep,name=inputs,proto3" json:"inputs,omitempty"`
 	// The outputs by name, for models that take `tensors`.
@@ -990,7 +990,7 @@ type TensorSpec struct {
 	// The type of the elements.
 	Dtype DataType `protobuf:"varint,2,opt,name=dtype,proto3,enum=fitserve.v1.DataType" json:"dtype,omitempty"`
 	// The length of each dimension; -1 where any length is allowed. Where the first one is -1 for all inputs and outputs it
-	// is the number of rows, and requests that come at the same time share batches.
+	// is the number of rows, and requests that come at the same time share batches, unless that would change their answers.
 	Shape []int64 `protobuf:"varint,3,rep,packed,name=shape,proto3" json:"shape,omitempty"`
 	// Whether a request may leave the input out.
 	Optional      bool `protobuf:"varint,4,opt,name=optional,proto3" json:"optional,omitempty"`

@@ -29,13 +29,13 @@ type ModelFormat int32
 const (
 	// Not set; refused.
 	ModelFormat_MODEL_FORMAT_UNSPECIFIED ModelFormat = 0
-	// ONNX without external data.
+	// ONNX without external data, of opset 23 at the most.
 	ModelFormat_MODEL_FORMAT_ONNX ModelFormat = 1
 	// XGBoost, JSON or UBJSON.
 	ModelFormat_MODEL_FORMAT_XGBOOST ModelFormat = 2
 	// LightGBM text.
 	ModelFormat_MODEL_FORMAT_LIGHTGBM ModelFormat = 3
-	// CatBoost binary.
+	// CatBoost binary. Categories and texts go to it in `table` and `records`.
 	ModelFormat_MODEL_FORMAT_CATBOOST ModelFormat = 4
 	// TorchScript. It is a program that runs as it came, so it is refused with UNIMPLEMENTED unless the operator has allowed it
 	// (IMPORT_TORCHSCRIPT).
@@ -1216,6 +1216,13 @@ type ImportDescription struct {
 	Digest string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
 	// What goes in and comes out, where the file does not say it: `task`, `shape`, the names of `columns`, `missing_values`
 	// and `classes`, the labels in the order of the scores. What the file says must not differ from it.
+	//
+	// An ONNX file that is more than features to scores is served by the names of its tensors: it has several inputs or
+	// outputs, or ones that are not FP32 or FP64, or, if nothing else is said of it, more dimensions than two. Others are too
+	// if tensors are named here: `inputs` gives the lengths that the file leaves open, and `outputs` the outputs that are
+	// wanted, all if it is empty. Such a model has none of the things above. It takes `tensors` and `records`; where a row of
+	// a tensor is one value, its shape is [rows, 1]. A model whose rows do not get the same answer alone and among others, or
+	// whose first dimension is fixed, has no rows: each request goes alone.
 	Signature *Signature `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`
 	// Whether the next version is made if the model exists. The default is false: it is refused with ALREADY_EXISTS then.
 	NewVersion bool `protobuf:"varint,5,opt,name=new_version,json=newVersion,proto3" json:"new_version,omitempty"`
