@@ -18,7 +18,7 @@ from training.algorithms.base import NativeFile
 from training.data import Floats, Label
 from training.errors import CannotExport, invalid_field
 from training.export import trees
-from training.importing import found, skops_types
+from training.importing import found, independence, skops_types
 from training.importing.found import Found
 from training.importing.spec import MOST_FEATURES, Column, Labels, Spec, check_names, labels_of
 
@@ -113,6 +113,7 @@ def read(spec: Spec) -> Found:
     rows = found.random_rows((columns,))
     with found.reading("an estimator that predicts rows of numbers; fit it on arrays, not on tables with texts"):
         count = read.predict(rows[:1]).shape[1]
+        independence.check(read.predict, rows)
     if count != max(1, len(classes)):
         raise found.refused(f"it gives {count} values a row; a regressor for one target is served")
     return Found(
