@@ -56,6 +56,7 @@ def execute(path: Path, events: int) -> int:
         os.nice(_NICENESS)  # predictions and trainings go first
         order = spec.read(path)
         limits.set_process_name(f"import:{order.model}")
+        limits.set_temporary_directory(path.parent)
         limits.set_threads(1)
         limits.set_memory_limit(order.memory_limit_bytes)
         with progress:
