@@ -208,7 +208,7 @@ def test_a_new_version_is_made_if_that_is_wanted_and_keeps_the_signature(
     model = client.import_model(name, boosted()[1], format="xgboost", new_version=True)
     assert [version.algorithm for version in model.versions] == ["logistic_regression", ""]
     assert model.versions[1].signature is not None
-    assert model.versions[1].signature.classes == (0, 1, 2)
+    assert model.versions[1].signature.classes == tuple(LABELS)
     narrow = xgboost.train({"objective": "multi:softprob", "num_class": 3}, xgboost.DMatrix(X[:, :3], NUMBERS), 2)
     with pytest.raises(errors.InvalidArgument, match="shape"):
         client.import_model(name, bytes(narrow.save_raw("ubj")), format="xgboost", new_version=True)

@@ -16,8 +16,9 @@ from training.export import graph
 from training.export.sessions import session_of
 from training.importing import found, independence, onnx_graph, onnx_tensors
 from training.importing.found import Found
+from training.importing.labels import MOST_CLASSES
 from training.importing.onnx_graph import Scores
-from training.importing.spec import MOST_CLASSES, MOST_FEATURES, SIGNATURE, Spec, Wanted
+from training.importing.spec import MOST_FEATURES, SIGNATURE, Spec, Wanted
 from training.importing.tensors import FoundTensors
 from training.spec import Task
 

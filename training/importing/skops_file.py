@@ -20,7 +20,8 @@ from training.errors import CannotExport, invalid_field
 from training.export import trees
 from training.importing import found, independence, skops_types
 from training.importing.found import Found
-from training.importing.spec import MOST_FEATURES, Column, Labels, Spec, check_names, labels_of
+from training.importing.labels import Labels, labels_of
+from training.importing.spec import MOST_FEATURES, Column, Spec, check_names
 
 _WHAT = "an estimator saved by skops (skops.io.dump)"
 _MOST_SHOWN = 20

@@ -16,7 +16,8 @@ from training.errors import CannotExport, invalid_field
 from training.export.ladder import Exported
 from training.importing import found, independence, torchscript_code
 from training.importing.found import Found
-from training.importing.spec import MOST_CLASSES, SIGNATURE, Spec
+from training.importing.labels import MOST_CLASSES
+from training.importing.spec import SIGNATURE, Spec
 from training.parity import TOLERANCE, Expectation
 
 _WHAT = "a TorchScript model (torch.jit.save)"
