@@ -18,7 +18,8 @@ from training.data import Floats
 from training.export import trees
 from training.importing import found
 from training.importing.found import Found, TreesOfFile
-from training.importing.spec import MOST_CLASSES, MOST_FEATURES, Column, Labels, Spec, check_names
+from training.importing.labels import MOST_CLASSES, Labels
+from training.importing.spec import MOST_FEATURES, Column, Spec, check_names
 
 _WHAT = "an XGBoost model in JSON or UBJSON (Booster.save_model)"
 _IDENTITY = frozenset(
