@@ -121,6 +121,7 @@ def _import_limits(settings: Settings) -> ImportLimits:
         file_bytes=settings.import_file_bytes,
         memory_bytes=settings.import_memory_bytes,
         seconds=settings.import_seconds,
+        torchscript=settings.import_torchscript,
     )
 
 

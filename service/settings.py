@@ -85,6 +85,10 @@ class Settings(BaseSettings):
     import_seconds: float = Field(default=300.0, gt=0)
     """How long that process may take."""
 
+    import_torchscript: bool = False
+    """Whether ImportModel takes TorchScript. Such a file is a program: with it on, every caller may run code of their own,
+    here and in Triton. What obviously touches files is refused, but torch has no sandbox."""
+
     heartbeat_seconds: float = Field(default=120.0, gt=0)
     """A training process that gives no sign of life for so long is ended."""
 

@@ -8,6 +8,8 @@ import os
 import resource
 import signal
 import sys
+import tempfile
+from pathlib import Path
 
 from threadpoolctl import ThreadpoolController
 
@@ -38,6 +40,11 @@ def end_with_parent(parent: int) -> None:
 def set_process_name(name: str) -> None:
     """Sets the name that `ps` and `top` show; Linux keeps 15 bytes of it."""
     _prctl(_PR_SET_NAME, name.encode())
+
+
+def set_temporary_directory(directory: Path) -> None:
+    """Lets temporary files be made in a directory that is deleted after the process, however it ends."""
+    tempfile.tempdir = str(directory.resolve())
 
 
 def set_threads(cores: int) -> None:

@@ -74,6 +74,7 @@ def execute(spec_path: Path, events: int) -> int:
         spec = read(spec_path)
         algorithm = spec.algorithm
         limits.set_process_name(f"fit:{spec.model}")
+        limits.set_temporary_directory(spec_path.parent)
         limits.set_threads(spec.cores)
         limits.set_memory_limit(spec.memory_limit_bytes)
         with progress:

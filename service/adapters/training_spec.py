@@ -98,6 +98,7 @@ def _signature_message(signature: Signature) -> model_pb2.Signature:
         prediction_dtype=_PREDICTION_TYPES[signature.label_kind],
         inputs=[_tensor_message(spec) for spec in signature.inputs if signature.takes_tensors],
         outputs=[_tensor_message(spec) for spec in signature.outputs if signature.takes_tensors],
+        targets=signature.targets,
     )
 
 
@@ -110,6 +111,8 @@ def _tensor_message(spec: TensorSpec) -> model_pb2.TensorSpec:
 def _label_value(label: Label) -> Value:
     if isinstance(label, bool):
         return Value(bool_value=label)
+    if isinstance(label, int) and abs(label) > 2**53:  # which a double would round
+        return Value(string_value=str(label))
     if isinstance(label, str):
         return Value(string_value=label)
     return Value(number_value=label)

@@ -476,6 +476,7 @@ class ImportOrder:
         description: The request's description, serialized: the domain never opens it.
         digest: The digest that the file is said to have, or "".
         loaded_by: Who asks for the load.
+        torchscript: Whether the file is TorchScript, a program of the caller's.
     """
 
     model: str
@@ -484,6 +485,7 @@ class ImportOrder:
     new_version: bool
     load: bool
     loaded_by: str
+    torchscript: bool = False
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,14 @@ class ImportLimits:
         file_bytes: The largest file.
         memory_bytes: The memory of the process.
         seconds: The time of the process.
+        torchscript: Whether TorchScript is taken, which runs the callers' code.
     """
 
     enabled: bool
     file_bytes: int
     memory_bytes: int
     seconds: float
+    torchscript: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,13 @@ class Imports:
                 Reason.UNIMPLEMENTED,
                 "this service imports nothing (TRAINING_CORES is 0); send the file to one that trains",
                 {"setting": "TRAINING_CORES"},
+            )
+        if order.torchscript and not self._limits.torchscript:
+            raise ServiceError(
+                Reason.UNIMPLEMENTED,
+                "this service takes no TorchScript, which is a program that would run on it (IMPORT_TORCHSCRIPT is off); "
+                "import the model as ONNX, or ask the operator, who may allow it to callers that are trusted with that",
+                {"setting": "IMPORT_TORCHSCRIPT"},
             )
         if self._draining:
             raise _draining()

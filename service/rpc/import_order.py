@@ -42,4 +42,5 @@ def import_order(first: pb.ImportModelRequest | None, loaded_by: str) -> ImportO
         new_version=description.new_version,
         load=description.load,
         loaded_by=loaded_by,
+        torchscript=description.format == pb.MODEL_FORMAT_TORCHSCRIPT,
     )

@@ -50,8 +50,12 @@ HOSTILE = {
 def importer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """A service with narrow limits for imports."""
     limits = {"IMPORT_FILE_BYTES": str(FILE_BYTES), "IMPORT_MEMORY_BYTES": str(2**29), "IMPORT_SECONDS": "10"}
-    process = ServiceProcess(tmp_path_factory.mktemp("importer"), **limits)
+    limits["IMPORT_TORCHSCRIPT"] = "true"
+    temporary = tmp_path_factory.mktemp("temporary")
+    process = ServiceProcess(tmp_path_factory.mktemp("importer"), TMPDIR=str(temporary), **limits)
+    running = sorted(temporary.rglob("*"))
     yield process
+    wait_until(lambda: sorted(temporary.rglob("*")) == running)  # what Triton has there, and no more
     assert process.stop() == 0
 
 
@@ -204,7 +208,7 @@ def test_a_new_version_is_made_if_that_is_wanted_and_keeps_the_signature(
     model = client.import_model(name, boosted()[1], format="xgboost", new_version=True)
     assert [version.algorithm for version in model.versions] == ["logistic_regression", ""]
     assert model.versions[1].signature is not None
-    assert model.versions[1].signature.classes == (0, 1, 2)
+    assert model.versions[1].signature.classes == tuple(LABELS)
     narrow = xgboost.train({"objective": "multi:softprob", "num_class": 3}, xgboost.DMatrix(X[:, :3], NUMBERS), 2)
     with pytest.raises(errors.InvalidArgument, match="shape"):
         client.import_model(name, bytes(narrow.save_raw("ubj")), format="xgboost", new_version=True)
@@ -213,7 +217,7 @@ def test_a_new_version_is_made_if_that_is_wanted_and_keeps_the_signature(
 
 
 def test_a_version_that_cannot_be_loaded_is_imported_all_the_same(
-    start_service: Callable[..., ServiceProcess], stubs: Stubs
+    start_service: Callable[..., ServiceProcess],
 ) -> None:
     service = start_service(MAX_LOADED_MODELS="1")
     with fitserve.Client(service.address) as client:
@@ -333,9 +337,7 @@ def test_a_file_that_is_cut_off_anywhere_or_has_a_wrong_byte_is_never_half_impor
 
 
 @pytest.mark.parametrize("kind", [ONNX, XGBOOST], ids=["onnx", "xgboost"])
-@pytest.mark.parametrize(
-    "content", [b"[" * 1_000_000, b'{"learner":' * 300_000, b"\x80\x04K\x00.", bytes(1000)], ids=[0, 1, 2, 3]
-)
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
 def test_what_is_no_model_is_refused(stubs: Stubs, kind: int, content: bytes, nothing_is_left: None) -> None:
     refusal = refused(stubs, content, model="m", format=kind)
     assert (refusal.code, refusal.metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "content")
@@ -452,6 +454,17 @@ def test_a_service_that_trains_nothing_imports_nothing(start_service: Callable[.
         refusal = refused(stubs_of(channel), b"1", model="m", format=ONNX)
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED")
     assert refusal.metadata["setting"] == "TRAINING_CORES"
+
+
+def test_torchscript_is_refused_before_it_comes_unless_the_operator_has_allowed_it(
+    start_service: Callable[..., ServiceProcess],
+) -> None:
+    service = start_service()
+    with grpc.insecure_channel(service.address) as channel:
+        refusal = refused(stubs_of(channel), b"", model="m", format="MODEL_FORMAT_TORCHSCRIPT")
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED")
+    assert refusal.metadata["setting"] == "IMPORT_TORCHSCRIPT"
+    assert "IMPORT_TORCHSCRIPT" in refusal.message
 
 
 def test_labels_and_numbers_come_back_as_they_were_given(client: fitserve.Client, name: str) -> None:

@@ -91,7 +91,7 @@ def test_an_imported_model_answers_as_its_library_does(
 def test_torchscript_is_served_where_there_is_a_torch_and_told_how_where_there_is_none(
     start_service: StartService, tmp_path: Path
 ) -> None:
-    service = start_service()
+    service = start_service(IMPORT_TORCHSCRIPT="true")
     content, expected = of_torch(tmp_path)
     with fitserve.Client(service.address) as client:
         client.import_model("net", content, format="torchscript", classes=SPECIES, shape=[4])

@@ -14,7 +14,8 @@ from training.data import Floats
 from training.export import trees
 from training.importing import catboost_texts, found
 from training.importing.found import Found, TreesOfFile
-from training.importing.spec import MOST_CLASSES, MOST_FEATURES, Column, Spec, check_names
+from training.importing.labels import MOST_CLASSES
+from training.importing.spec import MOST_FEATURES, Column, Spec, check_names
 
 _WHAT = "a CatBoost model (save_model with the format cbm)"
 _LINKS: Mapping[str, trees.Link] = {

@@ -16,7 +16,8 @@ from training.data import Floats
 from training.errors import CannotExport
 from training.importing import found
 from training.importing.found import Found
-from training.importing.spec import MOST_CLASSES, Column, Labels, check_names, labels_of
+from training.importing.labels import MOST_CLASSES, Labels, labels_of
+from training.importing.spec import Column, check_names
 from training.texts import TextColumn, parted
 
 MOST_COLUMNS = 10_000

@@ -17,7 +17,8 @@ from training.data import Floats
 from training.errors import FitError, invalid_field, is_out_of_memory
 from training.export import trees
 from training.export.ladder import Exported
-from training.importing.spec import Column, Labels
+from training.importing.labels import Labels
+from training.importing.spec import Column
 from training.spec import Task
 from training.texts import TextColumn
 

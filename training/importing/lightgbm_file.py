@@ -16,7 +16,8 @@ from training.data import Floats
 from training.export import trees
 from training.importing import found
 from training.importing.found import Found, TreesOfFile
-from training.importing.spec import MOST_CLASSES, MOST_FEATURES, Column, Labels, Spec, check_names
+from training.importing.labels import MOST_CLASSES, Labels
+from training.importing.spec import MOST_FEATURES, Column, Spec, check_names
 
 _WHAT = "a LightGBM model as text (Booster.save_model)"
 _LINKS: Mapping[str, trees.Link] = {

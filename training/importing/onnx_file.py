@@ -14,10 +14,11 @@ from training.data import Floats
 from training.errors import invalid_field
 from training.export import graph
 from training.export.sessions import session_of
-from training.importing import found, onnx_graph, onnx_tensors
+from training.importing import found, independence, onnx_graph, onnx_tensors
 from training.importing.found import Found
+from training.importing.labels import MOST_CLASSES
 from training.importing.onnx_graph import Scores
-from training.importing.spec import MOST_CLASSES, MOST_FEATURES, SIGNATURE, Spec, Wanted
+from training.importing.spec import MOST_FEATURES, SIGNATURE, Spec, Wanted
 from training.importing.tensors import FoundTensors
 from training.spec import Task
 
@@ -98,6 +99,7 @@ def _read_scores(model: onnx.ModelProto, spec: Spec) -> Found:
 
     with found.reading(_WHAT):
         rows = found.random_rows(original.shape)
+        independence.check(predict, rows)
         rows = rows[np.isfinite(predict(rows)).all(axis=1)]
         served = _served(original, count, pair)
     return Found(

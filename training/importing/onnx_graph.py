@@ -9,7 +9,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from training.data import Label
 from training.importing import found
-from training.importing.spec import Labels, labels_of
+from training.importing.labels import Labels, labels_of
 
 _CLASS_ATTRIBUTES = ("classlabels_int64s", "classlabels_ints", "classlabels_strings")
 _PASSING = ("Cast", "Identity", "Reshape", "Squeeze", "Flatten")

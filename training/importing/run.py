@@ -18,7 +18,8 @@ from training.export import ladder
 from training.export.ladder import Exported
 from training.importing import found, spec, tensors
 from training.importing.found import Found
-from training.importing.spec import SIGNATURE, Column, Labels, Spec
+from training.importing.labels import Labels
+from training.importing.spec import SIGNATURE, Column, Spec, Wanted
 from training.importing.tensors import FoundTensors
 from training.progress import Progress
 from training.spec import Task
@@ -56,6 +57,7 @@ def execute(path: Path, events: int) -> int:
         os.nice(_NICENESS)  # predictions and trainings go first
         order = spec.read(path)
         limits.set_process_name(f"import:{order.model}")
+        limits.set_temporary_directory(path.parent)
         limits.set_threads(1)
         limits.set_memory_limit(order.memory_limit_bytes)
         with progress:
@@ -102,15 +104,13 @@ def _columns(model: Found, order: Spec) -> Sequence[Column]:
 
 
 def _labels(model: Found, order: Spec) -> Labels | None:
-    """Returns the labels of the classes: the caller's, else the file's; None for regression."""
+    """Returns the labels of the classes: the caller's, else those that the model has; None for regression."""
     wanted = order.wanted
     if wanted.task is not None and wanted.task != model.task:
         raise invalid_field(f"{SIGNATURE}.task", f"the file is a model for {model.task}; leave it out")
     if model.task == "regression":
         return None
-    labels = wanted.labels or model.labels
-    if labels is None and order.kept is not None:
-        labels = order.kept.labels
+    labels = wanted.labels or _labels_without(model, order.kept)
     if labels is None:
         raise invalid_field(f"{SIGNATURE}.classes", "the file does not name its classes; give a label for each")
     if len(labels.classes) != model.score_count:
@@ -119,6 +119,20 @@ def _labels(model: Found, order: Spec) -> Labels | None:
             f"there are {len(labels.classes)} labels, and the model has {model.score_count} scores",
         )
     return labels
+
+
+def _labels_without(model: Found, kept: Wanted | None) -> Labels | None:
+    """Returns the labels of a file to which the caller gives none: a new version must not change those of a model."""
+    before = None if kept is None else kept.labels
+    if before is None or model.labels is None or model.labels.are_places:
+        return before or model.labels
+    if (list(model.labels.classes), model.labels.kind) != (list(before.classes), before.kind):
+        raise invalid_field(
+            f"{SIGNATURE}.classes",
+            f"the labels in the file are {list(model.labels.classes)[:20]}, those of the model's versions "
+            f"{list(before.classes)[:20]}; give those that the new version is to answer with, in the order of its scores",
+        )
+    return before
 
 
 def _check_kept(model: Found, columns: Sequence[Column], order: Spec) -> None:
@@ -134,6 +148,8 @@ def _check_kept(model: Found, columns: Sequence[Column], order: Spec) -> None:
             f"rows have the shape {list(model.shape)} and the columns {names[:20]}, those of the model's versions have "
             f"{list(kept.shape)} and {wanted[:20]}"
         )
+    elif kept.targets:
+        problem = f"it gives one value a row, and the model's versions {len(kept.targets)}"
     elif [column.as_text for column in columns] != [column.as_text for column in kept.columns]:
         problem = "the model's versions take categories or texts in other columns than it does"
     else:

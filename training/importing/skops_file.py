@@ -18,14 +18,12 @@ from training.algorithms.base import NativeFile
 from training.data import Floats, Label
 from training.errors import CannotExport, invalid_field
 from training.export import trees
-from training.importing import found
+from training.importing import found, independence, skops_types
 from training.importing.found import Found
-from training.importing.spec import MOST_FEATURES, Column, Labels, Spec, check_names, labels_of
+from training.importing.labels import Labels, labels_of
+from training.importing.spec import MOST_FEATURES, Column, Spec, check_names
 
 _WHAT = "an estimator saved by skops (skops.io.dump)"
-_MODULES = ("sklearn", "numpy", "scipy", "xgboost", "lightgbm", "catboost")
-"""Libraries of models: a caller may trust their types. To trust others would be to let callers run what they like."""
-
 _MOST_SHOWN = 20
 _FORESTS = (
     ensemble.RandomForestClassifier,
@@ -116,6 +114,7 @@ def read(spec: Spec) -> Found:
     rows = found.random_rows((columns,))
     with found.reading("an estimator that predicts rows of numbers; fit it on arrays, not on tables with texts"):
         count = read.predict(rows[:1]).shape[1]
+        independence.check(read.predict, rows)
     if count != max(1, len(classes)):
         raise found.refused(f"it gives {count} values a row; a regressor for one target is served")
     return Found(
@@ -144,11 +143,14 @@ def _load(spec: Spec) -> Any:
             f"the file has {len(untrusted)} types that are not trusted: {', '.join(untrusted[:_MOST_SHOWN])}; name those "
             "that you trust, or save the model without them",
         )
-    foreign = [name for name in strange if name.split(".")[0] not in _MODULES]
+    with found.reading(_WHAT):
+        wrong = skops_types.misused(spec.file)
+    foreign = [wrong] if wrong else [name for name in strange if name not in skops_types.LOADERS]
     if foreign:
         raise invalid_field(
             field,
-            f"types such as {foreign[0][:80]} are never loaded; those of {', '.join(_MODULES)} can be trusted",
+            f"types such as {foreign[0][:80]} are never loaded; those that estimators of scikit-learn consist of can be "
+            "trusted, so save other models in the format of their library, or as ONNX",
         )
     with found.reading(_WHAT):
         return skops.io.load(spec.file, trusted=strange)

@@ -8,20 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fitserve.v1 import data_pb2, model_pb2, model_service_pb2, training_job_pb2, training_spec_pb2
-from google.protobuf.struct_pb2 import Value
 
-from training.data import Label
 from training.errors import invalid_field
+from training.importing import labels
+from training.importing.labels import Labels
 from training.spec import Task
 
 SIGNATURE = "description.signature"
 """Where the caller's signature stands in the request."""
 
-MOST_CLASSES = 1000
 MOST_FEATURES = 2**22
 """So many values make a batch of one row."""
 
-_LONGEST_NAME = 256
 _TASKS: dict[int, Task] = {
     training_job_pb2.TASK_CLASSIFICATION: "classification",
     training_job_pb2.TASK_REGRESSION: "regression",
@@ -37,7 +35,6 @@ _KEPT_KINDS: Mapping[int, str] = {
     model_pb2.COLUMN_KIND_CATEGORY: "category",
     model_pb2.COLUMN_KIND_TEXT: "text",
 }
-_KIND_OF_LABELS = {str: "category", bool: "boolean", int: "integer", float: "number"}
 
 
 @dataclass(frozen=True)
@@ -64,18 +61,6 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Labels:
-    """The labels of classes, in the order of the scores.
-
-    Attributes:
-        kind: category, boolean, integer or number.
-    """
-
-    classes: Sequence[Label]
-    kind: str
-
-
-@dataclass(frozen=True)
 class NamedTensor:
     """A tensor that a model takes or gives by its name.
 
@@ -98,6 +83,7 @@ class Wanted:
         missing_values: Whether predictions may have missing values.
         inputs: The tensors that it takes by name.
         outputs: The tensors that it gives by name.
+        targets: The names of the values of a prediction, if it has several.
     """
 
     task: Task | None
@@ -107,6 +93,7 @@ class Wanted:
     labels: Labels | None
     inputs: tuple[NamedTensor, ...] = ()
     outputs: tuple[NamedTensor, ...] = ()
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -148,28 +135,10 @@ def read(path: Path) -> Spec:
         digest=message.file_digest,
         output=Path(message.output_uri),
         memory_limit_bytes=message.memory_limit_bytes,
-        wanted=_wanted(description.signature, _KINDS),
-        kept=_wanted(message.signature, _KEPT_KINDS) if message.HasField("signature") else None,
+        wanted=_wanted(description.signature, _KINDS, labels.given(description.signature)),
+        kept=_kept(message.signature) if message.HasField("signature") else None,
         trusted_types=tuple(description.trusted_types),
     )
-
-
-def labels_of(classes: Sequence[Label], field: str) -> Labels:
-    """Returns labels with their kind.
-
-    Raises:
-        FitError: INVALID_FIELD naming `field`; they are of several kinds, too many, or two are the same.
-    """
-    kinds = {type(label) for label in classes}
-    if len(kinds) > 1:
-        raise invalid_field(
-            field, "the labels are of several kinds; give texts, integers, numbers or truth values only"
-        )
-    if len(set(classes)) < len(classes):
-        raise invalid_field(field, "two labels are the same; give each score a label of its own")
-    if not 2 <= len(classes) <= MOST_CLASSES:
-        raise invalid_field(field, f"there are {len(classes)} labels, and 2 to {MOST_CLASSES} are allowed")
-    return Labels(list(classes), _KIND_OF_LABELS[kinds.pop()])
 
 
 def check_names(names: Sequence[str], field: str) -> None:
@@ -177,13 +146,17 @@ def check_names(names: Sequence[str], field: str) -> None:
     if len(set(names)) < len(names):
         raise invalid_field(field, "two columns have the same name; give each a name of its own")
     for name in names:
-        if not name or len(name) > _LONGEST_NAME or "\0" in name:
+        if not name or not labels.is_text(name):
             raise invalid_field(
-                field, f"a column has a name of {len(name)} characters; names have 1 to {_LONGEST_NAME}"
+                field, f"a column has a name of {len(name)} characters; names have 1 to {labels.LONGEST_NAME}, none NUL"
             )
 
 
-def _wanted(signature: model_pb2.Signature, kinds: Mapping[int, str]) -> Wanted:
+def _kept(signature: model_pb2.Signature) -> Wanted:
+    return _wanted(signature, _KEPT_KINDS, labels.kept(signature))
+
+
+def _wanted(signature: model_pb2.Signature, kinds: Mapping[int, str], classes: Labels | None) -> Wanted:
     columns = tuple(_column(index, column, kinds) for index, column in enumerate(signature.columns))
     check_names([column.name for column in columns], f"{SIGNATURE}.columns")
     shape = tuple(signature.shape) or ((len(columns),) if columns else ())
@@ -194,18 +167,18 @@ def _wanted(signature: model_pb2.Signature, kinds: Mapping[int, str]) -> Wanted:
         )
     if columns and shape != (len(columns),):
         raise invalid_field(f"{SIGNATURE}.shape", f"it is {list(shape)} and there are {len(columns)} columns")
-    labels = _labels(signature) if signature.classes else None
     task = _TASKS.get(signature.task)
-    if labels is not None and task == "regression":
+    if classes is not None and task == "regression":
         raise invalid_field(f"{SIGNATURE}.classes", "regression has no labels; leave them out")
     return Wanted(
-        task="classification" if labels is not None else task,
+        task="classification" if classes is not None else task,
         shape=shape,
         columns=columns,
         missing_values=signature.missing_values,
-        labels=labels,
+        labels=classes,
         inputs=_tensors(signature.inputs, f"{SIGNATURE}.inputs"),
         outputs=_tensors(signature.outputs, f"{SIGNATURE}.outputs"),
+        targets=tuple(signature.targets),
     )
 
 
@@ -232,28 +205,3 @@ def _column(index: int, column: model_pb2.ColumnSpec, kinds: Mapping[int, str]) 
             "itself, so leave the kind out, or give categories as their codes",
         )
     return Column(column.name, kinds[column.kind])
-
-
-def _labels(signature: model_pb2.Signature) -> Labels:
-    field = f"{SIGNATURE}.classes"
-    labels = [_label(value, f"{field}[{index}]") for index, value in enumerate(signature.classes)]
-    if all(isinstance(label, float) and label.is_integer() for label in labels):
-        if signature.prediction_dtype != data_pb2.DATA_TYPE_FP64:
-            return labels_of([int(label) for label in labels], field)
-    elif signature.prediction_dtype == data_pb2.DATA_TYPE_INT64:
-        try:
-            return labels_of([int(label) for label in labels], field)
-        except ValueError:
-            raise invalid_field(field, "not every label is the integer that prediction_dtype asks for") from None
-    return labels_of(labels, field)
-
-
-def _label(value: Value, field: str) -> str | float | bool:
-    match value.WhichOneof("kind"):
-        case "string_value":
-            return value.string_value
-        case "bool_value":
-            return value.bool_value
-        case "number_value" if math.isfinite(value.number_value):
-            return value.number_value
-    raise invalid_field(field, "a label is a text, a finite number or a truth value")

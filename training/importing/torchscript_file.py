@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 from predictors.torch_model import TorchModel
 from training.algorithms.base import NativeFile
 from training.data import Floats
-from training.errors import CannotExport, FitError, Reason, invalid_field
+from training.errors import CannotExport, invalid_field
 from training.export.ladder import Exported
-from training.importing import found
+from training.importing import found, independence, torchscript_code
 from training.importing.found import Found
-from training.importing.spec import MOST_CLASSES, SIGNATURE, Spec
+from training.importing.labels import MOST_CLASSES
+from training.importing.spec import SIGNATURE, Spec
 from training.parity import TOLERANCE, Expectation
 
 _WHAT = "a TorchScript model (torch.jit.save)"
 _PROBES = 3
-_PART = 7
+_PARTS = 7
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def read(spec: Spec) -> Found:
         )
     with found.reading(_WHAT):
         found.check_zip(spec.file, spec.memory_limit_bytes)
+        torchscript_code.check(spec.file)
         module = _Module(TorchModel(spec.file))
     rows = found.random_rows(wanted.shape)
     with found.reading(
@@ -78,18 +80,13 @@ def read(spec: Spec) -> Found:
 def _exported(file: Path, module: _Module, rows: Floats) -> Exported:
     """Returns the file as it came, proved to give each row the same in batches of any size."""
     with found.reading(_WHAT):
-        parts = [module.predict(rows[start : start + _PART]) for start in range(0, len(rows), _PART)]
+        independence.check(module.predict, rows)
         whole = module.predict(rows)
         finite = np.isfinite(whole).all(axis=1)
         tolerance = TOLERANCE * max(1.0, float(np.abs(whole[finite]).max(initial=0.0)))
         expected = Expectation(rows[finite], whole[finite], tolerance, np.ones(whole.shape[1]))
+        parts = [module.predict(part) for part in np.array_split(rows, _PARTS)]
         proof = expected.compare(np.concatenate(parts)[finite])
-    if not proof.holds:
-        raise FitError(
-            Reason.EXPORT_NOT_EQUAL,
-            f"rows change what others in their batch get, by up to {proof.max_difference:.2g}, so it was not kept; save the "
-            "model after eval()",
-        )
     return Exported("pytorch", NativeFile("model.pt", file.read_bytes()), (), proof)
 
 

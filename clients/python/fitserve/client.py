@@ -369,7 +369,7 @@ class Client:
             model: The name of the model.
             file: The path of the file, or its content.
             format: The format; None tells it by the path: .onnx, .json and .ubj (XGBoost), .txt (LightGBM), .cbm (CatBoost),
-                .pt (TorchScript), .skops (scikit-learn).
+                .pt (TorchScript, where the server allows it), .skops (scikit-learn).
             task: classification or regression, where the file does not say it.
             shape: The shape of one row, where the file does not say it.
             columns: The names of the columns, if rows are to come as tables; the file may name them too.

@@ -43,6 +43,23 @@ def import_file(
     Raises:
         FitError: As the recipe does.
     """
+    path = write_import(directory, format, content, signature, kept, trusted_types, memory_limit_bytes)
+    run.run(spec.read(path))
+    manifest = json.loads((directory / "version" / "manifest.json").read_text())
+    (name,) = manifest["files"]
+    return Version(manifest, (directory / "version" / name).read_bytes())
+
+
+def write_import(
+    directory: Path,
+    format: str,
+    content: bytes,
+    signature: model_pb2.Signature | None = None,
+    kept: model_pb2.Signature | None = None,
+    trusted_types: tuple[str, ...] = (),
+    memory_limit_bytes: int = 2**32,
+) -> Path:
+    """Writes a file to import and its spec; returns the latter's path."""
     (directory / "file").write_bytes(content)
     message = training_spec_pb2.ImportSpec(
         job="import-1",
@@ -60,10 +77,7 @@ def import_file(
         memory_limit_bytes=memory_limit_bytes,
     )
     (directory / "spec.pb").write_bytes(message.SerializeToString())
-    run.run(spec.read(directory / "spec.pb"))
-    manifest = json.loads((directory / "version" / "manifest.json").read_text())
-    (name,) = manifest["files"]
-    return Version(manifest, (directory / "version" / name).read_bytes())
+    return directory / "spec.pb"
 
 
 def labels(*classes: str | float | bool) -> list[Value]:

@@ -261,3 +261,32 @@ def test_a_model_that_gives_other_scores_each_time_is_not_kept(tmp_path: Path) -
         import_file(tmp_path, "onnx", made, model_pb2.Signature(classes=labels("a", "b", "c", "d")))
     assert refused.value.reason == "EXPORT_NOT_EQUAL"
     assert not (tmp_path / "version").exists()
+
+
+def node(kind: str, given: Sequence[str], made: str = "y", **attributes: object) -> NodeProto:
+    return helper.make_node(kind, list(given), [made], **attributes)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        model([node("MatMul", "xw", "z"), node("Softmax", "z", axis=0)], w=W),
+        model(
+            [
+                node("MatMul", "xw", "z"),
+                node("ReduceSum", ["z", "axes"], "s", keepdims=1),
+                node("Mul", ["s", "nothing"], "t"),
+                node("Add", ["z", "t"]),
+            ],
+            w=W,
+            axes=np.array([0]),
+            nothing=np.float32(0),
+        ),
+    ],
+    ids=["softmax over rows", "only when a row is infinite"],
+)
+def test_a_model_in_which_rows_change_each_other_is_not_kept(tmp_path: Path, made: ModelProto) -> None:
+    with pytest.raises(FitError, match="others in their batch") as refused:
+        import_file(tmp_path, "onnx", made.SerializeToString(), THREE)
+    assert refused.value.reason == "EXPORT_NOT_EQUAL"
+    assert not (tmp_path / "version").exists()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import skops.io
-from sklearn import base, ensemble, linear_model, naive_bayes, neighbors, pipeline, preprocessing, svm, tree
+from sklearn import (
+    base,
+    calibration,
+    ensemble,
+    feature_selection,
+    gaussian_process,
+    linear_model,
+    naive_bayes,
+    neighbors,
+    pipeline,
+    preprocessing,
+    svm,
+    tree,
+)
 
 from tests.unit.training.importing import import_file
 from training.errors import FitError
@@ -86,6 +100,9 @@ def test_regressors_of_our_families_become_onnx(tmp_path: Path, estimator: objec
         (naive_bayes.GaussianNB(), Y),
         (neighbors.KNeighborsRegressor(), VALUES),
         (svm.SVR(), VALUES),
+        (gaussian_process.GaussianProcessClassifier(), Y),
+        (calibration.CalibratedClassifierCV(naive_bayes.GaussianNB(), cv=2), Y),
+        (pipeline.make_pipeline(feature_selection.SelectKBest(k=2), linear_model.LogisticRegression()), Y),
         (pipeline.make_pipeline(preprocessing.PolynomialFeatures(), linear_model.Ridge()), VALUES),
         (ensemble.GradientBoostingClassifier(n_estimators=5), Y3),
         (ensemble.HistGradientBoostingClassifier(max_iter=5), Y3),
@@ -96,7 +113,18 @@ def test_regressors_of_our_families_become_onnx(tmp_path: Path, estimator: objec
             Y,
         ),
     ],
-    ids=["naive Bayes", "neighbours", "machine", "pipeline", "boosting", "histograms", "voting"],
+    ids=[
+        "naive Bayes",
+        "neighbours",
+        "machine",
+        "process",
+        "calibrated",
+        "selected",
+        "pipeline",
+        "boosting",
+        "histograms",
+        "voting",
+    ],
 )
 def test_everything_else_is_served_by_scikit_learn_itself(tmp_path: Path, estimator: object, targets: object) -> None:
     check(tmp_path, estimator, targets, "fitserve_native")
@@ -131,6 +159,43 @@ def test_a_file_that_names_a_function_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(FitError) as refused:
         import_file(tmp_path, "skops", packed(parts), trusted_types=("os.system", "posix.system"))
     assert refused.value.reason == "INVALID_FIELD"
+
+
+def reduced(module: str, name: str, *arguments: object, loader: str = "ConstructorFromReduceNode") -> bytes:
+    """Returns a file in which a name is to be called with arguments."""
+    values = [
+        {"__class__": "str", "__module__": "builtins", "__loader__": "JsonNode", "content": json.dumps(value)}
+        for value in arguments
+    ]
+    called = {"__class__": "tuple", "__module__": "builtins", "__loader__": "TupleNode", "content": values}
+    node = {"__class__": name, "__module__": module, "__loader__": loader, "content": called}
+    return packed({"schema.json": json.dumps({**node, "protocol": 2}).encode()})
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("numpy.testing", "runstring"), ("numpy", "memmap"), ("scipy.io", "savemat")], ids=str
+)
+def test_what_a_library_of_models_has_beside_models_is_never_called(tmp_path: Path, module: str, name: str) -> None:
+    written = tmp_path / "written"
+    arguments = {
+        "runstring": (f"open({str(written)!r}, 'w').close()", {}),
+        "memmap": (str(written), "uint8", "w+", 0, [8]),
+        "savemat": (str(written), {}),
+    }[name]
+    content = reduced(module, name, *arguments)
+    assert skops.io.get_untrusted_types(data=content) == [f"{module}.{name}"]
+    with pytest.raises(FitError, match="never loaded") as refused:
+        import_file(tmp_path, "skops", content, trusted_types=(f"{module}.{name}",))
+    assert (refused.value.reason, refused.value.field) == ("INVALID_FIELD", "description.trusted_types")
+    assert not list(tmp_path.glob("written*"))
+
+
+@pytest.mark.parametrize("loader", ["ConstructorFromReduceNode", "TypeNode"])
+def test_a_type_that_may_be_trusted_is_read_only_as_skops_writes_it(tmp_path: Path, loader: str) -> None:
+    content = reduced("sklearn.neighbors._kd_tree", "KDTree", loader=loader)
+    with pytest.raises(FitError, match="never loaded") as refused:
+        import_file(tmp_path, "skops", content, trusted_types=("sklearn.neighbors._kd_tree.KDTree",))
+    assert refused.value.field == "description.trusted_types"
 
 
 def packed(parts: dict[str, bytes]) -> bytes:

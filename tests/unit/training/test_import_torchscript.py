@@ -102,6 +102,84 @@ def test_a_model_in_which_rows_change_each_other_is_not_kept(tmp_path: Path) -> 
     assert not (tmp_path / "version").exists()
 
 
+class Maps(torch.nn.Module):
+    """Overwrites a file when it predicts."""
+
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self.file = file
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mapped = torch.from_file(self.file, True, 4, dtype=torch.uint8).fill_(72)
+        return x[:, :1] + 0.0 * mapped.sum()
+
+
+class Restores(torch.nn.Module):
+    """Overwrites a file when it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.zeros(1)
+        self.training = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :1]
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[torch.Tensor, bool]:
+        return (self.weight, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, bool]) -> None:
+        self.weight = state[0] + 1
+        self.training = state[1]
+
+
+class Quantizes(torch.nn.Module):
+    """Calls an operation that is not torch's own."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.ops.profiler._record_function_enter("name", None)
+        return x[:, :1]
+
+
+@pytest.mark.parametrize("spelled", ["torch.from_file(", 'getattr(torch, "from\\x5ffile")('], ids=["plainly", "hidden"])
+def test_a_model_that_touches_files_is_never_run(tmp_path: Path, spelled: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"xxxx")
+    files = parts(saved(Maps(str(victim))))
+    code = next(name for name in files if name.endswith(".py"))
+    assert b"torch.from_file(" in files[code]
+    files[code] = files[code].replace(b"torch.from_file(", spelled.encode())
+    with pytest.raises(FitError, match="never loaded") as refused:
+        import_file(tmp_path, "torchscript", packed(files), VALUE)
+    assert (refused.value.reason, refused.value.field) == ("INVALID_FIELD", "content")
+    assert victim.read_bytes() == b"xxxx"
+
+
+@pytest.mark.parametrize(("module", "word"), [(Restores(), "__setstate__"), (Quantizes(), "ops")], ids=["read", "ops"])
+def test_a_model_that_runs_while_it_is_read_or_calls_others_is_named(
+    tmp_path: Path, module: torch.nn.Module, word: str
+) -> None:
+    with pytest.raises(FitError, match=f"`{word}`"):
+        import_file(tmp_path, "torchscript", saved(module), VALUE)
+
+
+def test_models_as_torch_saves_them_are_let_through(tmp_path: Path) -> None:
+    class_of = torch.nn.Sequential
+    module = class_of(
+        torch.nn.Unflatten(1, (1, 2, 2)),
+        torch.nn.Conv2d(1, 4, 1),
+        torch.nn.BatchNorm2d(4),
+        torch.nn.GELU(),
+        torch.nn.Flatten(2),
+        torch.nn.TransformerEncoderLayer(4, 2, 8, 0.0, batch_first=True),
+        torch.nn.Flatten(),
+        torch.nn.Linear(16, 1),
+    ).eval()
+    assert import_file(tmp_path, "torchscript", saved(module), VALUE).manifest["backend"] == "pytorch"
+
+
 def parts(content: bytes) -> dict[str, bytes]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return {name: archive.read(name) for name in archive.namelist()}

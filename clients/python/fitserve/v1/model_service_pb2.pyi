@@ -38,7 +38,9 @@ class _ModelFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelForm
     MODEL_FORMAT_CATBOOST: _ModelFormat.ValueType  # 4
     """CatBoost binary. Categories and texts go to it in `table` and `records`."""
     MODEL_FORMAT_TORCHSCRIPT: _ModelFormat.ValueType  # 5
-    """TorchScript."""
+    """TorchScript. It is a program that runs as it came, so it is refused with UNIMPLEMENTED unless the operator has allowed it
+    (IMPORT_TORCHSCRIPT).
+    """
     MODEL_FORMAT_SKOPS: _ModelFormat.ValueType  # 6
     """scikit-learn saved by skops."""
 
@@ -56,7 +58,9 @@ MODEL_FORMAT_LIGHTGBM: ModelFormat.ValueType  # 3
 MODEL_FORMAT_CATBOOST: ModelFormat.ValueType  # 4
 """CatBoost binary. Categories and texts go to it in `table` and `records`."""
 MODEL_FORMAT_TORCHSCRIPT: ModelFormat.ValueType  # 5
-"""TorchScript."""
+"""TorchScript. It is a program that runs as it came, so it is refused with UNIMPLEMENTED unless the operator has allowed it
+(IMPORT_TORCHSCRIPT).
+"""
 MODEL_FORMAT_SKOPS: ModelFormat.ValueType  # 6
 """scikit-learn saved by skops."""
 Global___ModelFormat: _TypeAlias = ModelFormat  # noqa: Y015
@@ -670,8 +674,8 @@ class ImportDescription(_message.Message):
     @_builtins.property
     def trusted_types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """For MODEL_FORMAT_SKOPS: the types in the file that skops does not trust by itself and the caller does, such as
-        sklearn.calibration._CalibratedClassifier. The error for a file with others names them. Only types of libraries of models
-        can be trusted: sklearn, numpy, scipy, xgboost, lightgbm and catboost.
+        sklearn.calibration._CalibratedClassifier. The error for a file with others names them. Only types that
+        estimators of scikit-learn consist of can be trusted, never functions that a file might have called.
         """
 
     def __init__(

@@ -99,8 +99,8 @@ class ModelServiceStub:
     before the version is published. Returns INVALID_ARGUMENT for a file that is malformed or not allowed,
     RESOURCE_EXHAUSTED for one that is larger than IMPORT_FILE_BYTES or needs more memory than IMPORT_MEMORY_BYTES,
     DEADLINE_EXCEEDED for one that takes longer than IMPORT_SECONDS, DATA_LOSS if the bytes do not have the digest,
-    FAILED_PRECONDITION if nothing that Triton serves predicts what the library predicts, ALREADY_EXISTS and ABORTED as Fit
-    does.
+    FAILED_PRECONDITION if nothing that Triton serves predicts what the library predicts, UNIMPLEMENTED for a format that the
+    operator has not allowed, ALREADY_EXISTS and ABORTED as Fit does.
     """
 
 @_typing.type_check_only
@@ -174,8 +174,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     before the version is published. Returns INVALID_ARGUMENT for a file that is malformed or not allowed,
     RESOURCE_EXHAUSTED for one that is larger than IMPORT_FILE_BYTES or needs more memory than IMPORT_MEMORY_BYTES,
     DEADLINE_EXCEEDED for one that takes longer than IMPORT_SECONDS, DATA_LOSS if the bytes do not have the digest,
-    FAILED_PRECONDITION if nothing that Triton serves predicts what the library predicts, ALREADY_EXISTS and ABORTED as Fit
-    does.
+    FAILED_PRECONDITION if nothing that Triton serves predicts what the library predicts, UNIMPLEMENTED for a format that the
+    operator has not allowed, ALREADY_EXISTS and ABORTED as Fit does.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -306,8 +306,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         before the version is published. Returns INVALID_ARGUMENT for a file that is malformed or not allowed,
         RESOURCE_EXHAUSTED for one that is larger than IMPORT_FILE_BYTES or needs more memory than IMPORT_MEMORY_BYTES,
         DEADLINE_EXCEEDED for one that takes longer than IMPORT_SECONDS, DATA_LOSS if the bytes do not have the digest,
-        FAILED_PRECONDITION if nothing that Triton serves predicts what the library predicts, ALREADY_EXISTS and ABORTED as Fit
-        does.
+        FAILED_PRECONDITION if nothing that Triton serves predicts what the library predicts, UNIMPLEMENTED for a format that the
+        operator has not allowed, ALREADY_EXISTS and ABORTED as Fit does.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

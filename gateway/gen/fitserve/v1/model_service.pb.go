@@ -37,7 +37,8 @@ const (
 	ModelFormat_MODEL_FORMAT_LIGHTGBM ModelFormat = 3
 	// CatBoost binary. Categories and texts go to it in `table` and `records`.
 	ModelFormat_MODEL_FORMAT_CATBOOST ModelFormat = 4
-	// TorchScript.
+	// TorchScript. It is a program that runs as it came, so it is refused with UNIMPLEMENTED unless the operator has allowed it
+	// (IMPORT_TORCHSCRIPT).
 	ModelFormat_MODEL_FORMAT_TORCHSCRIPT ModelFormat = 5
 	// scikit-learn saved by skops.
 	ModelFormat_MODEL_FORMAT_SKOPS ModelFormat = 6
@@ -1228,8 +1229,8 @@ type ImportDescription struct {
 	// Whether the version is loaded when it is published. The default is false.
 	Load bool `protobuf:"varint,6,opt,name=load,proto3" json:"load,omitempty"`
 	// For MODEL_FORMAT_SKOPS: the types in the file that skops does not trust by itself and the caller does, such as
-	// sklearn.calibration._CalibratedClassifier. The error for a file with others names them. Only types of libraries of models
-	// can be trusted: sklearn, numpy, scipy, xgboost, lightgbm and catboost.
+	// sklearn.calibration._CalibratedClassifier. The error for a file with others names them. Only types that
+	// estimators of scikit-learn consist of can be trusted, never functions that a file might have called.
 	TrustedTypes  []string `protobuf:"bytes,7,rep,name=trusted_types,json=trustedTypes,proto3" json:"trusted_types,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

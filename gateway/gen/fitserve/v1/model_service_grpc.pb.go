@@ -95,8 +95,8 @@ type ModelServiceClient interface {
 	// before the version is published. Returns INVALID_ARGUMENT for a file that is malformed or not allowed,
 	// RESOURCE_EXHAUSTED for one that is larger than IMPORT_FILE_BYTES or needs more memory than IMPORT_MEMORY_BYTES,
 	// DEADLINE_EXCEEDED for one that takes longer than IMPORT_SECONDS, DATA_LOSS if the bytes do not have the digest,
-	// FAILED_PRECONDITION if nothing that Triton serves predicts what the library predicts, ALREADY_EXISTS and ABORTED as Fit
-	// does.
+	// FAILED_PRECONDITION if nothing that Triton serves predicts what the library predicts, UNIMPLEMENTED for a format that the
+	// operator has not allowed, ALREADY_EXISTS and ABORTED as Fit does.
 	ImportModel(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportModelRequest, ImportModelResponse], error)
 }
 
@@ -275,8 +275,8 @@ type ModelServiceServer interface {
 	// before the version is published. Returns INVALID_ARGUMENT for a file that is malformed or not allowed,
 	// RESOURCE_EXHAUSTED for one that is larger than IMPORT_FILE_BYTES or needs more memory than IMPORT_MEMORY_BYTES,
 	// DEADLINE_EXCEEDED for one that takes longer than IMPORT_SECONDS, DATA_LOSS if the bytes do not have the digest,
-	// FAILED_PRECONDITION if nothing that Triton serves predicts what the library predicts, ALREADY_EXISTS and ABORTED as Fit
-	// does.
+	// FAILED_PRECONDITION if nothing that Triton serves predicts what the library predicts, UNIMPLEMENTED for a format that the
+	// operator has not allowed, ALREADY_EXISTS and ABORTED as Fit does.
 	ImportModel(grpc.ClientStreamingServer[ImportModelRequest, ImportModelResponse]) error
 	mustEmbedUnimplementedModelServiceServer()
 }
