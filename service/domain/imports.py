@@ -137,7 +137,7 @@ class Imports:
             ServiceError: UNIMPLEMENTED, DRAINING, TOO_MANY_CALLS, MODEL_EXISTS, OPERATION_IN_PROGRESS, DISK_FULL.
         """
         job = new_import_id(self._clock.now())
-        self._check_room()
+        self._check(order)
         task = asyncio.current_task()
         assert task is not None
         ended = self._active[task] = asyncio.Event()
@@ -199,7 +199,7 @@ class Imports:
             one.cancel()
         return not late
 
-    def _check_room(self) -> None:
+    def _check(self, order: ImportOrder) -> None:
         if not self._limits.enabled:
             raise ServiceError(
                 Reason.UNIMPLEMENTED,
