@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from fitserve.v1 import data_pb2, dataset_pb2, model_pb2, training_job_pb2
-from google.protobuf import duration_pb2, json_format, struct_pb2, timestamp_pb2
+from google.protobuf import duration_pb2, json_format, timestamp_pb2
 
+from service.contract_values import COLUMN_KINDS, LABEL_DTYPES, TASKS, tensor_spec, value_of_label
 from service.domain.entities import (
     Alias,
     Capacity,
@@ -16,24 +17,16 @@ from service.domain.entities import (
     ImportedFile,
     Job,
     JobState,
-    Label,
     Manifest,
     Signature,
     StoredVersion,
-    Task,
     TrainingStep,
     UnknownCategory,
-    ValueKind,
     VersionState,
 )
 from service.domain.model_entry import ModelEntry
-from service.domain.named_tensors import TensorSpec
 from service.rpc.status import status_of, status_of_job_error
 
-TASKS = {
-    Task.CLASSIFICATION: training_job_pb2.TASK_CLASSIFICATION,
-    Task.REGRESSION: training_job_pb2.TASK_REGRESSION,
-}
 JOB_STATES = {
     JobState.QUEUED: training_job_pb2.JOB_STATE_QUEUED,
     JobState.RUNNING: training_job_pb2.JOB_STATE_RUNNING,
@@ -48,36 +41,17 @@ VERSION_STATES = {
     VersionState.UNLOADING: model_pb2.MODEL_STATE_UNLOADING,
     VersionState.FAILED: model_pb2.MODEL_STATE_FAILED,
 }
-COLUMN_KINDS = {
-    ValueKind.NUMBER: model_pb2.COLUMN_KIND_NUMBER,
-    ValueKind.INTEGER: model_pb2.COLUMN_KIND_INTEGER,
-    ValueKind.BOOLEAN: model_pb2.COLUMN_KIND_BOOLEAN,
-    ValueKind.CATEGORY: model_pb2.COLUMN_KIND_CATEGORY,
-    ValueKind.TEXT: model_pb2.COLUMN_KIND_TEXT,
-}
 UNKNOWN_CATEGORIES = {
     None: model_pb2.UNKNOWN_CATEGORY_UNSPECIFIED,
     UnknownCategory.NONE: model_pb2.UNKNOWN_CATEGORY_NONE,
     UnknownCategory.MISSING: model_pb2.UNKNOWN_CATEGORY_MISSING,
     UnknownCategory.LIBRARY: model_pb2.UNKNOWN_CATEGORY_LIBRARY,
 }
-LABEL_DTYPES = {
-    None: data_pb2.DATA_TYPE_FP32,
-    ValueKind.NUMBER: data_pb2.DATA_TYPE_FP64,
-    ValueKind.INTEGER: data_pb2.DATA_TYPE_INT64,
-    ValueKind.BOOLEAN: data_pb2.DATA_TYPE_BOOL,
-    ValueKind.CATEGORY: data_pb2.DATA_TYPE_BYTES,
-}
-"""The type of predictions in a tensor, by the kind of the labels; None is regression."""
-
 SHOWN_COLUMN_CATEGORIES = 100
 """So many categories of one column are shown in a signature."""
 
 SHOWN_CATEGORIES = 10_000
 """So many of all columns are."""
-
-EXACT_INTEGERS = 2**53
-"""Up to here a double holds every integer."""
 
 # From the state furthest on the way to serving to the one furthest from it.
 _BY_READINESS = (
@@ -96,19 +70,6 @@ def timestamp(time: datetime | None) -> timestamp_pb2.Timestamp | None:
     message = timestamp_pb2.Timestamp()
     message.FromDatetime(time)
     return message
-
-
-def value_of_label(label: Label) -> struct_pb2.Value:
-    """Returns a class label as a JSON-like value. An integer that a double cannot hold is a text of its digits, as int64
-    is in the JSON form of protobuf.
-    """
-    if isinstance(label, bool):
-        return struct_pb2.Value(bool_value=label)
-    if isinstance(label, int) and abs(label) > EXACT_INTEGERS:
-        return struct_pb2.Value(string_value=str(label))
-    if isinstance(label, str):
-        return struct_pb2.Value(string_value=label)
-    return struct_pb2.Value(number_value=label)
 
 
 def step_message(step: TrainingStep) -> training_job_pb2.TrainingStep:
@@ -181,15 +142,10 @@ def signature_message(signature: Signature) -> model_pb2.Signature:
         prediction_dtype=data_pb2.DATA_TYPE_UNSPECIFIED
         if signature.takes_tensors
         else LABEL_DTYPES[signature.label_kind],
-        inputs=[_tensor_spec(spec) for spec in signature.inputs if signature.takes_tensors],
-        outputs=[_tensor_spec(spec) for spec in signature.outputs if signature.takes_tensors],
+        inputs=[tensor_spec(spec) for spec in signature.inputs if signature.takes_tensors],
+        outputs=[tensor_spec(spec) for spec in signature.outputs if signature.takes_tensors],
         targets=signature.targets,
     )
-
-
-def _tensor_spec(spec: TensorSpec) -> model_pb2.TensorSpec:
-    dtype = data_pb2.DataType.Value(f"DATA_TYPE_{spec.dtype}")
-    return model_pb2.TensorSpec(name=spec.name, dtype=dtype, shape=spec.shape, optional=spec.optional)
 
 
 def model_message(entry: ModelEntry, only: int | None = None) -> model_pb2.Model:

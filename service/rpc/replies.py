@@ -9,9 +9,9 @@ import numpy as np
 from fitserve.v1 import data_pb2, prediction_service_pb2
 from google.protobuf import struct_pb2
 
+from service.contract_values import LABEL_DTYPES, value_of_label
 from service.domain.entities import Floats, Signature, ValueKind
 from service.domain.predictor import Prediction
-from service.rpc.messages import LABEL_DTYPES, value_of_label
 from service.rpc.tensors import DTYPES, sized, texts_tensor
 
 HAND_TYPED = ("rows", "records")

@@ -9,9 +9,9 @@ import numpy as np
 from fitserve.v1 import data_pb2, prediction_service_pb2
 from google.protobuf import struct_pb2
 
+from service.contract_values import EXACT_INTEGERS
 from service.domain.named_tensors import LENGTH_BYTES, Tensor, TensorBatch, TensorType
 from service.domain.predictor import TensorPrediction
-from service.rpc.messages import EXACT_INTEGERS
 from service.rpc.replies import HAND_TYPED, number_or_null
 from service.rpc.tensor_inputs import NUMPY_TYPES
 
