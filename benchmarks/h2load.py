@@ -6,12 +6,12 @@ of all replies together tell whether there was one.
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,9 @@ from benchmarks.work import Call
 
 CONNECTIONS = 8
 """The most connections over which gRPC calls in flight are spread; HTTP/1.1 has one for each."""
+
+SLOW_RATE = 50
+"""Below so many calls a second the time between two is a whole number of milliseconds, nearly enough."""
 
 _GRPC_HEADERS = ("content-type: application/grpc", "te: trailers")
 _HTTP_HEADERS = ("content-type: application/json",)
@@ -60,14 +63,25 @@ def number_of_calls(call: Call, calls: int, in_flight: int) -> Load:
 def open_loop(call: Call, rate: float, seconds: float, connections: int) -> Load:
     """Makes calls at a fixed rate, whatever the answers take, so that waiting is counted.
 
-    h2load paces each connection by a timer of its own. The connections are opened within the time between two calls of
-    one, one after the other, so that their calls do not come all at once.
+    h2load paces each connection by a timer of its own. The connections are opened one after the other, at the rate of the
+    calls and within the time between two calls of one, so that all calls together come evenly.
     """
     each = rate / connections
-    opened = math.ceil(connections * each / 1000)  # in each millisecond
-    pacing = [f"-r{opened}", "--rate-period=1ms", f"--rps={each:.3f}"]
+    opened, milliseconds = spacing(rate)
+    pacing = [f"-r{opened}", f"--rate-period={milliseconds}ms", f"--rps={each:.3f}"]
     calls = connections * max(1, round(each * seconds))
     return _run(call, [f"-c{connections}", "-m1000", f"-n{calls}", *pacing])
+
+
+def spacing(rate: float) -> tuple[int, int]:
+    """Returns how many connections to open in how many milliseconds, so that it is about `rate` a second and few at once.
+
+    h2load knows whole milliseconds only.
+    """
+    if rate < SLOW_RATE:
+        return 1, round(1000 / rate)
+    share = Fraction(rate / 1000).limit_denominator(1000 // SLOW_RATE)
+    return share.numerator, share.denominator
 
 
 def _run(call: Call, options: list[str]) -> Load:

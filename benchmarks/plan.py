@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks import latency, memory, ratios, throughput, trainings
 from benchmarks.findings import Finding
-from benchmarks.latency import LatencyFigure, Setting
+from benchmarks.latency import TWO_PROCESSES, LatencyFigure, Setting
 from benchmarks.ratios import Ratio
 from benchmarks.throughput import Comparison, Figure
 from benchmarks.work import Work
@@ -16,9 +16,9 @@ from benchmarks.work import Work
 MLSERVER = ("mlserver", "mlserver-batching", "mlserver-workers", "mlserver-workers-batching")
 LIMITS = ("grpc-echo", "grpc-echo-uvloop", "triton")
 PEERS = ("fastapi-triton", *MLSERVER, "bentoml", "ray-serve")
-TWO_PROCESSES = "fitserve-2"
 EVERYBODY = ("fitserve", TWO_PROCESSES, *LIMITS, *PEERS)
 LATENCY_SUBJECTS = ("fitserve", *LIMITS, "fastapi-triton", "mlserver", "mlserver-batching", "bentoml")
+CLIENTS_SUBJECTS = ("fitserve", TWO_PROCESSES, "grpc-echo")
 
 ONE_ROW_FOREST = Work("forest", 1, 256)
 ONE_ROW_XGBOOST = Work("xgboost", 1, 256)
@@ -38,6 +38,8 @@ RATIOS = [
     Ratio("rows256_vs_fastapi_triton", MANY_ROWS_LIGHT, ["fastapi-triton"], 5.0),
     Ratio("unary_vs_mlserver_xgboost", ONE_ROW_XGBOOST, MLSERVER, 6.0),
     Ratio("unary_vs_mlserver_forest", ONE_ROW_FOREST, MLSERVER, 25.0),
+    Ratio("unary_2_processes_vs_mlserver_xgboost", ONE_ROW_XGBOOST, MLSERVER, ours=TWO_PROCESSES),
+    Ratio("unary_2_processes_vs_mlserver_forest", ONE_ROW_FOREST, MLSERVER, ours=TWO_PROCESSES),
     Ratio("unary_vs_bentoml", ONE_ROW_XGBOOST, ["bentoml"]),
     Ratio("unary_vs_ray_serve", ONE_ROW_XGBOOST, ["ray-serve"]),
     Ratio("stream256_vs_triton", STREAMS["xgboost"], ["triton"], 0.95),
@@ -122,7 +124,11 @@ SECTIONS: dict[str, Section] = {
         ["fitserve"],
         lambda s, directory: Found(findings=trainings.measure(directory / "trainings", s.rounds, s.say)),
     ),
-    "clients": Section("1,400 clients with an image a second each", ["fitserve"], _latency(latency.many_clients)),
+    "clients": Section(
+        "1,400 clients with an image a second each",
+        CLIENTS_SUBJECTS,
+        _latency(lambda s: latency.many_clients(s, CLIENTS_SUBJECTS)),
+    ),
     "sustained": Section("500 calls a second for a minute", ["fitserve"], _latency(latency.sustained)),
     "memory": Section(
         "the service's memory over 1,000,000 predictions",

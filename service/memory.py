@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+from contextlib import suppress
 
 M_TRIM_THRESHOLD = -1
 """The parameter of glibc's mallopt: so many free bytes at the end of an arena are given back."""
@@ -59,6 +60,7 @@ class Trimmer:
     def _trim(self) -> None:
         loop = asyncio.get_running_loop()
         if self._library is not None:
-            loop.run_in_executor(None, self._library.malloc_trim, 0)
+            with suppress(RuntimeError):  # the process stops and has no threads any more: it needs no trim either
+                loop.run_in_executor(None, self._library.malloc_trim, 0)
         self._delay *= 2
         self._timer = loop.call_later(self._delay, self._trim) if self._delay <= LAST_TRIM_SECONDS else None

@@ -193,7 +193,8 @@ class FollowerProcesses:
         """Tells one process; what it is told is what is loaded when the message is written, so none is out of order."""
         assert self._source is not None
         state = _STATE.dump_python(self._source.shared_state(), mode="json")
-        await link.ask("follow", ACK_SECONDS, state=state)
+        # The first state has all that is loaded, and no caller waits for a process that does not serve yet.
+        await link.ask("follow", ACK_SECONDS if link.serves else START_SECONDS, state=state)
 
     async def _count_work(self, link: FollowerLink) -> None:
         answer = await link.ask("work", PROBE_ANSWER_SECONDS)

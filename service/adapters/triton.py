@@ -30,7 +30,7 @@ from service.adapters.triton_config import TritonModelConfig, tensor_names
 from service.adapters.triton_names import model_of, triton_name
 from service.domain.entities import INPUT, OUTPUT, Floats, Manifest, Signature
 from service.domain.errors import Reason, ServiceError
-from service.domain.named_tensors import Tensor, TensorBatch, TensorType, element_ends
+from service.domain.named_tensors import Tensor, TensorBatch, TensorType
 from service.domain.ports import InputsRefused, LoadHung, ModelCrashed
 
 log = logging.getLogger("fitserve.triton")
@@ -558,13 +558,10 @@ class NamedTensorStream(TritonStream[TensorBatch, TensorBatch]):
         tensor = Tensor(output.name, TensorType(output.datatype), tuple(output.shape), data)
         if self._has_rows and tensor.shape[:1] != (rows,):
             raise ValueError(f"output {tensor.name} came back in the shape {list(tensor.shape)} for {rows} rows")
-        elements = (
-            len(element_ends(data)) - 1 if tensor.dtype is TensorType.BYTES else len(data) / tensor.dtype.item_bytes
-        )
-        if elements != tensor.size:
-            raise ValueError(
-                f"output {tensor.name} came back with {elements:g} elements for the shape {list(tensor.shape)}"
-            )
+        try:
+            tensor.check()
+        except ValueError as error:
+            raise ValueError(f"output {tensor.name} came back with other data than its shape says: {error}") from error
         return tensor
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -308,6 +309,11 @@ class Manifest:
     def of_operator(self) -> bool:
         """Whether an operator has placed it, with a configuration and code of its own."""
         return bool(self.own_config)
+
+    @cached_property
+    def own_config_digest(self) -> str:
+        """Tells one configuration of an operator from another, "" for all other models. Made once."""
+        return hashlib.sha256(self.own_config.encode()).hexdigest() if self.own_config else ""
 
     @property
     def score_count(self) -> int:

@@ -60,13 +60,17 @@ class ServiceError(Exception):
         reason: Why; decides the status code, in `service/rpc/status.py`.
         message: A sentence for the caller: what was wrong, where, and how to mend it. Never a path or a traceback.
         metadata: Every changing part of the message, for programs.
+        retry: Seconds after which the caller may try again, where those of the reason do not fit.
     """
 
-    def __init__(self, reason: Reason, message: str, metadata: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, reason: Reason, message: str, metadata: Mapping[str, str] | None = None, retry: float | None = None
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.metadata = dict(metadata or {})
+        self.retry = retry
 
 
 def invalid(field: str, problem: str) -> ServiceError:

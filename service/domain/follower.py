@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 
 from service.domain.entities import Alias, Choice, Manifest, WantedModel
-from service.domain.errors import ServiceError
+from service.domain.errors import Reason, ServiceError
 from service.domain.loaded import LoadedVersion
 from service.domain.model_entry import ModelEntry
 from service.domain.ports import Inference
@@ -45,6 +46,8 @@ class Follower:
         self._connect = connect
         self._queue_rows = queue_rows
         self._on_crash = on_crash
+        # A thread of its own: those of asyncio may all be busy with callers' messages, and the primary waits for an answer.
+        self._thread = ThreadPoolExecutor(1, "manifests")
         self._address = ""
         self._inference: Inference | None = None
         self._models: dict[str, ModelEntry] = {}
@@ -94,7 +97,7 @@ class Follower:
                 known.resize(model.capacity)
             elif self._inference is not None:
                 try:
-                    manifest = await asyncio.to_thread(self._read_manifest, model.name, version)
+                    manifest = await self._manifest(model, version)
                 except ServiceError as error:  # its calls go to the primary
                     log.error("%s", error)
                     continue
@@ -107,6 +110,19 @@ class Follower:
                     _NO_TIME,
                     partial(self._has_crashed, serial),
                 )
+
+    async def _manifest(self, model: SharedModel, version: int) -> Manifest:
+        """Returns the manifest of a version. Raises ServiceError if it cannot be read, or is not what Triton has loaded."""
+        loop = asyncio.get_running_loop()
+        manifest = await loop.run_in_executor(self._thread, self._read_manifest, model.name, version)
+        if manifest.own_config_digest != model.own_configs.get(version, ""):
+            raise ServiceError(
+                Reason.ARTIFACT_DAMAGED,
+                f"the configuration of model {model.name!r}, which an operator has placed, is another one than version "
+                f"{version} was loaded with; the primary process answers for it until it is unloaded and loaded again",
+                {"model": model.name, "version": str(version)},
+            )
+        return manifest
 
     def _entry(self, model: SharedModel) -> ModelEntry:
         """Returns a model of which nothing is known but what answers."""
@@ -144,5 +160,6 @@ class Follower:
         """Lets calls finish, and closes everything."""
         everything = [*self._loaded.values(), *self._leaving.values()]
         await asyncio.gather(*(loaded.drain() for loaded in everything))
+        self._thread.shutdown(wait=False)
         if self._inference is not None:
             await self._inference.stop()

@@ -29,6 +29,9 @@ log = logging.getLogger("fitserve.imports")
 MAX_UPLOADS = 16
 """The most imports at one time, of which all but one wait or receive their file."""
 
+RETRY_SECONDS = 30.0
+"""When to try again if there are too many."""
+
 STOP_SECONDS = 10.0
 """How long a drain waits for imports that it has stopped."""
 
@@ -85,7 +88,7 @@ class Upload:
                 Reason.MESSAGE_TOO_LARGE,
                 f"the file is larger than the {self._limit_bytes} bytes that are allowed (IMPORT_FILE_BYTES); import a "
                 "smaller model, or ask the operator for a larger limit",
-                {"limit_bytes": str(self._limit_bytes)},
+                {"limit_bytes": str(self._limit_bytes), "setting": "IMPORT_FILE_BYTES"},
             )
         self._writer.append(content)
 
@@ -98,7 +101,7 @@ class Upload:
             raise ServiceError(
                 Reason.DIGEST_MISMATCH,
                 f"the file has the digest {self.digest} and the description says {self.order.digest}; send it again",
-                {"expected": self.order.digest, "actual": self.digest},
+                {"model": self.order.model, "expected": self.order.digest, "actual": self.digest},
             )
 
     def close(self) -> None:
@@ -168,7 +171,9 @@ class Imports:
         if not order.load:
             return Imported(manifest.version, None)
         try:
-            await self._registry.load_when_free(order.model, manifest.version, order.loaded_by)
+            # Half way it cannot be taken back, so it goes on if the caller goes away.
+            load = self._registry.load_when_free(order.model, manifest.version, order.loaded_by)
+            await asyncio.shield(self._registry.to_its_end(load))
         except ServiceError as error:
             return Imported(manifest.version, error)
         return Imported(manifest.version, None)
@@ -213,7 +218,8 @@ class Imports:
             raise ServiceError(
                 Reason.TOO_MANY_CALLS,
                 f"{len(self._active)} imports are under way and no more may be; try again later",
-                {"limit": str(MAX_UPLOADS)},
+                {"limit": str(MAX_UPLOADS), "quota": "imports"},
+                RETRY_SECONDS,
             )
         # The name is free while the file comes, so that a slow caller is in nobody's way.
         self._registry.begin_fit(order.model, job, order.new_version, _WISH)

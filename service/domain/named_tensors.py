@@ -6,6 +6,8 @@ A tensor stays the bytes that came: requests are joined into a batch, and answer
 from __future__ import annotations
 
 import math
+import struct
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,9 +16,13 @@ from functools import cached_property
 LENGTH_BYTES = 4
 """Each element of TensorType.BYTES begins with its length, a little-endian integer of so many bytes."""
 
+MAX_TEXTS = 2**20
+"""The most texts of one tensor. They are looked at one by one, and cost their sender 4 bytes each."""
 
 OPEN_LENGTH = 128
 """What a dimension of any length counts, and each text in bytes, where the size of a row is estimated."""
+
+_length_at = struct.Struct("<I").unpack_from
 
 
 class TensorType(StrEnum):
@@ -82,18 +88,32 @@ class Tensor:
 
     @cached_property
     def row_ends(self) -> Sequence[int]:
-        """Where each row ends in `data`, with a 0 before them. Made once."""
-        rows = self.shape[0]
-        if self.dtype is not TensorType.BYTES:
-            step = len(self.data) // rows
-            return range(0, len(self.data) + 1, step) if step else [0] * (rows + 1)
-        ends = element_ends(self.data)
-        return ends[:: len(ends) // rows] if len(ends) > 1 else [0] * (rows + 1)
+        """Where each row of TensorType.BYTES ends in `data`, with a 0 before them. Made once.
+
+        Raises:
+            ValueError: There are not as many texts in the data, or too many.
+        """
+        rows = self.shape[0] if self.shape else 1
+        return _text_ends(self.data, rows, math.prod(self.shape[1:]))
+
+    def check(self) -> None:
+        """Raises ValueError, saying why, if the data are not the elements of the shape."""
+        if self.dtype is TensorType.BYTES:
+            if self.row_ends[-1] < len(self.data):
+                raise ValueError(f"{len(self.data) - self.row_ends[-1]} bytes follow the last of its {self.size} texts")
+        elif len(self.data) != (needed := self.size * self.dtype.item_bytes):
+            raise ValueError(f"it has {len(self.data)} bytes; shape {list(self.shape)} of {self.dtype} needs {needed}")
 
     def part(self, start: int, stop: int) -> Tensor:
         """Returns some rows."""
-        data = self.data[self.row_ends[start] : self.row_ends[stop]]
+        data = self.data[self._end_of(start) : self._end_of(stop)]
         return Tensor(self.name, self.dtype, (stop - start, *self.shape[1:]), data)
+
+    def _end_of(self, rows: int) -> int:
+        """Returns where the first so many rows end in `data`."""
+        if self.dtype is TensorType.BYTES:
+            return self.row_ends[rows]
+        return len(self.data) // self.shape[0] * rows
 
 
 @dataclass(frozen=True)
@@ -144,15 +164,21 @@ def joined(batches: Sequence[TensorBatch]) -> TensorBatch:
     )
 
 
-def element_ends(data: bytes) -> list[int]:
-    """Returns where each element of TensorType.BYTES ends, with a 0 before them.
-
-    Raises:
-        ValueError: The last element is cut off.
-    """
-    ends = [0]
-    while (start := ends[-1] + LENGTH_BYTES) <= len(data):
-        ends.append(start + int.from_bytes(data[start - LENGTH_BYTES : start], "little"))
-    if ends[-1] != len(data):
-        raise ValueError(f"the last of {len(ends) - 1} texts is cut off")
+def _text_ends(data: bytes, rows: int, texts: int) -> Sequence[int]:
+    """Returns where each of some rows of so many texts ends, with a 0 before them. It takes 0.1 us a text."""
+    count = rows * texts
+    if max(rows, count) > MAX_TEXTS:
+        raise ValueError(f"{rows} rows of {texts} texts are too many for one tensor; {MAX_TEXTS} texts are allowed")
+    if len(data) < count * LENGTH_BYTES:
+        raise ValueError(f"its {len(data)} bytes are too few for {count} texts")
+    ends, end = array("q", [0]), 0
+    try:
+        for _ in range(rows):
+            for _ in range(texts):
+                end += LENGTH_BYTES + _length_at(data, end)[0]
+            ends.append(end)
+    except struct.error:
+        end = len(data) + 1
+    if end > len(data):
+        raise ValueError(f"one of its {count} texts is cut off")
     return ends

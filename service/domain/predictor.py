@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from service.domain.batcher import FeatureBatcher, TensorBatcher
+from service.domain.batcher import FeatureBatcher
 from service.domain.entities import Choice, Floats, Signature
 from service.domain.errors import Reason, ServiceError, invalid
 from service.domain.loaded import LoadedVersion
@@ -93,7 +93,7 @@ class Predictor:
         self._check_room_for(size, model)
         self._bytes += size
         try:
-            scores = await _counted(loaded, self._scores(loaded.features, rows, data))
+            scores = await _counted(loaded, self._scores(loaded, rows, data))
         finally:
             self._bytes -= size
         return Prediction(model, loaded.manifest.version, signature, scores)
@@ -113,7 +113,7 @@ class Predictor:
         self._check_room_for(size, model)
         self._bytes += size
         try:
-            outputs = await _counted(loaded, self._outputs(loaded.tensors, batches))
+            outputs = await _counted(loaded, self._outputs(loaded, batches))
         finally:
             self._bytes -= size
         return TensorPrediction(model, loaded.manifest.version, signature, outputs)
@@ -129,22 +129,26 @@ class Predictor:
             )
 
     @staticmethod
-    async def _scores(batcher: FeatureBatcher, rows: Floats, data: bytes | None) -> Floats:
+    async def _scores(loaded: LoadedVersion, rows: Floats, data: bytes | None) -> Floats:
         """Returns the scores of rows, in parts if they are more than one batch may hold."""
+        batcher = loaded.features
         limit = batcher.max_batch_rows
         if len(rows) <= limit:
             return await batcher.predict(rows.tobytes() if data is None else data, len(rows))
-        parts = [rows[start : start + limit] for start in range(0, len(rows), limit)]
-        return np.concatenate(await _few_at_once([partial(_scores_of, batcher, part) for part in parts]))
+        parts = (rows[start : start + limit] for start in range(0, len(rows), limit))
+        with loaded.kept():  # the version, until the last part is answered
+            return np.concatenate(await _few_at_once(partial(_scores_of, batcher, part) for part in parts))
 
     @staticmethod
-    async def _outputs(batcher: TensorBatcher, batches: Sequence[TensorBatch]) -> list[TensorBatch]:
+    async def _outputs(loaded: LoadedVersion, batches: Sequence[TensorBatch]) -> list[TensorBatch]:
         """Returns the outputs of each batch, in parts if it has more rows than one batch may hold."""
+        batcher = loaded.tensors
         limit = batcher.max_batch_rows
         if len(batches) == 1 and batches[0].rows <= limit:
             return [await batcher.predict(batches[0], batches[0].rows)]
-        parts = [batch[start : start + limit] for batch in batches for start in range(0, batch.rows, limit)]
-        answers = await _few_at_once([partial(batcher.predict, part, part.rows) for part in parts])
+        parts = (batch[start : start + limit] for batch in batches for start in range(0, batch.rows, limit))
+        with loaded.kept():
+            answers = await _few_at_once(partial(batcher.predict, part, part.rows) for part in parts)
         return answers if len(batches) > 1 else [joined(answers)]
 
 
@@ -164,20 +168,25 @@ async def _counted(loaded: LoadedVersion, work: Awaitable[T]) -> T:
     return answer
 
 
-async def _few_at_once(parts: Sequence[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
-    """Returns the answers to all parts of a request, of which PARTS_AT_WORK at the most wait or are in flight."""
-    window = asyncio.Semaphore(PARTS_AT_WORK)
+async def _few_at_once(parts: Iterable[Callable[[], Coroutine[Any, Any, T]]]) -> list[T]:
+    """Returns the answers to all parts of a request, of which PARTS_AT_WORK at the most wait or are in flight.
 
-    async def answer_to(part: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        async with window:
-            return await part()
+    Each part is made when its turn has come: a request may have millions.
+    """
+    numbered = enumerate(parts)
+    answers: dict[int, T] = {}
 
-    work = [asyncio.ensure_future(answer_to(part)) for part in parts]
+    async def work() -> None:
+        for place, part in numbered:
+            answers[place] = await part()
+
+    workers = [asyncio.ensure_future(work()) for _ in range(PARTS_AT_WORK)]
     try:
-        return list(await asyncio.gather(*work))
+        await asyncio.gather(*workers)
     finally:
-        while work:  # after a failure nobody wants the rest, and its error is not to be held by this frame
-            work.pop().cancel()
+        while workers:  # after a failure nobody wants the rest, and its error is not to be held by this frame
+            workers.pop().cancel()
+    return [answers[place] for place in range(len(answers))]
 
 
 def check_rows(rows: Floats, signature: Signature) -> None:

@@ -806,7 +806,12 @@ def _next_delay(entry: ModelEntry, version: int) -> float:
 def _shared(entry: ModelEntry) -> SharedModel:
     aliases = {alias.name: alias.version for alias in entry.aliases.values()}
     versions = {version: loaded.serial for version, loaded in entry.loaded.items()}
-    return SharedModel(entry.name, entry.serving, entry.capacity, aliases, versions)
+    configs = {
+        version: loaded.manifest.own_config_digest
+        for version, loaded in entry.loaded.items()
+        if loaded.manifest.of_operator
+    }
+    return SharedModel(entry.name, entry.serving, entry.capacity, aliases, versions, configs)
 
 
 def _is_idle(entry: ModelEntry) -> bool:

@@ -17,6 +17,7 @@ class SharedModel:
         serving: The version that answers requests which name none; 0 if there is none.
         aliases: The version that each alias names, be it loaded or not.
         versions: The loaded versions, each with the serial number of its load: one that was loaded again has another.
+        own_configs: The digests of the configurations that an operator's versions were loaded with; no other model has any.
     """
 
     name: str
@@ -24,6 +25,7 @@ class SharedModel:
     capacity: Capacity
     aliases: Mapping[str, int]
     versions: Mapping[int, int]
+    own_configs: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ def batch_of(features: Floats, texts: bytes, signature: Signature) -> TensorBatc
     plain = [place for place, column in enumerate(signature.columns) if not column.goes_as_text]
     rows, columns = features.shape
     tensors = [Tensor(TEXTS, TensorType.BYTES, (rows, columns - len(plain)), texts)]
+    tensors[0].check()  # which finds the ends of its rows, for a large request in a thread
     if plain:
         matrix = np.ascontiguousarray(features[:, plain])
         tensors.insert(0, Tensor(INPUT, TensorType.FP32, (rows, len(plain)), matrix.tobytes()))

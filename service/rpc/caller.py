@@ -20,7 +20,7 @@ def caller(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     for key, value in context.invocation_metadata() or ():
         if key == RELAYED and isinstance(value, str):
             token, _, peer = value.partition(" ")
-            if secrets.compare_digest(token, TOKEN):
+            if secrets.compare_digest(token.encode(), TOKEN.encode()):  # of texts it takes ASCII only
                 return peer
     return context.peer()
 

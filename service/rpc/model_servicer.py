@@ -99,7 +99,7 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         """Brings a model that was trained elsewhere."""
         order = import_order(await anext(request_iterator, None), caller(context))
         async with self._imports.upload(order) as upload:
-            async for message in request_iterator:
+            async for message in uploads.without_silence(request_iterator):
                 if message.WhichOneof("message") != "content":
                     raise invalid("content", "after the description every message is a part of the file")
                 await uploads.in_thread(upload.append, message.content)

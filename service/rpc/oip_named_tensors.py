@@ -9,11 +9,11 @@ from tritonclient.grpc import service_pb2 as pb
 
 from service.domain.entities import Signature
 from service.domain.errors import invalid
-from service.domain.named_tensors import Tensor, TensorBatch, TensorSpec, TensorType
+from service.domain.named_tensors import MAX_TEXTS, Tensor, TensorBatch, TensorSpec, TensorType
 from service.domain.nearest import hint
 from service.domain.predictor import TensorPrediction
 from service.rpc.oip_tensors import refuse_shared_memory
-from service.rpc.tensor_inputs import NUMPY_TYPES, SHOWN, batch_of, check_data, check_inputs, check_shape
+from service.rpc.tensor_inputs import NUMPY_TYPES, SHOWN, batch_of, check_count, check_data, check_inputs, check_shape
 from service.rpc.tensors import bytes_tensor_data
 
 _CONTENTS = {
@@ -56,8 +56,9 @@ def batch_from(request: pb.ModelInferRequest, signature: Signature) -> TensorBat
             raise invalid(f"{path}.datatype", f"{given!r} was sent and input {spec.name!r} takes {spec.dtype.value!r}")
         check_shape(shape, spec, f"{path}.shape")
         data = raw[index] if raw else _contents(tensor, spec, path)
-        check_data(data, spec.dtype, shape, f"raw_input_contents[{index}]" if raw else f"{path}.contents")
-        tensors.append(Tensor(spec.name, spec.dtype, shape, data))
+        read = Tensor(spec.name, spec.dtype, shape, data)
+        check_data(read, f"raw_input_contents[{index}]" if raw else f"{path}.contents")
+        tensors.append(read)
     return batch_of(tensors, signature, "inputs")
 
 
@@ -70,6 +71,7 @@ def _contents(tensor: pb.ModelInferRequest.InferInputTensor, spec: TensorSpec, p
         raise invalid(f"{path}.contents", f"send raw_input_contents{wanted}")
     values = getattr(tensor.contents, field)
     if spec.dtype is TensorType.BYTES:
+        check_count(len(values), MAX_TEXTS, f"{path}.contents")
         return bytes_tensor_data(values)
     try:
         return np.array(values, NUMPY_TYPES[spec.dtype]).tobytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from math import isfinite
 
 import numpy as np
 from fitserve.v1 import data_pb2, prediction_service_pb2
@@ -15,6 +16,8 @@ from service.rpc.tensors import DTYPES, sized, texts_tensor
 
 HAND_TYPED = ("rows", "records")
 """The forms of inputs that are answered with plain values instead of tensors."""
+
+NULL = struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
 
 MAX_CODECS = 256
 """The labels of so many versions are kept ready."""
@@ -81,7 +84,9 @@ class Replies:
         codec = self._codec(prediction)
         indices = scores.argmax(axis=1)
         if form in HAND_TYPED:
-            reply.predictions.extend([codec.values[index] for index in indices])
+            rows = zip(indices.tolist(), scores.tolist(), strict=True)
+            # The highest score is NaN if any is, and a NaN does not equal itself.
+            reply.predictions.extend([codec.values[best] if row[best] == row[best] else NULL for best, row in rows])
         else:
             reply.prediction_tensor.CopyFrom(codec.tensor(indices))
         if include_probabilities:
@@ -103,7 +108,7 @@ class Replies:
         reply: prediction_service_pb2.PredictResponse, values: np.ndarray[tuple[int], np.dtype[np.float32]], form: str
     ) -> None:
         if form in HAND_TYPED:
-            reply.predictions.extend([struct_pb2.Value(number_value=value) for value in values.tolist()])
+            reply.predictions.extend([number_or_null(value) for value in values.tolist()])
         else:
             reply.prediction_tensor.dtype = data_pb2.DATA_TYPE_FP32
             reply.prediction_tensor.shape.append(len(values))
@@ -130,4 +135,9 @@ class Replies:
 
 
 def _list_of(row: list[float]) -> struct_pb2.ListValue:
-    return struct_pb2.ListValue(values=[struct_pb2.Value(number_value=value) for value in row])
+    return struct_pb2.ListValue(values=[number_or_null(value) for value in row])
+
+
+def number_or_null(value: float) -> struct_pb2.Value:
+    """Returns a number as a JSON-like value; JSON has none for NaN and infinity, so they are null."""
+    return struct_pb2.Value(number_value=value) if isfinite(value) else NULL

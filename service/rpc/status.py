@@ -53,7 +53,7 @@ def _precondition(error: ServiceError) -> Message:
 
 def _quota(subject: str, key: str) -> Detail:
     def detail(error: ServiceError) -> Message:
-        name = error.metadata.get("setting", subject)  # for errors that several settings have
+        name = error.metadata.get("setting") or error.metadata.get("quota", subject)  # for errors that several have
         description = f"{name}: {error.metadata[key]}" if key in error.metadata else error.message
         violation = error_details_pb2.QuotaFailure.Violation(subject=name, description=description)
         message: Message = error_details_pb2.QuotaFailure(violations=[violation])
@@ -79,6 +79,11 @@ class Rule:
 
 _MODEL = _resource("fitserve.v1.Model", "model")
 _DATASET = _resource("fitserve.v1.Dataset", "dataset")
+
+
+def _uploaded(error: ServiceError) -> Message:
+    return (_MODEL if "model" in error.metadata else _DATASET)(error)
+
 
 RULES: dict[Reason, Rule] = {
     Reason.INVALID_FIELD: Rule(grpc.StatusCode.INVALID_ARGUMENT, _bad_request),
@@ -112,7 +117,7 @@ RULES: dict[Reason, Rule] = {
     Reason.DEADLINE_EXCEEDED: Rule(grpc.StatusCode.DEADLINE_EXCEEDED),
     Reason.TIME_LIMIT_EXCEEDED: Rule(grpc.StatusCode.DEADLINE_EXCEEDED),
     Reason.ARTIFACT_DAMAGED: Rule(grpc.StatusCode.DATA_LOSS, _MODEL),
-    Reason.DIGEST_MISMATCH: Rule(grpc.StatusCode.DATA_LOSS, _DATASET),
+    Reason.DIGEST_MISMATCH: Rule(grpc.StatusCode.DATA_LOSS, _uploaded),
     Reason.UNIMPLEMENTED: Rule(grpc.StatusCode.UNIMPLEMENTED),
     Reason.TRAINING_FAILED: Rule(grpc.StatusCode.INTERNAL),
     Reason.TRAINER_DIED: Rule(grpc.StatusCode.INTERNAL),
@@ -137,7 +142,7 @@ trailers of 8 KiB."""
 def shortened(error: ServiceError) -> ServiceError:
     """Returns the error with its texts cut so that it fits into trailers, whatever names the caller made up."""
     metadata = {key: _cut(value, MAX_VALUE_BYTES) for key, value in error.metadata.items()}
-    return ServiceError(error.reason, _cut(error.message, MAX_MESSAGE_BYTES), metadata)
+    return ServiceError(error.reason, _cut(error.message, MAX_MESSAGE_BYTES), metadata, error.retry)
 
 
 def _cut(text: str, limit: int) -> str:
@@ -157,8 +162,9 @@ def status_of(error: ServiceError) -> status_pb2.Status:
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
     if rule.detail is not None:
         details.append(rule.detail(error))
-    if rule.retry is not None:
-        seconds, rest = divmod(rule.retry, 1)
+    retry = rule.retry if error.retry is None else error.retry
+    if retry is not None:
+        seconds, rest = divmod(retry, 1)
         delay = duration_pb2.Duration(seconds=int(seconds), nanos=round(rest * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     for detail in details:

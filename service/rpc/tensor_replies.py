@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 from fitserve.v1 import data_pb2, prediction_service_pb2
 from google.protobuf import struct_pb2
 
-from service.domain.named_tensors import LENGTH_BYTES, Tensor, TensorBatch, TensorType, element_ends
+from service.domain.named_tensors import LENGTH_BYTES, Tensor, TensorBatch, TensorType
 from service.domain.predictor import TensorPrediction
 from service.rpc.messages import EXACT_INTEGERS
-from service.rpc.replies import HAND_TYPED
+from service.rpc.replies import HAND_TYPED, number_or_null
 from service.rpc.tensor_inputs import NUMPY_TYPES
 
 
@@ -80,13 +79,15 @@ def _values(tensor: Tensor) -> list[struct_pb2.Value]:
 
 
 def _texts(data: bytes) -> Iterator[str]:
-    for start, end in pairwise(element_ends(data)):
-        yield data[start + LENGTH_BYTES : end].decode(errors="replace")
+    start = 0
+    while start < len(data):
+        begin = start + LENGTH_BYTES
+        start = begin + int.from_bytes(data[start:begin], "little")
+        yield data[begin:start].decode(errors="replace")
 
 
 def _number(item: float) -> struct_pb2.Value:
     if isinstance(item, int):
         exact = abs(item) <= EXACT_INTEGERS
         return struct_pb2.Value(number_value=item) if exact else struct_pb2.Value(string_value=str(item))
-    finite = math.isfinite(item)
-    return struct_pb2.Value(number_value=item) if finite else struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
+    return number_or_null(item)

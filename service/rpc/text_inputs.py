@@ -14,9 +14,10 @@ from google.protobuf import struct_pb2
 from service.domain import text_columns
 from service.domain.entities import MISSING_INTEGER, ColumnSpec, Floats, Signature, ValueKind
 from service.domain.errors import invalid
-from service.domain.named_tensors import TensorBatch
+from service.domain.named_tensors import MAX_TEXTS, TensorBatch
 from service.domain.predictor import check_rows
 from service.rpc import named_columns
+from service.rpc.tensor_inputs import check_count
 from service.rpc.tensors import NO_VALUE, sized
 
 _NOTHING = sized("")
@@ -43,8 +44,15 @@ def batch_for(inputs: data_pb2.Inputs, form: str, signature: Signature, path: st
     return text_columns.batch_of(features, texts, signature)
 
 
+def _check_texts(rows: int, signature: Signature, path: str) -> None:
+    """Refuses more texts than one tensor may have. Raises ServiceError INVALID_FIELD."""
+    _, texts = text_columns.counts_of(signature.columns)
+    check_count(rows * texts, MAX_TEXTS, path)
+
+
 def _of_records(records: Sequence[struct_pb2.Struct], signature: Signature, path: str) -> tuple[Floats, bytes]:
     """Returns all columns as a matrix, 0 in those of texts, and the texts row by row."""
+    _check_texts(len(records), signature, path)
     matrix = np.zeros((len(records), len(signature.columns)), np.float32)
     texts: list[bytes] = []
     for row, record in enumerate(records):
@@ -85,6 +93,7 @@ def _text(value: struct_pb2.Value, column: ColumnSpec, path: str) -> bytes:
 def _of_table(table: data_pb2.Table, signature: Signature, path: str) -> tuple[Floats, bytes]:
     """Returns all columns as a matrix, 0 in those of texts, and the texts row by row."""
     rows = named_columns.rows_of_table(table, signature, path)
+    _check_texts(rows, signature, path)
     matrix = np.zeros((rows, len(signature.columns)), np.float32)
     texts: dict[int, list[bytes]] = {}
     for index, column in enumerate(table.columns):

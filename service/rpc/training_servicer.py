@@ -152,7 +152,7 @@ def _digest(writer: DatasetWriter, description: dataset_pb2.DatasetDescription) 
         raise ServiceError(
             Reason.DIGEST_MISMATCH,
             f"the data has the digest {digest} and the description says {description.digest}; send it again",
-            {"expected": description.digest, "actual": digest},
+            {"dataset": description.digest, "expected": description.digest, "actual": digest},
         )
     return digest
 

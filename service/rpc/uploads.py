@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar, cast
+
+from service.domain.errors import Reason, ServiceError
 
 T = TypeVar("T")
 
 GONE_SECONDS = 0.02
 """After the end of an upload's messages it takes at most so long until a caller who has gone is known to have."""
+
+
+SILENCE_SECONDS = 60.0
+"""How long the caller of an upload may be silent who holds one of a few places meanwhile."""
+
+
+async def without_silence(messages: AsyncIterator[T]) -> AsyncIterator[T]:
+    """Yields the messages of an upload. Raises ServiceError DEADLINE_EXCEEDED if the next one does not come in time."""
+    end = object()
+    while True:
+        try:
+            async with asyncio.timeout(SILENCE_SECONDS):
+                message = await anext(messages, end)
+        except TimeoutError:
+            raise ServiceError(
+                Reason.DEADLINE_EXCEEDED,
+                f"the service has waited {SILENCE_SECONDS:.0f} s for the next part of the file and ends the upload; send it "
+                "sooner",
+            ) from None
+        if message is end:
+            return
+        yield cast("T", message)
+        del message  # the next one may be long in coming
 
 
 async def caller_is_there() -> None:

@@ -14,6 +14,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2
 
+from service.rpc import uploads
 from service.rpc.boundary import LARGE_BYTES, Boundary, Methods, large_message
 from service.rpc.server import keepalive_options
 
@@ -142,6 +143,28 @@ async def test_a_stream_takes_a_slot_with_its_first_message_and_gives_it_back_at
         await call.done_writing()
         assert await call.code() == grpc.StatusCode.OK
         assert (await lone(channel, "b")).service == "b"
+
+
+class Uploads(Handlers):
+    """Takes only uploads whose callers go on."""
+
+    async def collect(self, messages: AsyncIterator[Message], context: Any) -> Message:
+        return await super().collect(uploads.without_silence(messages), context)
+
+
+async def test_an_upload_that_falls_silent_is_told_why_and_gives_its_slot_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(Uploads(), max_calls=1) as channel:
+        whole = stream(channel, "Collect")
+        for text in "ab":
+            await whole.write(Message(service=text))
+        await whole.done_writing()
+        assert (await whole.read()).service == "a,b"
+        monkeypatch.setattr(uploads, "SILENCE_SECONDS", SECONDS)
+        silent = stream(channel, "Collect")
+        await silent.write(Message(service="a"))
+        assert await silent.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "send it sooner" in await silent.details()
+        assert (await lone(channel, "next")).service == "next"
 
 
 async def test_a_stream_that_falls_silent_ends_and_gives_its_slot_back() -> None:

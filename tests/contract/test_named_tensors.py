@@ -188,7 +188,7 @@ def test_an_error_of_the_code_that_does_not_blame_the_inputs_stays_inside(stubs:
         (
             inputs(text=data_pb2.Tensor(dtype=13, shape=[2, 1], data=texts("a").data), numbers=floats([1], [1])),
             "inputs.tensors['text'].data",
-            "1 texts; shape [2, 1] needs 2",
+            "5 bytes are too few for 2 texts",
         ),
         (
             inputs(text=texts("a"), numbers=data_pb2.Tensor(dtype=11, shape=[1, 2], data=b"1234")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -97,3 +97,23 @@ async def test_headers_deadline_and_caller_go_along_and_a_cancellation_too(
     assert (header, deadline) == ("value", "True")
     call.cancel()
     await asyncio.wait_for(answers.cancelled.wait(), 20)
+
+
+class Called:
+    """A call that has come with a header that only the relay knows to make."""
+
+    def __init__(self, header: str) -> None:
+        self._header = header
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return (("fitserve-relayed-for", self._header),)
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+
+@pytest.mark.parametrize("forged", ["token ipv4:1.2.3.4:5", "ключ ipv4:1.2.3.4:5", "", " "])
+def test_who_forges_the_header_of_the_relay_is_called_by_the_own_name(forged: str) -> None:
+    assert caller(cast("grpc.aio.ServicerContext[Any, Any]", Called(forged))) == "ipv4:127.0.0.1:1"
+    real = Called(f"{TOKEN} ipv4:1.2.3.4:5")
+    assert caller(cast("grpc.aio.ServicerContext[Any, Any]", real)) == "ipv4:1.2.3.4:5"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -17,7 +18,10 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from service.adapters import triton as module
 from service.adapters.triton import TritonInference
+from service.adapters.triton_names import model_of, triton_name
+from service.domain.entities import Signature
 from service.domain.errors import Reason, ServiceError
+from service.domain.named_tensors import TensorSpec, TensorType
 from service.domain.ports import LoadHung
 from tests.unit.domain.fakes import manifest
 
@@ -215,6 +219,8 @@ async def test_a_triton_that_dies_at_once_is_noticed_at_once() -> None:
 # -- versions that are models of their own to Triton -----------------------------------------------------------------
 
 ONE, OTHER = manifest("iris", 1), manifest("iris", 3)
+ROWS = Signature.of_tensors((TensorSpec("x", TensorType.FP32, (-1, 2)),), (TensorSpec("y", TensorType.FP32, (-1,)),), 8)
+NO_ROWS = replace(ROWS, max_batch_size=0)
 TREES = replace(manifest("iris", 2), backend="fil", file="model.txt")
 
 
@@ -234,6 +240,24 @@ async def test_versions_of_one_configuration_share_a_name_and_others_have_their_
     await inference.serve(TREES)
     await inference.unload("iris")
     assert stand_in.held == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "iris"),
+        ({"backend": "fil", "file": "model.txt"}, "iris.v1"),
+        ({"backend": "fitserve_native", "file": "model.cbm"}, "iris.v1"),
+        ({"backend": "pytorch", "file": "model.pt"}, "iris.v1"),
+        ({"prefer_gpu": True}, "iris.v1"),
+        ({"signature": ROWS}, "iris"),
+        ({"signature": NO_ROWS}, "iris.v1"),
+        ({"signature": NO_ROWS, "backend": "python", "own_config": "..."}, "iris"),
+    ],
+)
+def test_what_shares_a_configuration_shares_a_name(changes: dict[str, Any], name: str) -> None:
+    assert triton_name(replace(manifest("iris"), **changes)) == name
+    assert model_of(name) == "iris"
 
 
 async def test_a_refused_version_changes_nothing_of_those_under_other_names(

@@ -39,6 +39,9 @@ _LOG = frozenset({"count:poisson", "reg:gamma", "reg:tweedie"})
 _BINARY = frozenset({"binary:logistic"})
 _CLASSES = frozenset({"multi:softprob", "multi:softmax"})
 
+_MOST_CODES = 2**24
+"""XGBoost takes no larger code, and a 32-bit float holds no larger integer exactly."""
+
 
 @dataclass(frozen=True)
 class _Content:
@@ -126,7 +129,7 @@ def _trees(content: _Content) -> list[trees.Tree]:
     grown = []
     for index, (tree, target) in enumerate(zip(written, targets, strict=True)):
         _check_tree(tree, content.columns)
-        made = xgboost_family.tree_of(tree, int(target), {})
+        made = xgboost_family.tree_of(tree, int(target), _counts(tree))
         if scales is not None:
             made = replace(made, values=made.values * float(np.float32(scales[index])))
         grown.append(made)
@@ -135,11 +138,6 @@ def _trees(content: _Content) -> list[trees.Tree]:
 
 def _check_tree(tree: Mapping[str, Any], columns: int) -> None:
     """Refuses what is no tree: XGBoost would never come to its end, or read beyond its memory. Any: a tree's JSON."""
-    if tree["categories_nodes"]:
-        raise found.refused(
-            "the trees split by categories, which imported models of XGBoost cannot; encode the categories as numbers, or "
-            "train the model with Fit"
-        )
     if int(tree["tree_param"]["size_leaf_vector"]) > 1:
         raise found.refused("the leaves are vectors (multi_strategy); train with one_output_per_tree")
     left, right = np.array(tree["left_children"], np.int64), np.array(tree["right_children"], np.int64)
@@ -156,6 +154,37 @@ def _check_tree(tree: Mapping[str, Any], columns: int) -> None:
     )
     if not whole:
         raise found.damaged(_WHAT)
+    _check_sets(tree, left >= 0)
+
+
+def _check_sets(tree: Mapping[str, Any], inner: NDArray[np.bool_]) -> None:
+    """Refuses splits by sets of codes that are none. Any: a tree's JSON.
+
+    Args:
+        inner: Which nodes are no leaves.
+    """
+    parts = [np.array(tree[f"categories_{part}"], np.int64) for part in ("nodes", "segments", "sizes")]
+    codes = np.array(tree["categories"], np.int64)
+    by_codes = np.array(tree["split_type"], np.int64) == 1
+    nodes, starts, sizes = parts
+    whole = (
+        len({len(part) for part in parts}) == 1
+        and by_codes.shape == inner.shape
+        and np.array_equal(np.sort(nodes), np.flatnonzero(by_codes & inner))
+        and ((starts >= 0) & (sizes >= 0) & (starts + sizes <= len(codes))).all()
+        and ((codes >= 0) & (codes < _MOST_CODES)).all()
+    )
+    if not whole:
+        raise found.damaged(_WHAT)
+
+
+def _counts(tree: Mapping[str, Any]) -> dict[int, int]:
+    """Returns a number of codes for each column that is split by sets of them. Any: a tree's JSON.
+
+    It is more than twice the size of any set, so that a code in none of them is among the others, as in XGBoost.
+    """
+    most = 2 * (max(map(int, tree["categories"]), default=0) + 1)
+    return {int(tree["split_indices"][int(node)]): most for node in tree["categories_nodes"]}
 
 
 def _ensemble(content: _Content) -> trees.Ensemble:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import math
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Literal, Protocol, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf import struct_pb2
 from google.protobuf.message import Message
 
 from fitserve import _features, _tensors, errors, resources
@@ -387,13 +389,21 @@ def _probabilities(reply: prediction_service_pb2.PredictResponse) -> Array | Non
     if reply.HasField("probability_tensor"):
         return _tensors.decode(reply.probability_tensor)
     if reply.probabilities:
-        return np.array([[value.number_value for value in row.values] for row in reply.probabilities], np.float32)
+        rows = [[_number(value) for value in row.values] for row in reply.probabilities]
+        return np.array(rows, np.float32)
     return None
+
+
+def _number(value: struct_pb2.Value) -> float:
+    """Returns a number; null is one that JSON does not know."""
+    return value.number_value if value.HasField("number_value") else math.nan
 
 
 def _label_array(labels: list[object], like: Array | None = None) -> Array:
     if like is not None and like.dtype.kind in "ifb":
         return np.array(labels, dtype=like.dtype)
+    if {type(None)} < {type(label) for label in labels} <= {type(None), int, float}:
+        labels = [math.nan if label is None else label for label in labels]
     return np.array(labels) if labels else _tensors.text_array([])
 
 

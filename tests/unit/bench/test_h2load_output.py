@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.checks import WrongAnswer
-from benchmarks.h2load import Load, LoadFailed, read
+from benchmarks.h2load import Load, LoadFailed, read, spacing
 from benchmarks.throughput import check_replies
 from benchmarks.work import Call, Predictions
 
@@ -58,3 +58,18 @@ def test_a_call_of_grpc_that_failed_shows_by_the_bytes_of_the_replies() -> None:
     check_replies(call, Load(1.0, 3, 87, np.ones(3)), 29)
     with pytest.raises(WrongAnswer, match="3 replies have 58 bytes; each right one has 29"):
         check_replies(call, Load(1.0, 3, 58, np.ones(3)), 29)
+
+
+@pytest.mark.parametrize(
+    ("rate", "opened"), [(500, (1, 2)), (1400, (7, 5)), (200, (1, 5)), (2000, (2, 1)), (20, (1, 50))]
+)
+def test_connections_are_opened_at_the_rate_of_their_calls(rate: float, opened: tuple[int, int]) -> None:
+    assert spacing(rate) == opened
+
+
+@pytest.mark.parametrize("rate", [3.0, 55.5, 123.4, 842.3, 1396.0, 3486.2])
+def test_connections_are_opened_few_at_once_and_nearly_at_any_rate(rate: float) -> None:
+    opened, milliseconds = spacing(rate)
+
+    assert opened / milliseconds * 1000 == pytest.approx(rate, rel=0.03)
+    assert milliseconds <= max(20, 1000 / rate + 1)

@@ -147,6 +147,43 @@ def test_rows_typed_by_hand_are_answered_with_values_and_read_as_arrays(
     assert prediction.probabilities.dtype == np.float32
 
 
+@pytest.mark.parametrize(
+    ("predictions", "classes", "expected"),
+    [(["a", None], ["a", "b"], ["a", None]), ([None], ["a", "b"], [None]), ([True, None], [False, True], [True, None])],
+)
+def test_a_label_that_there_is_not_comes_back_as_none(
+    service: FakeService,
+    client: fitserve.Client,
+    predictions: list[object],
+    classes: list[object],
+    expected: list[object],
+) -> None:
+    inputs = json_format.ParseDict({"records": [{"x": 1}]}, data_pb2.Inputs())
+    reply = json_format.ParseDict(
+        {"predictions": predictions, "probabilities": [[0.5, None]], "classes": classes},
+        prediction_service_pb2.PredictResponse(),
+    )
+    service.handlers["Predict"] = lambda request, context: reply
+    prediction = client.predict_proba("m", inputs)
+    assert prediction.predictions.tolist() == expected
+    assert prediction.classes is not None
+    assert prediction.classes.tolist() == classes
+    assert prediction.probabilities is not None
+    assert np.isnan(prediction.probabilities).tolist() == [[False, True]]
+
+
+@pytest.mark.parametrize("number", [1.5, 2])
+def test_a_value_that_there_is_not_comes_back_as_nan(
+    service: FakeService, client: fitserve.Client, number: float
+) -> None:
+    inputs = json_format.ParseDict({"records": [{"x": 1}, {"x": 2}]}, data_pb2.Inputs())
+    reply = json_format.ParseDict({"predictions": [number, None]}, prediction_service_pb2.PredictResponse())
+    service.handlers["Predict"] = lambda request, context: reply
+    values = client.predict("m", inputs)
+    assert values[0] == number
+    assert np.isnan(values[1])
+
+
 def test_named_tensors_are_answered_with_named_outputs(service: FakeService, client: fitserve.Client) -> None:
     tensor = _tensors.encode(np.array([[1.0]], np.float32))
     service.handlers["Predict"] = lambda request, context: prediction_service_pb2.PredictResponse(

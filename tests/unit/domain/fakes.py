@@ -26,7 +26,7 @@ from service.domain.entities import (
     ValueKind,
 )
 from service.domain.errors import Reason, ServiceError
-from service.domain.ports import TensorStream, TrainingEnded, TrainingEvent, TrainingOrder, TrainingStarted
+from service.domain.ports import ProcessOrder, TensorStream, TrainingEnded, TrainingEvent, TrainingStarted
 
 START = datetime(2026, 11, 21, tzinfo=UTC)
 ROW_BYTES = 8
@@ -267,6 +267,12 @@ class FakeArtifacts:
         if self.discard_error is not None:
             raise self.discard_error
 
+    def file_writer(self, job: str) -> FakeFile:
+        return FakeFile()
+
+    def imported_file(self, job: str) -> Path:
+        return Path("jobs") / job / "file"
+
     def publish(self, job: str, model: str, version: int) -> Manifest:
         if self.publish_error is not None:
             raise self.publish_error
@@ -293,6 +299,16 @@ class FakeArtifacts:
 
     def clean(self) -> list[str]:
         return self.unknown
+
+
+class FakeFile:
+    """Takes any bytes, and has one digest for all."""
+
+    def append(self, content: bytes) -> None:
+        pass
+
+    def finish(self) -> str:
+        return "sha256:1"
 
 
 def summary(name: str = "", kind: ValueKind = ValueKind.NUMBER, **counts: int) -> ColumnSummary:
@@ -372,7 +388,7 @@ class FakeDatasets:
 class FakeRun:
     """A training process that does what the test says."""
 
-    def __init__(self, order: TrainingOrder, pid: int) -> None:
+    def __init__(self, order: ProcessOrder, pid: int) -> None:
         self.order = order
         self.pid = pid
         self.killed = False
@@ -416,7 +432,7 @@ class FakeTrainer:
         for run in self.runs:
             await run.kill()
 
-    async def run(self, order: TrainingOrder) -> FakeRun:
+    async def run(self, order: ProcessOrder) -> FakeRun:
         await self.gate.passed()
         if self.error is not None:
             raise self.error

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -28,12 +31,13 @@ class World:
         self.connected: list[str] = []
         self.crashed: list[int] = []
         self.unreadable: set[int] = set()
+        self.own_config = ""
         self.follower = Follower(self._manifest, self._connect, 1000, self.crashed.append)
 
     def _manifest(self, model: str, version: int) -> Manifest:
         if version in self.unreadable:
             raise ServiceError(Reason.ARTIFACT_DAMAGED, "gone")
-        return manifest(model, version)
+        return replace(manifest(model, version), own_config=self.own_config)
 
     def _connect(self, address: str) -> FakeInference:
         self.connected.append(address)
@@ -45,12 +49,15 @@ class World:
         serving: int = 1,
         leaving: tuple[int, ...] = (),
         triton: str = TRITON,
+        loaded_with: str = "",
         **aliases: int,
     ) -> None:
         """Tells of a model `iris` with these versions."""
         for version in versions:
             self.inference.held.setdefault("iris", []).append(version)
-        model = SharedModel("iris", serving, Capacity(), aliases, versions)
+        loaded = replace(manifest("iris"), own_config=loaded_with)
+        configs = dict.fromkeys(versions, loaded.own_config_digest) if loaded.of_operator else {}
+        model = SharedModel("iris", serving, Capacity(), aliases, versions, configs)
         await self.follower.follow(SharedState(triton, [model] if versions else [], leaving))
 
     def version(self, choice: int | str | None = None) -> int:
@@ -86,6 +93,35 @@ async def test_a_version_that_stays_keeps_its_batcher_and_one_loaded_again_has_a
     assert world.follower.serving("iris", None) is first
     await world.told({1: 12})
     assert world.follower.serving("iris", None) is not first
+
+
+async def test_an_operators_version_is_left_to_the_primary_if_its_file_is_not_what_was_loaded(world: World) -> None:
+    world.own_config = "max_batch_size: 16"
+    await world.told({1: 10}, loaded_with="max_batch_size: 8")
+    with pytest.raises(NotHere):
+        world.version()
+    await world.told({1: 11}, loaded_with="max_batch_size: 16")
+    assert world.version() == 1
+
+
+async def test_it_opens_versions_while_all_threads_work_for_callers(world: World) -> None:
+    done, begun = threading.Event(), threading.Semaphore(0)
+
+    def work() -> None:
+        begun.release()
+        done.wait()
+
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+    callers = [asyncio.ensure_future(asyncio.to_thread(work)) for _ in range(3)]
+    for _ in range(2):
+        await until(lambda: begun.acquire(blocking=False))
+    try:
+        async with asyncio.timeout(5):
+            await world.told({1: 10})
+    finally:
+        done.set()
+        await asyncio.gather(*callers)
+    assert world.version() == 1
 
 
 async def test_a_version_that_leaves_answers_its_last_calls_and_no_new_one(world: World) -> None:

@@ -9,11 +9,11 @@ import pytest
 
 from service.domain.entities import Floats, LoadOrder
 from service.domain.errors import Reason, ServiceError
-from service.domain.predictor import Prediction, Predictor
+from service.domain.predictor import PARTS_AT_WORK, Prediction, Predictor
 from service.domain.registry import Registry
 from service.rpc.status import status_of
 from tests.ports.fakes import InMemoryJournal
-from tests.unit.domain.fakes import FakeArtifacts, FakeInference, SetClock, turns
+from tests.unit.domain.fakes import FakeArtifacts, FakeInference, SetClock, turns, until
 
 ROWS = np.ones((4, 2), np.float32)
 
@@ -23,8 +23,8 @@ def inference() -> FakeInference:
     return FakeInference()
 
 
-async def predictor_of(inference: FakeInference, max_bytes: int = 2**20) -> Predictor:
-    """Returns a predictor with two models loaded."""
+async def registry_of(inference: FakeInference) -> Registry:
+    """Returns a registry with two models loaded."""
     artifacts = FakeArtifacts()
     registry = Registry(artifacts, InMemoryJournal(), inference, SetClock(), 10, 10**6)
     for name in ("iris", "rose"):
@@ -32,7 +32,12 @@ async def predictor_of(inference: FakeInference, max_bytes: int = 2**20) -> Pred
     await registry.triton_is_up()
     for name in ("iris", "rose"):
         await registry.load(name, None, LoadOrder("test"))
-    return Predictor(registry, max_bytes)
+    return registry
+
+
+async def predictor_of(inference: FakeInference, max_bytes: int = 2**20) -> Predictor:
+    """Returns a predictor with two models loaded."""
+    return Predictor(await registry_of(inference), max_bytes)
 
 
 def ask(predictor: Predictor, model: str, rows: Floats) -> asyncio.Task[Prediction]:
@@ -49,6 +54,30 @@ async def test_a_request_of_more_rows_than_a_batch_is_answered_in_order(inferenc
     rows = np.arange(10_000, dtype=np.float32).reshape(-1, 2)
     prediction = await ask(await predictor_of(inference), "iris", rows)
     assert prediction.scores.ravel().tolist() == rows.sum(axis=1).tolist()
+
+
+async def test_a_request_of_very_many_parts_is_taken_apart_as_it_is_answered(inference: FakeInference) -> None:
+    predictor = await predictor_of(inference)
+    inference.infer_gate.shut()
+    tasks = len(asyncio.all_tasks())
+    call = ask(predictor, "iris", np.ones((10 * 1024 * PARTS_AT_WORK, 2), np.float32))
+    await turns()
+    assert len(asyncio.all_tasks()) - tasks < 3 * PARTS_AT_WORK
+    inference.infer_gate.open()
+    assert len((await call).scores) == 10 * 1024 * PARTS_AT_WORK
+
+
+async def test_an_unload_waits_for_all_parts_of_a_request(inference: FakeInference) -> None:
+    registry = await registry_of(inference)
+    await registry.load("iris", None, LoadOrder("test", instances=PARTS_AT_WORK))  # which are then answered at once
+    inference.infer_gate.shut()
+    call = ask(Predictor(registry), "iris", np.ones((10 * 1024 * PARTS_AT_WORK, 2), np.float32))
+    await until(lambda: inference.infer_gate.waiting == PARTS_AT_WORK)
+    unload = asyncio.create_task(registry.unload("iris"))
+    await turns()
+    inference.infer_gate.open()
+    assert len((await call).scores) == 10 * 1024 * PARTS_AT_WORK
+    await unload
 
 
 async def test_more_bytes_than_may_be_at_work_are_refused_whatever_their_model(inference: FakeInference) -> None:

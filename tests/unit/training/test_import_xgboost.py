@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import xgboost
 from fitserve.v1 import data_pb2, model_pb2, training_job_pb2
@@ -194,3 +195,48 @@ def test_what_is_not_served_is_named(tmp_path: Path, parameters: dict[str, objec
     with pytest.raises(FitError, match=word) as refused:
         import_file(tmp_path, "xgboost", saved(booster(**parameters)))
     assert refused.value.field == "content"
+
+
+CODES = np.column_stack([X[:, 0], CHANCE.integers(0, 40, len(X)), CHANCE.integers(0, 4, len(X))]).astype(np.float32)
+TYPES = ["q", "c", "c"]
+BY_CODES = (CODES[:, 1] * 7 % 5 + CODES[:, 2] + X[:, 0] > 3).astype(int)
+
+
+def split_by_codes(**parameters: object) -> xgboost.Booster:
+    rows = xgboost.DMatrix(CODES, BY_CODES, feature_types=TYPES, enable_categorical=True)
+    return xgboost.train({"nthread": 1, "objective": "binary:logistic", **parameters}, rows, 10)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"max_cat_to_onehot": 1}, {"max_cat_to_onehot": 100}, {"max_cat_to_onehot": 1, "max_cat_threshold": 100}],
+    ids=str,
+)
+def test_sets_of_codes_are_served_with_codes_that_are_in_none(tmp_path: Path, parameters: dict[str, object]) -> None:
+    model = split_by_codes(**parameters)
+    assert tree(json.loads(saved(model, "json"))["learner"])["categories_nodes"]
+    version = import_file(tmp_path, "xgboost", saved(model))
+    odd = CODES.copy()
+    odd[::7, 1], odd[1::7, 1], odd[2::7, 2], odd[3::7, 1] = 99, np.nan, -1, 2**20
+    expected = model.predict(xgboost.DMatrix(odd, feature_types=TYPES, enable_categorical=True))
+    np.testing.assert_allclose(version.scores(odd)[:, 1], expected, atol=1e-5)
+    assert version.manifest["backend"] == "onnxruntime"
+
+
+def test_categories_of_a_data_frame_are_served_by_their_codes(tmp_path: Path) -> None:
+    names = np.array([f"kind {code:02d}" for code in range(40)])
+    frame = pd.DataFrame({"size": CODES[:, 0], "kind": pd.Categorical(names[CODES[:, 1].astype(int)], names)})
+    model = xgboost.XGBClassifier(n_estimators=10, enable_categorical=True, max_cat_to_onehot=1, n_jobs=1)
+    model.fit(frame, BY_CODES)
+    version = import_file(tmp_path, "xgboost", saved(model.get_booster()))
+    np.testing.assert_allclose(version.scores(CODES[:, :2]), model.predict_proba(frame), atol=1e-5)
+    assert [column["name"] for column in version.manifest["signature"]["columns"]] == ["size", "kind"]
+
+
+# Other damage ends the process in XGBoost itself, which is the caller's fault too.
+def test_codes_that_xgboost_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
+    model = json.loads(saved(split_by_codes(max_cat_to_onehot=1), "json"))
+    tree(model["learner"])["categories"][0] = 2**24
+    with pytest.raises(FitError) as refused:
+        import_file(tmp_path, "xgboost", json.dumps(model).encode())
+    assert (refused.value.reason, refused.value.field) == ("INVALID_FIELD", "content")

@@ -190,7 +190,8 @@ class Tensor(_message.Message):
     """The type of the elements."""
     data: _builtins.bytes
     """The elements in row-major order, little-endian. For DATA_TYPE_BYTES each element is its length as a 32-bit
-    little-endian integer followed by its bytes (UTF-8 for text), as in the Open Inference Protocol.
+    little-endian integer followed by its bytes (UTF-8 for text), as in the Open Inference Protocol; there may be 1,048,576
+    of them. A tensor of more rows than the model takes at a time must have data.
     """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

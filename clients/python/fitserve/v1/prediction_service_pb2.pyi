@@ -114,7 +114,8 @@ class PredictResponse(_message.Message):
     def predictions(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Value]:
         """The predictions: the most probable labels, as they were given in training (integers beyond ±2^53 as texts of their
         digits), or numbers for regression: a list of them for each row if the model has several `targets`; or objects for
-        models of named tensors.
+        models of named tensors. Null where the model gives no number (NaN or infinity, as some imported models do), and for a
+        label one of whose probabilities is NaN; `prediction_tensor` has the first such label, and NaN stays in FP32.
         """
 
     @_builtins.property

@@ -225,7 +225,8 @@ type Tensor struct {
 	// The length of each dimension; the first is the number of rows. No length is negative.
 	Shape []int64 `protobuf:"varint,2,rep,packed,name=shape,proto3" json:"shape,omitempty"`
 	// The elements in row-major order, little-endian. For DATA_TYPE_BYTES each element is its length as a 32-bit
-	// little-endian integer followed by its bytes (UTF-8 for text), as in the Open Inference Protocol.
+	// little-endian integer followed by its bytes (UTF-8 for text), as in the Open Inference Protocol; there may be 1,048,576
+	// of them. A tensor of more rows than the model takes at a time must have data.
 	Data          []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -120,7 +120,8 @@ type PredictResponse struct {
 	Version int32 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	// The predictions: the most probable labels, as they were given in training (integers beyond ±2^53 as texts of their
 	// digits), or numbers for regression: a list of them for each row if the model has several `targets`; or objects for
-	// models of named tensors.
+	// models of named tensors. Null where the model gives no number (NaN or infinity, as some imported models do), and for a
+	// label one of whose probabilities is NaN; `prediction_tensor` has the first such label, and NaN stays in FP32.
 	Predictions []*structpb.Value `protobuf:"bytes,3,rep,name=predictions,proto3" json:"predictions,omitempty"`
 	// The probabilities from 0 to 1, one list a row, in the order of `classes`.
 	Probabilities []*structpb.ListValue `protobuf:"bytes,4,rep,name=probabilities,proto3" json:"probabilities,omitempty"`

@@ -1,0 +1,63 @@
+"""How long the primary process waits for those that follow it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from service.adapters import follower_processes as module
+from service.adapters.follower_processes import ACK_SECONDS, FollowerProcesses
+from service.domain.shared_state import SharedState
+
+
+class Source:
+    """Has nothing loaded."""
+
+    def shared_state(self) -> SharedState:
+        return SharedState("", [])
+
+    def has_crashed_elsewhere(self, serial: int) -> None:
+        raise AssertionError(serial)
+
+
+class Link:
+    """A process that does at once what it is asked, until it is killed."""
+
+    pid = 1
+
+    def __init__(self) -> None:
+        self.follows = self.serves = False
+        self.asked: list[tuple[str, float]] = []
+        self._ended = asyncio.Event()
+
+    async def ask(self, what: str, seconds: float, **fields: object) -> dict[str, object]:
+        self.asked.append((what, seconds))
+        return {"work": {}}
+
+    def kill(self) -> None:
+        self._ended.set()
+
+    async def wait(self) -> int:
+        await self._ended.wait()
+        return 0
+
+
+async def test_the_first_state_has_the_time_of_a_start_and_later_ones_are_answered_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    link = Link()
+
+    async def launch(on_crash: Callable[[int], None]) -> Link:
+        return link
+
+    monkeypatch.setattr(module.FollowerLink, "launch", launch)
+    processes = FollowerProcesses(1)
+    await processes.start(Source(), {})
+    await processes.told()
+    follows = [seconds for what, seconds in link.asked if what == "follow"]
+    assert follows[0] > 10 * ACK_SECONDS
+    assert follows[1:] == [ACK_SECONDS]
+    link.kill()
+    await processes.ended(5)
