@@ -18,7 +18,7 @@ LONGEST_NAME = 256
 
 _FIELD = "description.signature.classes"
 _KIND_OF_LABELS = {str: "category", bool: "boolean", int: "integer", float: "number"}
-_TYPES: dict[int, type[Label]] = {
+_TYPES: dict[data_pb2.DataType.ValueType, type[Label]] = {
     data_pb2.DATA_TYPE_BYTES: str,
     data_pb2.DATA_TYPE_BOOL: bool,
     data_pb2.DATA_TYPE_INT64: int,
