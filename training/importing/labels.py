@@ -66,6 +66,11 @@ def labels_of(classes: Sequence[Label], field: str) -> Labels:
     return Labels(list(classes), _KIND_OF_LABELS[kinds.pop()])
 
 
+def places(count: int) -> Labels:
+    """Returns the numbers of so many classes, from 0."""
+    return Labels(list(range(count)), "integer")
+
+
 def given(signature: model_pb2.Signature) -> Labels | None:
     """Returns the labels that a caller gives, or None.
 
