@@ -137,12 +137,13 @@ class Imports:
             ServiceError: UNIMPLEMENTED, DRAINING, TOO_MANY_CALLS, MODEL_EXISTS, OPERATION_IN_PROGRESS, DISK_FULL.
         """
         job = new_import_id(self._clock.now())
-        self._check(order, job)
+        self._check(order)
         task = asyncio.current_task()
         assert task is not None
         ended = self._active[task] = asyncio.Event()
         upload: Upload | None = None
         try:
+            await self._check_name(order, job)
             writer = await asyncio.to_thread(self._artifacts.file_writer, job)
             upload = Upload(job, order, writer, self._limits.file_bytes)
             yield upload
@@ -198,7 +199,7 @@ class Imports:
             one.cancel()
         return not late
 
-    def _check(self, order: ImportOrder, job: str) -> None:
+    def _check(self, order: ImportOrder) -> None:
         if not self._limits.enabled:
             raise ServiceError(
                 Reason.UNIMPLEMENTED,
@@ -221,13 +222,15 @@ class Imports:
                 {"limit": str(MAX_UPLOADS), "quota": "imports"},
                 RETRY_SECONDS,
             )
-        # The name is free while the file comes, so that a slow caller is in nobody's way.
-        self._registry.begin_fit(order.model, job, order.new_version, _WISH)
+
+    async def _check_name(self, order: ImportOrder, job: str) -> None:
+        """Refuses a name that is taken. It is free while the file comes, so that a slow caller is in nobody's way."""
+        await self._registry.begin_fit(order.model, job, order.new_version, _WISH)
         self._registry.end_fit(order.model, job)
 
     async def _make(self, upload: Upload) -> Manifest:
         order = upload.order
-        latest = self._registry.begin_fit(order.model, upload.job, order.new_version, _WISH)
+        latest = await self._registry.begin_fit(order.model, upload.job, order.new_version, _WISH)
         try:
             conversion = await asyncio.to_thread(self._conversion, upload, latest)
             await self._convert(conversion)

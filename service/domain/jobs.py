@@ -183,10 +183,10 @@ class Jobs:
                 if the data does not fit to the versions before.
         """
         order = command.order
-        if self._draining:
-            raise ServiceError(Reason.DRAINING, "the service is stopping; try again when it is back")
-        latest = self._registry.begin_fit(order.model, job_id, order.new_version)
+        latest = await self._registry.begin_fit(order.model, job_id, order.new_version)
         try:
+            if self._draining:
+                raise ServiceError(Reason.DRAINING, "the service is stopping; try again when it is back")
             check_same_inputs(command, latest)
             granted = self._scheduler.request(order.cores, order.queue)
         except ServiceError:

@@ -197,7 +197,7 @@ class Registry:
 
     # -- training makes versions ---------------------------------------------------------------------------------
 
-    def begin_fit(self, name: str, job: str, new_version: bool, wish: str = WISH_OF_FIT) -> Manifest | None:
+    async def begin_fit(self, name: str, job: str, new_version: bool, wish: str = WISH_OF_FIT) -> Manifest | None:
         """Reserves a name for a job or an import; returns the latest version's manifest if there is one, else None.
 
         Args:
@@ -206,7 +206,7 @@ class Registry:
         Raises:
             ServiceError: MODEL_EXISTS; OPERATOR_MODEL; OPERATION_IN_PROGRESS if another job or a removal has the name.
         """
-        if self._artifacts.of_operator(name):
+        if await asyncio.to_thread(self._artifacts.of_operator, name):
             raise operators_own(name)
         entry = self._entry(name)
         if entry.fitting:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from functools import partial
@@ -19,6 +18,7 @@ from service.domain.predictor import Predictor
 from service.rpc import oip_metadata, oip_named_tensors, oip_tensors, validate
 from service.rpc.boundary import Context
 from service.rpc.caller import caller
+from service.rpc.large import in_thread, read
 from service.rpc.ordered import answer_or_error, in_order
 
 SERVICE = "inference.GRPCInferenceService"
@@ -115,23 +115,19 @@ class OipInference:
             prediction = await self._predictor.predict(loaded, rows.features, rows.data)
         else:
             with loaded.kept():
-                rows = await asyncio.to_thread(oip_tensors.rows_of, request)
+                rows = await in_thread(oip_tensors.rows_of, request)
                 prediction = await self._predictor.predict(loaded, rows.features, rows.data)
         if classes is None or len(prediction.scores) * classes < LARGE:
             return oip_tensors.response_of(request, prediction, classes)
-        return await asyncio.to_thread(oip_tensors.response_of, request, prediction, classes)
+        return await in_thread(oip_tensors.response_of, request, prediction, classes)
 
     async def _infer_tensors(self, loaded: LoadedVersion, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         """Answers one request to a model of named tensors."""
         signature = loaded.manifest.signature
         outputs = oip_named_tensors.check_outputs(request, signature)
-        if request.ByteSize() < LARGE:
-            batch = oip_named_tensors.batch_from(request, signature)
-            prediction = await self._predictor.predict_tensors(loaded, [batch])
-        else:
-            with loaded.kept():
-                batch = await asyncio.to_thread(oip_named_tensors.batch_from, request, signature)
-                prediction = await self._predictor.predict_tensors(loaded, [batch])
+        large = request.ByteSize() >= LARGE
+        batch = await read(loaded, large, oip_named_tensors.batch_from, request, signature)
+        prediction = await self._predictor.predict_tensors(loaded, [batch])
         return oip_named_tensors.response_of(request, prediction, outputs)
 
     async def ModelStreamInfer(

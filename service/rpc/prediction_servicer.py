@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
@@ -16,6 +15,7 @@ from service.domain.loaded import LoadedVersion
 from service.domain.predictor import Predictor
 from service.rpc import inputs, tensor_inputs, tensor_replies, text_inputs, validate
 from service.rpc.boundary import Context, large_message
+from service.rpc.large import in_thread, read
 from service.rpc.ordered import answer_or_error, in_order
 from service.rpc.replies import Replies, values_to_write
 from service.rpc.status import status_of
@@ -60,45 +60,35 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
             return await self._predict_tensors(loaded, rows, form)
         if large_message.get():
             with loaded.kept():
-                matrix = await asyncio.to_thread(inputs.matrix_for, rows, form, signature)
+                matrix = await in_thread(inputs.matrix_for, rows, form, signature)
                 prediction = await self._predictor.predict(loaded, matrix)
         else:
             matrix = inputs.matrix_for(rows, form, signature)
             prediction = await self._predictor.predict(loaded, matrix)
         if values_to_write(prediction, form) < LARGE_REPLY_VALUES:
             return self._replies.write(prediction, form, include_probabilities)
-        return await asyncio.to_thread(self._replies.write, prediction, form, include_probabilities)
+        return await in_thread(self._replies.write, prediction, form, include_probabilities)
 
     async def _predict_texts(
         self, loaded: LoadedVersion, rows: data_pb2.Inputs, form: str, include_probabilities: bool
     ) -> pb.PredictResponse:
         """Returns the reply of a model with columns of texts."""
         signature = loaded.manifest.signature
-        if large_message.get():
-            with loaded.kept():
-                batch = await asyncio.to_thread(text_inputs.batch_for, rows, form, signature)
-                answer = await self._predictor.predict_tensors(loaded, [batch])
-        else:
-            batch = text_inputs.batch_for(rows, form, signature)
-            answer = await self._predictor.predict_tensors(loaded, [batch])
+        batch = await read(loaded, bool(large_message.get()), text_inputs.batch_for, rows, form, signature)
+        answer = await self._predictor.predict_tensors(loaded, [batch])
         prediction = text_columns.prediction_of(answer)
         if values_to_write(prediction, form) < LARGE_REPLY_VALUES:
             return self._replies.write(prediction, form, include_probabilities)
-        return await asyncio.to_thread(self._replies.write, prediction, form, include_probabilities)
+        return await in_thread(self._replies.write, prediction, form, include_probabilities)
 
     async def _predict_tensors(self, loaded: LoadedVersion, rows: data_pb2.Inputs, form: str) -> pb.PredictResponse:
         """Returns the reply of a model of named tensors."""
         signature = loaded.manifest.signature
-        if large_message.get():
-            with loaded.kept():
-                batches = await asyncio.to_thread(tensor_inputs.batches_for, rows, form, signature)
-                prediction = await self._predictor.predict_tensors(loaded, batches)
-        else:
-            batches = tensor_inputs.batches_for(rows, form, signature)
-            prediction = await self._predictor.predict_tensors(loaded, batches)
+        batches = await read(loaded, bool(large_message.get()), tensor_inputs.batches_for, rows, form, signature)
+        prediction = await self._predictor.predict_tensors(loaded, batches)
         if tensor_replies.values_to_write(prediction, form) < LARGE_REPLY_VALUES:
             return tensor_replies.write(prediction, form)
-        return await asyncio.to_thread(tensor_replies.write, prediction, form)
+        return await in_thread(tensor_replies.write, prediction, form)
 
     async def PredictStream(
         self, request_iterator: AsyncIterator[pb.PredictStreamRequest], context: Context

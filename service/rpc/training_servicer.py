@@ -17,6 +17,7 @@ from service.domain.shared_datasets import SharedDatasets
 from service.rpc import inputs, uploads, validate
 from service.rpc.boundary import Context
 from service.rpc.fit_order import fit_order
+from service.rpc.large import in_thread
 from service.rpc.messages import JOB_STATES, dataset_message, job_message, step_message
 from service.rpc.pages import place_of, token_after
 
@@ -43,7 +44,7 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
         if request.ByteSize() < LARGE_REQUEST_BYTES:
             order = fit_order(request)
         else:
-            order = await asyncio.to_thread(fit_order, request)
+            order = await in_thread(fit_order, request)
         return pb.FitResponse(job=job_message(await self._intake.accept(order)))
 
     async def UploadDataset(

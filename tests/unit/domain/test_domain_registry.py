@@ -299,7 +299,7 @@ async def test_a_version_that_is_not_loaded_is_removed_beside_the_loaded_one(wor
 
 async def test_nothing_is_removed_under_a_training(world: World) -> None:
     registry = await world.started("iris")
-    registry.begin_fit("iris", "job-1", new_version=True)
+    await registry.begin_fit("iris", "job-1", new_version=True)
     for call in (registry.remove("iris", None, True), registry.remove("iris", 1, True), registry.remove_all(True)):
         assert await reason_of(call) == Reason.OPERATION_IN_PROGRESS
     world.put("iris", 2)
@@ -308,15 +308,31 @@ async def test_nothing_is_removed_under_a_training(world: World) -> None:
     assert await registry.remove("iris", 2, False) == [2]
 
 
-async def test_no_training_begins_under_a_removal(world: World) -> None:
+async def test_no_training_begins_under_a_removal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = await world.started("iris")
+    gate, remove = threading.Event(), world.artifacts.remove
+    monkeypatch.setattr(world.artifacts, "remove", lambda *which: gate.wait(5) and remove(*which))
     removing = asyncio.create_task(registry.remove("iris", None, False))
     await asyncio.sleep(0)
     with pytest.raises(ServiceError) as refused:
-        registry.begin_fit("iris", "job-1", new_version=True)
+        await registry.begin_fit("iris", "job-1", new_version=True)
     assert refused.value.reason == Reason.OPERATION_IN_PROGRESS
+    gate.set()
     await removing
-    assert registry.begin_fit("iris", "job-1", new_version=False) is None
+    assert await registry.begin_fit("iris", "job-1", new_version=False) is None
+
+
+async def test_a_slow_disk_holds_up_only_the_training_that_begins(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = await world.started("iris")
+    gate = threading.Event()
+    monkeypatch.setattr(world.artifacts, "of_operator", lambda model: not gate.wait(5))
+    beginning = asyncio.create_task(registry.begin_fit("wine", "job-1", new_version=False))
+    await turns()
+    assert not beginning.done()
+    gate.set()
+    assert await beginning is None
 
 
 async def test_remove_all_removes_everything(world: World) -> None:
