@@ -13,9 +13,9 @@ from training.algorithms import catboost_family
 from training.data import Floats
 from training.export import trees
 from training.importing import catboost_texts, found
-from training.importing.found import Found, TreesOfFile
+from training.importing.found import Found
 from training.importing.labels import MOST_CLASSES
-from training.importing.spec import MOST_FEATURES, Column, Spec, check_names
+from training.importing.spec import MOST_FEATURES, Spec
 
 _WHAT = "a CatBoost model (save_model with the format cbm)"
 _LINKS: Mapping[str, trees.Link] = {
@@ -67,19 +67,9 @@ def read(spec: Spec) -> Found:
         if not 1 <= columns <= MOST_FEATURES or classes > MOST_CLASSES or not (classes or len(base) == 1):
             raise found.damaged(_WHAT)
     named = names != [str(place) for place in range(columns)]
-    if named:
-        check_names(names, found.CONTENT)
-    return Found(
-        trained=TreesOfFile(ensemble, (columns,), partial(_predict, booster, _PREDICTIONS[link])),
-        task="classification" if classes else "regression",
-        shape=(columns,),
-        score_count=max(1, classes),
-        columns=tuple(Column(name) for name in names) if named else (),
-        missing_values=True,
-        labels=catboost_texts.labels(booster, classes),
-        rows=found.rows_of_trees(ensemble, (columns,)),
-        libraries=("catboost",),
-    )
+    labels = catboost_texts.labels(booster, classes)
+    predict = partial(_predict, booster, _PREDICTIONS[link])
+    return found.of_trees(ensemble, columns, predict, names if named else (), labels, "catboost")
 
 
 def _check(booster: catboost.CatBoost) -> None:

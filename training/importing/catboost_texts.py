@@ -16,7 +16,7 @@ from training.data import Floats
 from training.errors import CannotExport
 from training.importing import found
 from training.importing.found import Found
-from training.importing.labels import MOST_CLASSES, Labels, labels_of
+from training.importing.labels import MOST_CLASSES, Labels, labels_of, places
 from training.importing.spec import Column, check_names
 from training.texts import TextColumn, parted
 
@@ -75,7 +75,7 @@ def labels(booster: catboost.CatBoost, classes: int) -> Labels | None:
     if not classes:
         return None
     named = [label.item() if isinstance(label, np.generic) else label for label in booster.classes_]
-    return labels_of(named, found.CONTENT) if len(named) == classes else Labels(list(range(classes)), "integer")
+    return labels_of(named, found.CONTENT) if len(named) == classes else places(classes)
 
 
 def _kinds(booster: catboost.CatBoost) -> list[str]:

@@ -18,7 +18,7 @@ from training.errors import FitError, invalid_field, is_out_of_memory
 from training.export import trees
 from training.export.ladder import Exported
 from training.importing.labels import Labels
-from training.importing.spec import Column
+from training.importing.spec import Column, check_names
 from training.spec import Task
 from training.texts import TextColumn
 
@@ -165,3 +165,37 @@ class TreesOfFile:
     def ensemble(self) -> trees.Ensemble:
         """Returns the trees."""
         return self.grown
+
+
+def of_trees(
+    ensemble: trees.Ensemble,
+    columns: int,
+    predict: Callable[[Floats], NDArray[np.float64]],
+    names: Sequence[str],
+    labels: Labels | None,
+    library: str,
+) -> Found:
+    """Returns an ensemble of trees that was read.
+
+    Args:
+        columns: The number of columns.
+        predict: The library's own predictions.
+        names: The names of the columns, or none.
+        labels: The labels of the classes, None for values.
+        library: The distribution that read it.
+
+    Raises:
+        FitError: INVALID_FIELD; columns cannot be named so.
+    """
+    check_names(names, CONTENT)
+    return Found(
+        trained=TreesOfFile(ensemble, (columns,), predict),
+        task="regression" if labels is None else "classification",
+        shape=(columns,),
+        score_count=1 if labels is None else len(labels.classes),
+        columns=tuple(Column(name) for name in names),
+        missing_values=True,
+        labels=labels,
+        rows=rows_of_trees(ensemble, (columns,)),
+        libraries=(library,),
+    )

@@ -18,7 +18,7 @@ LONGEST_NAME = 256
 
 _FIELD = "description.signature.classes"
 _KIND_OF_LABELS = {str: "category", bool: "boolean", int: "integer", float: "number"}
-_TYPES: dict[int, type[Label]] = {
+_TYPES: dict[data_pb2.DataType.ValueType, type[Label]] = {
     data_pb2.DATA_TYPE_BYTES: str,
     data_pb2.DATA_TYPE_BOOL: bool,
     data_pb2.DATA_TYPE_INT64: int,
@@ -64,6 +64,11 @@ def labels_of(classes: Sequence[Label], field: str) -> Labels:
         if problem := _problem(label):
             raise invalid_field(f"{field}[{index}]", problem)
     return Labels(list(classes), _KIND_OF_LABELS[kinds.pop()])
+
+
+def places(count: int) -> Labels:
+    """Returns the numbers of so many classes, from 0."""
+    return Labels(list(range(count)), "integer")
 
 
 def given(signature: model_pb2.Signature) -> Labels | None:

@@ -15,9 +15,9 @@ from training.algorithms import lightgbm_family
 from training.data import Floats
 from training.export import trees
 from training.importing import found
-from training.importing.found import Found, TreesOfFile
-from training.importing.labels import MOST_CLASSES, Labels
-from training.importing.spec import MOST_FEATURES, Column, Spec, check_names
+from training.importing.found import Found
+from training.importing.labels import MOST_CLASSES, places
+from training.importing.spec import MOST_FEATURES, Spec
 
 _WHAT = "a LightGBM model as text (Booster.save_model)"
 _LINKS: Mapping[str, trees.Link] = {
@@ -57,21 +57,10 @@ def read(spec: Spec) -> Found:
         ensemble = _ensemble(text, booster.num_model_per_iteration())
         names = booster.feature_name()
     named = not all(_DEFAULT_NAMES.fullmatch(name) for name in names)
-    if named:
-        check_names(names, found.CONTENT)
     classes = ensemble.score_count if ensemble.link in _LINKS_OF_CLASSES else 0
-    return Found(
-        trained=TreesOfFile(ensemble, (columns,), partial(_predict, booster, classes)),
-        task="classification" if classes else "regression",
-        shape=(columns,),
-        score_count=max(1, classes),
-        columns=tuple(Column(name) for name in names) if named else (),
-        missing_values=True,
-        # LightGBM knows classes by their numbers only.
-        labels=Labels(list(range(classes)), "integer") if classes else None,
-        rows=found.rows_of_trees(ensemble, (columns,)),
-        libraries=("lightgbm",),
-    )
+    labels = places(classes) if classes else None  # LightGBM knows classes by their numbers only
+    predict = partial(_predict, booster, classes)
+    return found.of_trees(ensemble, columns, predict, names if named else (), labels, "lightgbm")
 
 
 def _check(text: str) -> None:

@@ -17,9 +17,9 @@ from training.algorithms import xgboost_family
 from training.data import Floats
 from training.export import trees
 from training.importing import found
-from training.importing.found import Found, TreesOfFile
-from training.importing.labels import MOST_CLASSES, Labels
-from training.importing.spec import MOST_FEATURES, Column, Spec, check_names
+from training.importing.found import Found
+from training.importing.labels import MOST_CLASSES, places
+from training.importing.spec import MOST_FEATURES, Spec
 
 _WHAT = "an XGBoost model in JSON or UBJSON (Booster.save_model)"
 _IDENTITY = frozenset(
@@ -70,19 +70,8 @@ def read(spec: Spec) -> Found:
         content = _load(spec.file)
         ensemble = _ensemble(content)
         names = content.booster.feature_names or []
-    check_names(names, found.CONTENT)
-    return Found(
-        trained=TreesOfFile(ensemble, (content.columns,), partial(_predict, content)),
-        task="classification" if content.classes else "regression",
-        shape=(content.columns,),
-        score_count=max(1, content.classes),
-        columns=tuple(Column(name) for name in names),
-        missing_values=True,
-        # XGBoost knows classes by their numbers only.
-        labels=Labels(list(range(content.classes)), "integer") if content.classes else None,
-        rows=found.rows_of_trees(ensemble, (content.columns,)),
-        libraries=("xgboost",),
-    )
+    labels = places(content.classes) if content.classes else None  # XGBoost knows classes by their numbers only
+    return found.of_trees(ensemble, content.columns, partial(_predict, content), names, labels, "xgboost")
 
 
 def _load(path: Path) -> _Content:

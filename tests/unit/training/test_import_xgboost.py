@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xgboost
-from fitserve.v1 import model_pb2, training_job_pb2
+from fitserve.v1 import data_pb2, model_pb2, training_job_pb2
 
 from tests.unit.training.importing import import_file, labels
 from training.errors import FitError
@@ -133,7 +133,11 @@ def test_a_new_version_keeps_the_signature(tmp_path: Path) -> None:
     content = saved(booster(objective="binary:logistic"))
     names = [model_pb2.ColumnSpec(name=name) for name in "abcde"]
     kept = model_pb2.Signature(
-        task=training_job_pb2.TASK_CLASSIFICATION, shape=[5], columns=names, classes=labels("no", "yes")
+        task=training_job_pb2.TASK_CLASSIFICATION,
+        shape=[5],
+        columns=names,
+        classes=labels("no", "yes"),
+        prediction_dtype=data_pb2.DATA_TYPE_BYTES,
     )
     signature = import_file(tmp_path, "xgboost", content, kept=kept).manifest["signature"]
     assert [column["name"] for column in signature["columns"]] == list("abcde")

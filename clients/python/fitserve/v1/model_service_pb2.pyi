@@ -655,7 +655,10 @@ class ImportDescription(_message.Message):
     on the way is always known as such.
     """
     new_version: _builtins.bool
-    """Whether the next version is made if the model exists. The default is false: it is refused with ALREADY_EXISTS then."""
+    """Whether the next version is made if the model exists. The default is false: it is refused with ALREADY_EXISTS then. It
+    answers with the labels of the versions before unless `signature.classes` gives others; a file that names other labels is
+    refused without them.
+    """
     load: _builtins.bool
     """Whether the version is loaded when it is published. The default is false."""
     @_builtins.property

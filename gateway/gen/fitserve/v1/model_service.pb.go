@@ -1224,7 +1224,9 @@ type ImportDescription struct {
 	// a tensor is one value, its shape is [rows, 1]. A model whose rows do not get the same answer alone and among others, or
 	// whose first dimension is fixed, has no rows: each request goes alone.
 	Signature *Signature `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`
-	// Whether the next version is made if the model exists. The default is false: it is refused with ALREADY_EXISTS then.
+	// Whether the next version is made if the model exists. The default is false: it is refused with ALREADY_EXISTS then. It
+	// answers with the labels of the versions before unless `signature.classes` gives others; a file that names other labels is
+	// refused without them.
 	NewVersion bool `protobuf:"varint,5,opt,name=new_version,json=newVersion,proto3" json:"new_version,omitempty"`
 	// Whether the version is loaded when it is published. The default is false.
 	Load bool `protobuf:"varint,6,opt,name=load,proto3" json:"load,omitempty"`
