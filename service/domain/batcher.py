@@ -71,7 +71,7 @@ Infer = Callable[[D, int], Awaitable[S]]
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting(Generic[D, S]):
+class Waiting(Generic[D, S]):
     """Rows that wait for their scores."""
 
     data: D
@@ -123,7 +123,7 @@ class Batcher(Generic[D, S]):
         self._join = join
         self._max_batch_rows = max_batch_rows
         self._max_queued_rows = max_queued_rows
-        self._queue: OrderedDict[_Waiting[D, S], None] = OrderedDict()
+        self._queue: OrderedDict[Waiting[D, S], None] = OrderedDict()
         self._queued_rows = 0
         self._instances = 1
         self._requests_in_flight = 0
@@ -161,7 +161,7 @@ class Batcher(Generic[D, S]):
                 {"model": self._model, "limit": str(self._max_queued_rows)},
             )
         loop = asyncio.get_running_loop()
-        waiting: _Waiting[D, S] = _Waiting(data, rows, loop.create_future())
+        waiting: Waiting[D, S] = Waiting(data, rows, loop.create_future())
         if self._queue or self._requests_in_flight:
             self._company_until = loop.time() + COMPANY_SECONDS
         self._queue[waiting] = None
@@ -188,7 +188,7 @@ class Batcher(Generic[D, S]):
         """Returns when nothing waits and nothing is in flight."""
         await self._idle.wait()
 
-    def _forget(self, waiting: _Waiting[D, S]) -> None:
+    def _forget(self, waiting: Waiting[D, S]) -> None:
         """Takes the rows of a caller who has gone off the queue, if they still wait: they hold no place and no memory."""
         if waiting in self._queue:
             del self._queue[waiting]
@@ -239,13 +239,13 @@ class Batcher(Generic[D, S]):
         if not self._queue and not self._requests_in_flight:
             self._idle.set()
 
-    def _next_members(self) -> list[_Waiting[D, S]]:
+    def _next_members(self) -> list[Waiting[D, S]]:
         """Takes requests off the queue for one batch; those whose caller has just gone are dropped.
 
         Copies that have nothing to do share what waits. The first request is taken in any case: the limit may have been
         higher when it came.
         """
-        members: list[_Waiting[D, S]] = []
+        members: list[Waiting[D, S]] = []
         rows = 0
         idle = max(1, self._instances - len(self._batches))
         limit = min(self._max_batch_rows, -(-self._queued_rows // idle))
@@ -260,17 +260,20 @@ class Batcher(Generic[D, S]):
                 rows += waiting.rows
         return members
 
-    async def _run(self, members: list[_Waiting[D, S]]) -> None:
+    async def _run(self, members: list[Waiting[D, S]]) -> None:
         """Sends one batch and answers its members."""
         try:
             await self._answer(members)
+        except Exception as error:  # such as no memory for the batch; without an answer its callers would wait for ever
+            log.exception("a batch of model %s could not be put together, or taken apart", self._model)
+            self._fail(members, error)
         finally:
             self._requests_in_flight -= len(members)
             if (task := asyncio.current_task()) is not None:
                 self._batches.discard(task)
             self._fill()
 
-    async def _answer(self, members: list[_Waiting[D, S]]) -> None:
+    async def _answer(self, members: list[Waiting[D, S]]) -> None:
         data = members[0].data if len(members) == 1 else self._join([member.data for member in members])
         rows, sent_ns = sum([member.rows for member in members]), time.monotonic_ns()
         try:
@@ -294,7 +297,7 @@ class Batcher(Generic[D, S]):
                 member.scores.set_result(scores[start : start + member.rows])
             start += member.rows
 
-    async def _answer_rejected(self, members: list[_Waiting[D, S]], error: ServiceError) -> None:
+    async def _answer_rejected(self, members: list[Waiting[D, S]], error: ServiceError) -> None:
         """Sends each member of a rejected batch alone, so that a bad one fails by itself."""
         now = asyncio.get_running_loop().time
         if len(members) == 1 or error.reason in _SERVER_IS_AWAY or now() < self._no_retries_before:
@@ -312,7 +315,7 @@ class Batcher(Generic[D, S]):
                 answered = answered or not (member.scores.cancelled() or member.scores.exception())
 
     @staticmethod
-    def _fail(members: list[_Waiting[D, S]], error: Exception) -> None:
+    def _fail(members: list[Waiting[D, S]], error: Exception) -> None:
         for member in members:
             if not member.scores.done():
                 member.scores.set_exception(error)
@@ -333,7 +336,7 @@ class TensorBatcher(Batcher[TensorBatch, TensorBatch]):
     ) -> None:
         super().__init__(model, infer, joined, max_batch_rows, max_queued_rows)
 
-    def _next_members(self) -> list[_Waiting[TensorBatch, TensorBatch]]:
+    def _next_members(self) -> list[Waiting[TensorBatch, TensorBatch]]:
         """Takes requests off the queue for one batch; those that cannot be joined to the first go back to its front."""
         members = super()._next_members()
         alike = [one for one in members if one.data.kind == members[0].data.kind]

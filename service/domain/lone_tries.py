@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.domain.batcher import TensorBatcher, _Waiting
+from service.domain.batcher import TensorBatcher, Waiting
 from service.domain.errors import ServiceError
 from service.domain.named_tensors import TensorBatch
 from service.domain.ports import InputsRefused
@@ -11,7 +11,7 @@ from service.domain.ports import InputsRefused
 class LoneTriesBatcher(TensorBatcher):
     """Tries each member of a batch whose inputs were refused alone, however many: none answers for another's inputs."""
 
-    async def _answer_rejected(self, members: list[_Waiting[TensorBatch, TensorBatch]], error: ServiceError) -> None:
+    async def _answer_rejected(self, members: list[Waiting[TensorBatch, TensorBatch]], error: ServiceError) -> None:
         if len(members) == 1 or not isinstance(error, InputsRefused):
             await super()._answer_rejected(members, error)
             return

@@ -92,7 +92,7 @@ async def running(trainer: ForkServerTrainer) -> AsyncIterator[ForkServerTrainer
 
 
 async def all_events(run: TrainingRun) -> list[TrainingEvent]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         return [event async for event in run.events()]
 
 
@@ -105,7 +105,7 @@ async def end_of(run: TrainingRun) -> TrainingEnded:
 async def first(run: TrainingRun, kind: type[TrainingEvent], count: int = 1) -> list[TrainingEvent]:
     """Returns the first `count` events of a kind."""
     found: list[TrainingEvent] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async for event in run.events():
             found += [event] if isinstance(event, kind) else []
             if len(found) == count:
@@ -123,7 +123,7 @@ def log_lines(events: list[TrainingEvent]) -> list[str]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - a condition of another process
             await asyncio.sleep(0.005)
 

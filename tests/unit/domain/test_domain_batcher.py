@@ -296,6 +296,22 @@ async def test_an_unexpected_error_reaches_every_caller_and_the_next_batch_goes(
     assert (await batcher.predict(rows_of(1), 1)).tolist() == [[2]]
 
 
+async def test_a_batch_that_there_is_no_memory_for_fails_its_callers_and_the_next_goes(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher = batcher_of(server)
+
+    def no_memory(parts: object) -> bytes:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(batcher, "_join", no_memory)
+        answers = await asyncio.wait_for(asyncio.gather(ask(batcher, 1), ask(batcher, 2), return_exceptions=True), 5)
+
+    assert [type(answer) for answer in answers] == [MemoryError, MemoryError]
+    assert (await batcher.predict(rows_of(3), 1)).tolist() == [[6]]
+
+
 async def test_more_rows_than_may_wait_are_refused_at_once(server: Server) -> None:
     batcher = batcher_of(server, max_queued_rows=3)
     first = await fill_pipeline(batcher, server)
