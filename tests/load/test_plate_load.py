@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,8 +39,16 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
     with fitserve.Client(process.address) as client:
         client.load("plate_picker")
         client.predict("plate_picker", plates.raw_records(as_text=False))
+    wait_for("fork server is ready", process)  # to start it takes a core for seconds
     yield process
     assert process.stop() == 0
+
+
+def wait_for(words: str, process: ServiceProcess) -> None:
+    deadline = time.monotonic() + 60
+    while words not in process.log.read_text():
+        assert time.monotonic() < deadline, process.log.read_text()
+        time.sleep(0.1)
 
 
 def record() -> dict[str, object]:
