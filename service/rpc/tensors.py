@@ -10,6 +10,7 @@ from fitserve.v1 import data_pb2
 from google.protobuf import struct_pb2
 from numpy.typing import NDArray
 
+from service.contract_values import EXACT_INTEGERS
 from service.domain.entities import MISSING_BOOLEAN, MISSING_INTEGER, ColumnData, Floats, ValueKind
 from service.domain.errors import invalid
 
@@ -181,7 +182,7 @@ def column_of_values(values: Sequence[struct_pb2.Value], name: str, path: str) -
 
 
 def _all_whole(numbers: NDArray[np.float64]) -> bool:
-    whole = np.isfinite(numbers) & (abs(numbers) < 2**53)
+    whole = np.isfinite(numbers) & (abs(numbers) < EXACT_INTEGERS)
     return bool(whole.all() and (numbers == np.floor(numbers)).all())
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from fitserve.v1 import data_pb2
 from google.protobuf import struct_pb2
 
+from service.contract_values import EXACT_INTEGERS
 from service.domain import text_columns
 from service.domain.entities import MISSING_INTEGER, ColumnSpec, Floats, Signature, ValueKind
 from service.domain.errors import invalid
@@ -21,7 +22,6 @@ from service.rpc.tensor_inputs import check_count
 from service.rpc.tensors import NO_VALUE, sized
 
 _NOTHING = sized("")
-_EXACT_INTEGERS = 2**53
 
 
 def batch_for(inputs: data_pb2.Inputs, form: str, signature: Signature, path: str = "inputs") -> TensorBatch:
@@ -82,7 +82,7 @@ def _text(value: struct_pb2.Value, column: ColumnSpec, path: str) -> bytes:
         number is not None
         and column.kind is ValueKind.CATEGORY
         and number.is_integer()
-        and abs(number) < _EXACT_INTEGERS
+        and abs(number) < EXACT_INTEGERS
     ):
         return sized(str(int(number)))
     given = {"number_value": "a number", "bool_value": "a truth value"}.get(kind or "", "a list or an object")
