@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from training.algorithms.base import Problem
 from training.data import Floats, Rows
-from training.export import graph, products
+from training.export import products
 from training.progress import Progress
 from training.spec import Json
 
@@ -54,24 +53,7 @@ class LinearFamily:
         scaler = self._pipeline["scale"]
         weights = np.atleast_2d(self._regressor.coef_) / scaler.scale_
         bias = np.atleast_1d(self._regressor.intercept_) - weights @ scaler.mean_
-        return model_of(weights, bias, self._problem.feature_shape)
-
-
-def model_of(weights: NDArray[np.float64], bias: NDArray[np.float64], feature_shape: Sequence[int]) -> onnx.ModelProto:
-    """Returns the model of values that are linear in the features.
-
-    Args:
-        weights: One row a value, [values, columns].
-        bias: What is added, [values].
-        feature_shape: The shape of one row.
-    """
-    constants: dict[str, NDArray[np.generic]] = {}
-    nodes = [
-        *products.doubles(),
-        *products.affine("doubles", weights, bias, "values", constants),
-        products.to_scores("values"),
-    ]
-    return graph.model(nodes, constants, feature_shape, len(weights))
+        return products.model(weights, bias, self._problem.feature_shape, classes=False)
 
 
 def _matrix(features: Floats) -> NDArray[np.float64]:

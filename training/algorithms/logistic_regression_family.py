@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from training.algorithms.base import Problem
 from training.data import Floats, Rows
-from training.export import graph, products
+from training.export import products
 from training.progress import Progress
 from training.spec import Json, effective_parameters
 
@@ -61,7 +61,7 @@ class Family:
         coefficients, intercept = decisions(self._classifier)
         weights = coefficients / scaler.scale_
         bias = intercept - weights @ scaler.mean_
-        return model_of(weights, bias, self._problem.feature_shape)
+        return products.model(weights, bias, self._problem.feature_shape, classes=True)
 
 
 def decisions(classifier: LogisticRegression) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -71,23 +71,6 @@ def decisions(classifier: LogisticRegression) -> tuple[NDArray[np.float64], NDAr
         return coefficients, intercept
     # scikit-learn keeps one decision value for two; the softmax over zero and it is its logistic function.
     return np.vstack([np.zeros_like(coefficients), coefficients]), np.array([0.0, float(np.ravel(intercept)[0])])
-
-
-def model_of(weights: NDArray[np.float64], bias: NDArray[np.float64], feature_shape: Sequence[int]) -> onnx.ModelProto:
-    """Returns the model of classes whose logits are linear in the features.
-
-    Args:
-        weights: One row a class, [classes, columns].
-        bias: What is added, [classes].
-        feature_shape: The shape of one row.
-    """
-    constants: dict[str, NDArray[np.generic]] = {}
-    nodes = [
-        *products.doubles(),
-        *products.affine("doubles", weights, bias, "decisions", constants),
-        *products.probabilities("decisions"),
-    ]
-    return graph.model(nodes, constants, feature_shape, len(weights))
 
 
 def _matrix(features: Floats) -> NDArray[np.float64]:

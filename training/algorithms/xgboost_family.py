@@ -73,10 +73,7 @@ class Family:
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         """Returns the class probabilities or the values."""
-        predictions = np.asarray(self._booster.inplace_predict(_matrix(features)), np.float64)
-        if self._problem.class_count == 2:
-            return np.stack([1.0 - predictions, predictions], axis=1)
-        return predictions.reshape(len(features), -1)
+        return boosted.scores_of(self._booster.inplace_predict(_matrix(features)), self._problem.class_count)
 
     def export(self) -> onnx.ModelProto:
         """Returns the trees as one ONNX operation, followed by the inverse of the objective's link."""
