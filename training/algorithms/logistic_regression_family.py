@@ -14,7 +14,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from training.algorithms.base import Problem
-from training.data import Floats, Rows
+from training.data import Floats, Rows, doubles_of
 from training.export import products
 from training.progress import Progress
 from training.spec import Json, effective_parameters
@@ -46,13 +46,13 @@ class Family:
 
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
         """Trains the model; the solver shows nothing until it ends, so there is one step."""
-        self._pipeline.fit(_matrix(train.features), train.targets, classify__sample_weight=train.weights)
+        self._pipeline.fit(doubles_of(train.features), train.targets, classify__sample_weight=train.weights)
         iterations = int(self._classifier.n_iter_.max())
         progress.step(iterations, iterations, "iteration")
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         """Returns the class probabilities."""
-        probabilities: NDArray[np.float64] = self._pipeline.predict_proba(_matrix(features))
+        probabilities: NDArray[np.float64] = self._pipeline.predict_proba(doubles_of(features))
         return probabilities
 
     def export(self) -> onnx.ModelProto:
@@ -71,8 +71,3 @@ def decisions(classifier: LogisticRegression) -> tuple[NDArray[np.float64], NDAr
         return coefficients, intercept
     # scikit-learn keeps one decision value for two; the softmax over zero and it is its logistic function.
     return np.vstack([np.zeros_like(coefficients), coefficients]), np.array([0.0, float(np.ravel(intercept)[0])])
-
-
-def _matrix(features: Floats) -> NDArray[np.float64]:
-    """Returns the features as [rows, columns] in double precision."""
-    return features.reshape(len(features), -1).astype(np.float64)
