@@ -64,6 +64,7 @@ class TritonStream(ABC, Generic[D, S]):
     """
 
     def __init__(self, triton: Triton, model: str, version: str) -> None:
+        self._loop = asyncio.get_running_loop()
         self._triton = triton
         self._template = service_pb2.ModelInferRequest(model_name=model, model_version=version)
         self._stream: ClientStream | None = None
@@ -85,7 +86,7 @@ class TritonStream(ABC, Generic[D, S]):
 
     async def infer(self, batch: D, rows: int) -> S:
         """Sends one batch and returns its answer."""
-        scores: asyncio.Future[S] = asyncio.get_running_loop().create_future()
+        scores: asyncio.Future[S] = self._loop.create_future()
         message = self._message(batch, rows).SerializeToString()
         stream = self._stream or await self._open()
         self._waiting.append((rows, scores))  # the order of answers is that of the messages

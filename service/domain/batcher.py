@@ -1,7 +1,7 @@
 """One batcher per loaded version: the rows of all waiting requests become one batch on one stream to Triton.
 
-While a batch is in flight the next one fills. What waits is sent as soon as no more requests come in, so a lone request
-waits for nobody, and a busy service makes large batches, which cost it less.
+While a batch is in flight the next one fills. No timer is needed: what waits is sent as soon as there is room in flight, so
+a lone request waits for nobody, and a busy service makes large batches, which cost it less.
 """
 
 from __future__ import annotations
@@ -28,17 +28,6 @@ With more, larger batches win (measured; see DESIGN.md section 8)."""
 
 MAX_IN_FLIGHT = 2
 """Batches in flight at the most, for a model of one copy: one more than there are copies."""
-
-QUIET_TURNS = 10
-"""A batch is sent when so many turns of the event loop have brought no further request. On an idle loop they take 0.1 ms. On
-a busy one they take as long as the work that has come in, which is where the next requests come from. Measured with 256
-callers: without this a batch had 1.3 requests, and a prediction took 1.06 ms of the service's CPU instead of 0.47."""
-
-FILL_SECONDS = 0.01
-"""A batch is sent after so long even if requests keep coming."""
-
-COMPANY_SECONDS = 0.1
-"""Who was alone with the model for so long is not made to wait for others."""
 
 BATCH_SECONDS = 60.0
 """A batch that has no answer after so long has none to come: the process of its model hangs. Batches are small, of 16 MB and
@@ -95,7 +84,7 @@ def watched(infer: Infer[D, S], model: str, seconds: float = BATCH_SECONDS) -> I
 
 
 class Batcher(Generic[D, S]):
-    """Collects rows into batches and splits their scores among the callers.
+    """Collects rows into batches and splits their scores among the callers. Construct it inside of the event loop.
 
     Rows come in the form D and their scores in the form S; which ones they are the two classes below say.
 
@@ -118,6 +107,7 @@ class Batcher(Generic[D, S]):
         max_batch_rows: int,
         max_queued_rows: int,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._model = model
         self._infer = infer
         self._join = join
@@ -131,9 +121,6 @@ class Batcher(Generic[D, S]):
         self._idle = asyncio.Event()
         self._idle.set()
         self._filling = False
-        self._send_by = 0.0
-        self._quiet_turns = 0
-        self._company_until = 0.0
         self._no_retries_before = 0.0
         self.usage = Usage()
 
@@ -160,13 +147,9 @@ class Batcher(Generic[D, S]):
                 "try again later, or raise PREDICTION_QUEUE_ROWS",
                 {"model": self._model, "limit": str(self._max_queued_rows)},
             )
-        loop = asyncio.get_running_loop()
-        waiting: Waiting[D, S] = Waiting(data, rows, loop.create_future())
-        if self._queue or self._requests_in_flight:
-            self._company_until = loop.time() + COMPANY_SECONDS
+        waiting: Waiting[D, S] = Waiting(data, rows, self._loop.create_future())
         self._queue[waiting] = None
         self._queued_rows += rows
-        self._quiet_turns = 0
         self._fill()
         try:
             return await waiting.scores
@@ -195,32 +178,11 @@ class Batcher(Generic[D, S]):
             self._queued_rows -= waiting.rows
 
     def _fill(self) -> None:
-        """Has what waits sent soon, once those who come at the same time have joined it."""
+        """Has what waits sent at the end of this turn of the event loop; those who come at the same time join it."""
         self._idle.clear()
         if not self._filling:
             self._filling = True
-            loop = asyncio.get_running_loop()
-            self._send_by = loop.time() + FILL_SECONDS
-            loop.call_soon(self._turn)
-
-    def _turn(self) -> None:
-        """Looks, once each turn of the event loop, whether the batch has filled."""
-        loop = asyncio.get_running_loop()
-        self._quiet_turns += 1
-        if not self._queue or self._full or self._filled(loop.time()):
-            self._filling = False
-            self._send()
-        else:
-            loop.call_soon(self._turn)
-
-    def _filled(self, now: float) -> bool:
-        """Whether nobody is to be expected to join what waits."""
-        return (
-            now >= self._company_until
-            or self._quiet_turns > QUIET_TURNS
-            or now >= self._send_by
-            or self._queued_rows >= self._max_batch_rows
-        )
+            self._loop.call_soon(self._send)
 
     @property
     def _full(self) -> bool:
@@ -230,12 +192,13 @@ class Batcher(Generic[D, S]):
 
     def _send(self) -> None:
         """Starts batches as long as there are rows and the number in flight allows it."""
+        self._filling = False
         while not self._full:
             members = self._next_members()
             if not members:
                 break
             self._requests_in_flight += len(members)
-            self._batches.add(asyncio.get_running_loop().create_task(self._run(members)))
+            self._batches.add(self._loop.create_task(self._run(members)))
         if not self._queue and not self._requests_in_flight:
             self._idle.set()
 
@@ -299,7 +262,7 @@ class Batcher(Generic[D, S]):
 
     async def _answer_rejected(self, members: list[Waiting[D, S]], error: ServiceError) -> None:
         """Sends each member of a rejected batch alone, so that a bad one fails by itself."""
-        now = asyncio.get_running_loop().time
+        now = self._loop.time
         if len(members) == 1 or error.reason in _SERVER_IS_AWAY or now() < self._no_retries_before:
             self._fail(members, error)
             return

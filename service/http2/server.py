@@ -81,6 +81,7 @@ class Server:
         share_port: bool = False,
         keepalive: Keepalive = KEEPALIVE,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._handlers = handlers
         self._found: dict[bytes, grpc.RpcMethodHandler[Any, Any]] = {}
         self.max_message_bytes = max_message_bytes
@@ -139,18 +140,17 @@ class Server:
 
     async def start(self) -> None:
         """Answers callers from now on."""
-        loop = asyncio.get_running_loop()
         for listening in self._sockets:
             if listening.family == socket.AF_UNIX:
-                server = await loop.create_unix_server(lambda: ServerConnection(self), sock=listening)
+                server = await self._loop.create_unix_server(lambda: ServerConnection(self), sock=listening)
             else:
-                server = await loop.create_server(lambda: ServerConnection(self), sock=listening, backlog=BACKLOG)
+                server = await self._loop.create_server(lambda: ServerConnection(self), sock=listening, backlog=BACKLOG)
             self._listeners.append(server)
         self._watch()
 
     def _watch(self) -> None:
         """Pings silent connections, and gives up those that do not answer."""
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         for connection, pinged in list(self.connections.items()):
             if pinged is None or connection.heard > pinged:
                 silent = now - connection.heard >= self._keepalive.seconds
@@ -160,7 +160,7 @@ class Server:
             elif now - pinged >= self._keepalive.timeout and connection.transport is not None:
                 connection.transport.abort()
         pause = min(self._keepalive) / 4
-        self._watcher = asyncio.get_running_loop().call_later(pause, self._watch)
+        self._watcher = self._loop.call_later(pause, self._watch)
 
     async def stop(self, grace: float | None) -> None:
         """Takes no more calls, gives those at work so many seconds to end, and closes all connections."""
@@ -201,7 +201,7 @@ class Server:
                 call.end(grpc.StatusCode.UNIMPLEMENTED, f"the service has no method {details.method}")
                 return
             self._found[method] = handler
-        task = asyncio.get_running_loop().create_task(call.answer(handler))
+        task = self._loop.create_task(call.answer(handler))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         call.task = task

@@ -76,7 +76,7 @@ class Methods:
 
 
 class Boundary(grpc.GenericRpcHandler):
-    """Wraps the handlers of all methods.
+    """Wraps the handlers of all methods. Construct it inside of the event loop.
 
     Args:
         methods: The handlers by the full name of their method.
@@ -209,6 +209,7 @@ class _Silence:
     """
 
     def __init__(self, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
         self._seconds = seconds
         self._waiting: dict[Context, float] = {}  # until when, the earliest first
         self._watching = False
@@ -216,11 +217,10 @@ class _Silence:
 
     def begins(self, context: Context) -> None:
         """Notes that a message of this call is awaited from now on."""
-        loop = asyncio.get_running_loop()
-        self._waiting[context] = loop.time() + self._seconds
+        self._waiting[context] = self._loop.time() + self._seconds
         if not self._watching:
             self._watching = True
-            loop.call_later(self._seconds, self._look)
+            self._loop.call_later(self._seconds, self._look)
 
     def ends(self, context: Context) -> None:
         """Notes that the message has come, or will not."""
@@ -228,13 +228,12 @@ class _Silence:
 
     def _look(self) -> None:
         """Ends the calls whose time is over, and looks again when that of the next one may be."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = self._loop.time()
         for context, until in self._waiting.items():
             if until > now:
-                loop.call_at(until, self._look)
+                self._loop.call_at(until, self._look)
                 return
-            task = loop.create_task(_end_silent_call(context, self._seconds))
+            task = self._loop.create_task(_end_silent_call(context, self._seconds))
             self._hanging_up.add(task)
             task.add_done_callback(self._hanging_up.discard)
         self._watching = False

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from service.domain.batcher import QUIET_TURNS
 from service.domain.entities import (
     AlgorithmTraits,
     ColumnSummary,
@@ -39,8 +38,8 @@ async def until(condition: Callable[[], bool], seconds: float = 2.0) -> None:
             await asyncio.sleep(0)
 
 
-async def turns(count: int = 3 * QUIET_TURNS) -> None:
-    """Lets everything go on that needs no waiting but for the requests that may join a batch."""
+async def turns(count: int = 30) -> None:
+    """Lets everything go on that needs no waiting."""
     for _ in range(count):
         await asyncio.sleep(0)
 

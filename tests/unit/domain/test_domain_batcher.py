@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 
 from service.domain.batcher import (
-    FILL_SECONDS,
     LONE_TRIES,
     MAX_IN_FLIGHT,
     PIPELINE_REQUESTS,
-    QUIET_TURNS,
     FeatureBatcher,
     watched,
 )
@@ -76,39 +74,16 @@ async def test_a_lone_request_goes_at_once(server: Server) -> None:
     assert server.batches == [[3]]
 
 
-async def test_who_is_alone_is_not_made_to_wait_for_others(server: Server) -> None:
+async def test_a_request_waits_for_no_other_as_long_as_there_is_room_in_flight(server: Server) -> None:
     batcher = batcher_of(server)
-    await batcher.predict(rows_of(1), 1)
-    await turns()
-    lone = ask(batcher, 3)
+    server.gate.shut()
+    first = ask(batcher, 1)
     await turns(3)
-    assert server.batches == [[1], [3]]
-    await lone
-
-
-async def test_requests_that_come_one_after_the_other_share_a_batch(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("service.domain.batcher.FILL_SECONDS", 60.0)
-    batcher = batcher_of(server, max_batch_rows=100)
-    tasks = [ask(batcher, 0), ask(batcher, 0)]
-    for number in range(20):
-        await turns(QUIET_TURNS // 2)
-        tasks.append(ask(batcher, number))
-    await asyncio.gather(*tasks)
-    assert len(server.batches) == 1
-
-
-async def test_requests_that_keep_coming_hold_a_batch_up_for_a_moment_only(server: Server) -> None:
-    batcher = batcher_of(server, max_batch_rows=10**6)
-    tasks = [ask(batcher, 0)]
-    began = asyncio.get_running_loop().time()
-    while not server.batches:
-        tasks.append(ask(batcher, 0))
-        await turns(1)
-        assert asyncio.get_running_loop().time() < began + 1
-    assert asyncio.get_running_loop().time() >= began + FILL_SECONDS
-    await asyncio.gather(*tasks)
+    second = ask(batcher, 2)
+    await turns(3)
+    assert server.batches == [[1], [2]]
+    server.gate.open()
+    await asyncio.gather(first, second)
 
 
 async def test_requests_of_one_turn_share_a_batch_and_each_gets_its_own_scores(server: Server) -> None:
