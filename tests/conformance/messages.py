@@ -67,6 +67,8 @@ def _message(name: str) -> Any:  # Any: the classes are made at run time
 
 Empty = _message("Empty")
 Payload = _message("Payload")
+EchoStatus = _message("EchoStatus")
+ResponseParameters = _message("ResponseParameters")
 SimpleRequest = _message("SimpleRequest")
 SimpleResponse = _message("SimpleResponse")
 StreamingInputCallRequest = _message("StreamingInputCallRequest")

@@ -22,6 +22,8 @@ def new_server(boundary: Boundary) -> grpc.aio.Server:
     options = [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES + MESSAGE_MARGIN),
         ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", 2**14),
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.min_ping_interval_without_data_ms", 100),
     ]
     return grpc.aio.server(handlers=[boundary], options=options)

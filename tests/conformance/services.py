@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -100,8 +100,8 @@ class Probe:
     def __init__(self) -> None:
         self._calls: dict[str, str] = {}
         self._written: Counter[str] = Counter()
-        self._at_work = 0
-        self._all_met = asyncio.Event()
+        self._here: Counter[str] = Counter()
+        self._all_here: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     @contextmanager
     def _noted(self, name: str) -> Iterator[None]:
@@ -126,11 +126,11 @@ class Probe:
         return Answer(text=json.dumps(shown), padding=bytes(request.size))
 
     async def meet(self, request: Any, context: Any) -> Any:
-        """Answers when as many calls as `count` are here."""
-        self._at_work += 1
-        if self._at_work == request.count:
-            self._all_met.set()
-        await self._all_met.wait()
+        """Answers when as many calls of one name as `count` are here."""
+        self._here[request.name] += 1
+        if self._here[request.name] == request.count:
+            self._all_here[request.name].set()
+        await self._all_here[request.name].wait()
         return Answer()
 
     async def hold(self, request: Any, context: Any) -> Any:
