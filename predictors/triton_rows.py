@@ -1,4 +1,4 @@
-"""What the Python-based backends for rows of 32-bit floats share: they answer many requests with one computation.
+"""What the Python-based backends of `predictors` share: they answer many requests with one computation.
 
 Only Triton's stub can import this, since it alone has triton_python_backend_utils.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 # The stub imports asyncio at the first request, which would then wait 30 ms longer than the others.
 import asyncio  # noqa: F401
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -16,23 +18,54 @@ import numpy as np
 import triton_python_backend_utils as triton
 from numpy.typing import NDArray
 
+from predictors.files import UnreadableModel
+
 Floats: TypeAlias = NDArray[np.float32]
 Scorer: TypeAlias = Callable[[Floats], Floats]
 TextScorer: TypeAlias = Callable[[Floats, NDArray[np.object_]], Floats]
 # The stub's own classes come without types.
 Request: TypeAlias = Any
 Response: TypeAlias = Any
+# Any: the configuration as JSON.
+Config: TypeAlias = Mapping[str, Any]
 
 
-def model_file(args: Mapping[str, str], config: Mapping[str, Any], default: str) -> Path:
-    """Returns the path of a model's file.
+class Instance(ABC):
+    """One instance of one version of a model; Triton calls `initialize` and `execute`."""
 
-    Args:
-        args: What Triton tells an instance.
-        config: The model's configuration.
-        default: The file's name if the configuration names none.
-    """
-    return Path(args["model_repository"], args["model_version"], config["default_model_filename"] or default)
+    @abstractmethod
+    def default_file(self, config: Config) -> str:
+        """Returns the name of the model's file if the configuration names none."""
+
+    @abstractmethod
+    def open(self, file: Path, config: Config) -> Rows:
+        """Opens the model's file.
+
+        Raises:
+            UnreadableModel: The file is no model of the configured type.
+            TritonModelException: The configuration does not fit.
+        """
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Opens the model's file.
+
+        Args:
+            args: What Triton tells an instance; used are ``model_config`` (JSON), ``model_repository`` (the
+                model's folder) and ``model_version``.
+
+        Raises:
+            TritonModelException: See `open`.
+        """
+        config = json.loads(args["model_config"])
+        name = config["default_model_filename"] or self.default_file(config)
+        try:
+            self._rows = self.open(Path(args["model_repository"], args["model_version"], name), config)
+        except UnreadableModel as error:
+            raise triton.TritonModelException(str(error)) from error
+
+    def execute(self, requests: Sequence[Request]) -> list[Response]:
+        """Answers each request, with its scores or with its own error."""
+        return self._rows.execute(requests)
 
 
 class Rows:
@@ -46,7 +79,7 @@ class Rows:
         TritonModelException: The configuration has other inputs and outputs.
     """
 
-    def __init__(self, config: Mapping[str, Any], scorer: Scorer) -> None:
+    def __init__(self, config: Config, scorer: Scorer) -> None:
         tensors = [*config["input"], *config["output"]]
         if len(tensors) != 2 or any(tensor["data_type"] != "TYPE_FP32" for tensor in tensors):
             raise triton.TritonModelException("the model has one input and one output, both TYPE_FP32")
@@ -90,7 +123,7 @@ class TextRows(Rows):
         TritonModelException: The configuration has other inputs and outputs.
     """
 
-    def __init__(self, config: Mapping[str, Any], scorer: TextScorer) -> None:
+    def __init__(self, config: Config, scorer: TextScorer) -> None:
         types = [tensor["data_type"] for tensor in [*config["input"], *config["output"]]]
         if types not in (["TYPE_STRING", "TYPE_FP32"], ["TYPE_FP32", "TYPE_STRING", "TYPE_FP32"]):
             raise triton.TritonModelException(

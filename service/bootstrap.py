@@ -30,6 +30,7 @@ from service.domain.recovery import Recovery
 from service.domain.registry import Registry
 from service.domain.scheduler import Scheduler
 from service.domain.shared_datasets import SharedDatasets
+from service.http2.server import Server
 from service.rpc.following import FollowingOip, FollowingPredictions
 from service.rpc.health import Health
 from service.rpc.model_servicer import ModelServicer
@@ -54,7 +55,7 @@ class SystemClock:
 class Service:
     """What the life cycle starts and stops."""
 
-    server: grpc.aio.Server
+    server: Server
     health: Health
     recovery: Recovery
     registry: Registry
@@ -129,7 +130,7 @@ def _import_limits(settings: Settings) -> ImportLimits:
 class PredictionProcess:
     """What a further process starts and stops."""
 
-    server: grpc.aio.Server
+    server: Server
     follower: Follower
     channel: grpc.aio.Channel
 

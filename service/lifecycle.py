@@ -71,7 +71,7 @@ def _bind(service: Service, settings: Settings) -> tuple[int, str]:
         raise CannotListen(_TAKEN.format(address))
     try:
         port = service.server.add_insecure_port(address)
-    except RuntimeError:
+    except OSError:
         raise CannotListen(_TAKEN.format(address)) from None
     if not several:
         return port, ""

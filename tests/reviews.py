@@ -28,6 +28,13 @@ def reviews(count: int = 300, seed: int = 0) -> pd.DataFrame:
     )
 
 
+def records_of(frame: pd.DataFrame) -> list[dict[str, object]]:
+    """Returns the rows as objects, in which a missing value is None."""
+    return [
+        {name: None if pd.isna(value) else value for name, value in row.items()} for row in frame.to_dict("records")
+    ]
+
+
 def _sentence(chance: np.random.Generator, good: bool) -> str:
     words = [*chance.choice(_FILLERS, 6), chance.choice(_WORDS[good])]
     return " ".join(str(word) for word in chance.permutation(words))

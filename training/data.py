@@ -56,6 +56,16 @@ class Rows:
         return Rows(self.features[rows], self.targets[rows], weights)
 
 
+def matrix_of(features: Floats) -> Floats:
+    """Returns features of any shape, [rows, ...], as [rows, columns]."""
+    return features.reshape(len(features), -1)
+
+
+def doubles_of(features: Floats) -> NDArray[np.float64]:
+    """Returns features of any shape, [rows, ...], as [rows, columns] in double precision."""
+    return matrix_of(features).astype(np.float64)
+
+
 @dataclass(frozen=True)
 class FeatureColumn:
     """A named column of features.

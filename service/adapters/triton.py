@@ -1,4 +1,4 @@
-"""Triton over its own stubs: load, unload, and one long-lived stream of batches a loaded version.
+"""Triton over its own stubs: start, load, unload and watch. The batches are with `triton_streams.py`.
 
 The helper classes of tritonclient cost more than the call itself, so only its generated messages are used. The package
 `inference` is never compiled here: the descriptor pool takes one copy.
@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-import time
-from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from importlib import resources
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -28,15 +23,20 @@ from service.adapters.operator_models import config_json
 from service.adapters.stub_watch import stub_is_lost
 from service.adapters.triton_config import TritonModelConfig, tensor_names
 from service.adapters.triton_names import model_of, triton_name
-from service.domain.entities import INPUT, OUTPUT, Floats, Manifest, Signature
+from service.adapters.triton_streams import (
+    FeatureStream,
+    NamedTensorStream,
+    OnnxStream,
+    OperatorStream,
+    Triton,
+    hang_up_is_unavailable,
+)
+from service.domain.entities import Manifest
 from service.domain.errors import Reason, ServiceError
-from service.domain.named_tensors import Tensor, TensorBatch, TensorType
-from service.domain.ports import InputsRefused, LoadHung, ModelCrashed
+from service.domain.ports import LoadHung
+from service.http2.client import Channel
 
 log = logging.getLogger("fitserve.triton")
-
-D = TypeVar("D")
-S = TypeVar("S")
 
 CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
@@ -60,22 +60,7 @@ PROBES = 3
 AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 """How a call ends whose Triton has gone, or was stopped."""
 
-Call = grpc.aio.StreamStreamCall[service_pb2.ModelInferRequest, service_pb2.ModelStreamInferResponse]
-
-MODEL_LOST = re.compile(
-    r"Stub process .*is not healthy|Request for unknown model|has no available versions|is not at ready state",
-    re.DOTALL,
-)
-"""What Triton answers to each batch for a Python-based model whose process was killed (which it still calls ready), and for
-a model that it has lost, as a Triton at TRITON_URL does that was started again faster than it is looked at."""
-
-LOG_PAUSE = 5.0
-"""Of a model's batches that fail, one is logged in so many seconds."""
-
 SELF_TEST_MODEL = "fitserve_self_test"
-
-PROBLEM_CHARACTERS = 1000
-"""So much is told of what an operator's code says of inputs."""
 
 Held = tuple[tuple[int, ...], int]
 """What Triton holds under a name: the versions, and the copies of each."""
@@ -98,7 +83,8 @@ class TritonInference:
         self._embedded: EmbeddedTriton | None = None
         self._url = url
         self._start_seconds = start_seconds
-        self._channel: grpc.aio.Channel | None = None
+        self._control: grpc.aio.Channel | None = None
+        self._batches: Channel | None = None
         self._address = ""
         self._version = ""
         self._held: dict[str, dict[str, Held]] = {}
@@ -124,14 +110,23 @@ class TritonInference:
     def at(cls, address: str) -> TritonInference:
         """Returns the Triton at an address, which another process has started and tested."""
         found = cls(None, address, 0.0)
-        found._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        found._connect(address)
         return found
+
+    def _connect(self, address: str) -> grpc.aio.Channel:
+        self._control = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._batches = Channel(address)
+        return self._control
 
     @property
     def _stub(self) -> service_pb2_grpc.GRPCInferenceServiceStub:
-        if self._channel is None:
+        return self._triton.stub
+
+    @property
+    def _triton(self) -> Triton:
+        if self._control is None or self._batches is None:
             raise ServiceError(Reason.TRITON_UNAVAILABLE, "Triton is not running; try again")
-        return service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        return Triton(service_pb2_grpc.GRPCInferenceServiceStub(self._control), self._batches)
 
     async def start(self) -> None:
         """Starts or finds Triton and proves with a known row that it computes."""
@@ -139,9 +134,9 @@ class TritonInference:
         self._hung.clear()
         self._held = {}
         self._address = address = await self._start_embedded() if self._new_embedded else self._url
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        control = self._connect(address)
         try:
-            await self._meet_unless_it_ends(self._channel)
+            await self._meet_unless_it_ends(control)
         except (TimeoutError, grpc.aio.AioRpcError) as error:
             raise ServiceError(
                 Reason.TRITON_UNAVAILABLE, f"Triton at {address} does not answer; check TRITON_URL and its log"
@@ -210,9 +205,11 @@ class TritonInference:
 
     async def stop(self) -> None:
         """Closes the connection, and stops Triton if it is ours."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+        control, self._control = self._control, None
+        if self._batches is not None:
+            self._batches.close()
+        if control is not None:
+            await control.close()
         if self._embedded is not None:
             await self._embedded.stop()
             self._embedded = None
@@ -245,7 +242,7 @@ class TritonInference:
         ready = service_pb2.ModelReadyRequest(name=name, version=str(manifest.version))
         try:
             async with self._loads:
-                with _hang_up_is_unavailable():
+                with hang_up_is_unavailable():
                     await self._load(request)
                     reply = await self._stub.ModelReady(ready, timeout=LOAD_SECONDS)
             if not reply.ready:  # a missing version is no error to the load
@@ -293,7 +290,7 @@ class TritonInference:
     async def _unload_name(self, name: str) -> None:
         request = service_pb2.RepositoryModelUnloadRequest(model_name=name)
         try:
-            with _hang_up_is_unavailable():
+            with hang_up_is_unavailable():
                 await self._stub.RepositoryModelUnload(request, timeout=LOAD_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise self._unload_error(error, model_of(name)) from error
@@ -312,7 +309,7 @@ class TritonInference:
     async def loaded_models(self) -> set[str]:
         """Returns the names of the models that Triton has loaded. Raises ServiceError TRITON_UNAVAILABLE."""
         try:
-            with _hang_up_is_unavailable():
+            with hang_up_is_unavailable():
                 # Only what is ready: else Triton reads the whole directory, and lists our private one too.
                 index = await self._stub.RepositoryIndex(
                     service_pb2.RepositoryIndexRequest(ready=True), timeout=self._start_seconds
@@ -330,7 +327,7 @@ class TritonInference:
         """Returns a loaded version's configuration, a serialized `inference.ModelConfigResponse`."""
         request = service_pb2.ModelConfigRequest(name=triton_name(manifest), version=str(manifest.version))
         try:
-            with _hang_up_is_unavailable():
+            with hang_up_is_unavailable():
                 response = await self._stub.ModelConfig(request, timeout=self._start_seconds)
         except grpc.aio.AioRpcError as error:
             raise ServiceError(
@@ -344,13 +341,13 @@ class TritonInference:
         """Returns a new stream to a loaded version that takes rows of features."""
         config = TritonModelConfig.of(manifest)
         names = tensor_names(config.backend)
-        return FeatureStream(self._stub, triton_name(manifest), str(manifest.version), config.shape, names)
+        return FeatureStream(self._triton, triton_name(manifest), str(manifest.version), config.shape, names)
 
     def open_tensor_stream(self, manifest: Manifest) -> NamedTensorStream:
         """Returns a new stream to a loaded version that takes named tensors."""
         kinds = {"python": OperatorStream, "onnxruntime": OnnxStream}
         kind = kinds.get(manifest.backend, NamedTensorStream)
-        return kind(self._stub, triton_name(manifest), str(manifest.version), manifest.signature)
+        return kind(self._triton, triton_name(manifest), str(manifest.version), manifest.signature)
 
     async def _self_test(self) -> None:
         """Sends a known row through a known model: a Triton that computes nothing or nonsense must not serve.
@@ -363,7 +360,7 @@ class TritonInference:
         request.parameters["config"].string_param = config.to_json([1])
         request.parameters["file:1/model.onnx"].bytes_param = model
         await self._load(request)
-        stream = FeatureStream(self._stub, SELF_TEST_MODEL, "1", (3,))
+        stream = FeatureStream(self._triton, SELF_TEST_MODEL, "1", (3,))
         rows = np.array([[1, 10, 100], [0.5, 0, -1]], np.float32)
         scores = await asyncio.wait_for(stream.infer(rows.tobytes(), 2), LOAD_SECONDS)
         await stream.close()
@@ -377,242 +374,11 @@ class TritonInference:
         await self.unload(SELF_TEST_MODEL)
 
 
-class TritonStream(ABC, Generic[D, S]):
-    """A stream of batches in the form D, whose answers have the form S.
-
-    Batches go out as `ModelStreamInfer` messages and come back in order.
-    """
-
-    def __init__(self, stub: service_pb2_grpc.GRPCInferenceServiceStub, model: str, version: str) -> None:
-        self._stub = stub
-        self._template = service_pb2.ModelInferRequest(model_name=model, model_version=version)
-        self._call: Call | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._waiting: deque[tuple[int, asyncio.Future[S]]] = deque()
-        self._writing = asyncio.Lock()
-        self._closed = False
-        self._silent_until = 0.0
-
-    @abstractmethod
-    def _message(self, batch: D, rows: int) -> service_pb2.ModelInferRequest:
-        """Returns the message of one batch.
-
-        It is a new one each time: a protobuf message keeps the memory of every value that it ever had.
-        """
-
-    @abstractmethod
-    def _read(self, response: service_pb2.ModelInferResponse, rows: int) -> S:
-        """Returns what an answer to so many rows holds. Raises ValueError, saying why, if it does not fit them."""
-
-    async def infer(self, batch: D, rows: int) -> S:
-        """Sends one batch and returns its answer."""
-        scores: asyncio.Future[S] = asyncio.get_running_loop().create_future()
-        async with self._writing:  # gRPC takes one write at a time, and the order of answers is that of the writes
-            if self._closed:
-                raise _broken()
-            request = self._message(batch, rows)
-            self._waiting.append((rows, scores))
-            try:
-                with _hang_up_is_unavailable():
-                    if self._call is not None:
-                        await self._call.write(request)
-                    else:
-                        await self._write_first(self._open(), request, scores)
-            except Exception:  # of several kinds, UsageError of a closed channel among them
-                self._break()  # which answers this batch too
-        return await scores
-
-    async def _write_first(self, call: Call, request: service_pb2.ModelInferRequest, scores: asyncio.Future[S]) -> None:
-        """Writes the first batch of a call. If the server cannot be reached, gRPC ends the call but never this write."""
-        writing = asyncio.ensure_future(call.write(request))
-        either: tuple[asyncio.Future[Any], ...] = (writing, scores)  # Any: they return different things
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if call is not self._call:
-            writing.cancel()
-        await writing
-
-    async def close(self) -> None:
-        """Ends the stream. Batches in flight, and later ones, fail."""
-        self._closed = True
-        reader, call = self._reader, self._call
-        self._break()
-        if call is not None:
-            call.cancel()
-        if reader is not None:
-            await asyncio.wait([reader])
-
-    def _open(self) -> Call:
-        self._call = self._stub.ModelStreamInfer()
-        self._reader = asyncio.get_running_loop().create_task(self._read_all(self._call))
-        return self._call
-
-    async def _read_all(self, call: Call) -> None:
-        try:
-            async for response in call:
-                if call is not self._call:
-                    return
-                self._answer(response)
-        except (grpc.aio.AioRpcError, asyncio.CancelledError):
-            pass  # what waits is told below
-        except Exception:
-            log.exception("Triton sent what is no answer for model %s", self._template.model_name)
-            call.cancel()
-        if call is self._call:
-            self._break()
-
-    def _answer(self, response: service_pb2.ModelStreamInferResponse) -> None:
-        rows, scores = self._waiting.popleft()
-        if scores.done():
-            return
-        if response.error_message:
-            scores.set_exception(self._refused(response.error_message))
-            return
-        try:
-            answer = self._read(response.infer_response, rows)
-        except ValueError as error:
-            scores.set_exception(self._refused(str(error)))
-        else:
-            scores.set_result(answer)
-
-    def _refused(self, why: str) -> ServiceError:
-        model = model_of(self._template.model_name)
-        if time.monotonic() >= self._silent_until:  # a model that always fails would fill the disk
-            self._silent_until = time.monotonic() + LOG_PAUSE
-            log.error("a batch of model %s failed in Triton: %s", model, why)
-        if MODEL_LOST.search(why):
-            return ModelCrashed(model)
-        return ServiceError(
-            Reason.INTERNAL, f"Triton could not compute a batch of model {model!r}; the log says why", {"model": model}
-        )
-
-    def _break(self) -> None:
-        """Fails everything that waits; the next batch opens a new stream."""
-        self._call = self._reader = None
-        waiting, self._waiting = self._waiting, deque()
-        for _, scores in waiting:
-            if not scores.done():
-                scores.set_exception(_broken())
-
-
-class FeatureStream(TritonStream[bytes, Floats]):
-    """Implements the port InferenceStream: rows of features [rows, *shape] to scores [rows, outputs]."""
-
-    def __init__(
-        self,
-        stub: service_pb2_grpc.GRPCInferenceServiceStub,
-        model: str,
-        version: str,
-        shape: tuple[int, ...],
-        names: tuple[str, str] = (INPUT, OUTPUT),
-    ) -> None:
-        super().__init__(stub, model, version)
-        self._template.inputs.add(name=names[0], datatype="FP32", shape=(0, *shape))
-        self._template.outputs.add(name=names[1])
-
-    def _message(self, batch: bytes, rows: int) -> service_pb2.ModelInferRequest:
-        request = service_pb2.ModelInferRequest()
-        request.CopyFrom(self._template)
-        request.inputs[0].shape[0] = rows
-        request.raw_input_contents.append(batch)
-        return request
-
-    def _read(self, response: service_pb2.ModelInferResponse, rows: int) -> Floats:
-        outputs = response.raw_output_contents
-        size = len(outputs[0]) if outputs else 0
-        if size == 0 or size % (4 * rows):
-            raise ValueError(f"{size} bytes of scores came back for {rows} rows")
-        return np.frombuffer(outputs[0], np.float32).reshape(rows, -1)
-
-
-class NamedTensorStream(TritonStream[TensorBatch, TensorBatch]):
-    """Implements the port TensorStream: named tensors to all outputs of a signature."""
-
-    def __init__(
-        self, stub: service_pb2_grpc.GRPCInferenceServiceStub, model: str, version: str, signature: Signature
-    ) -> None:
-        super().__init__(stub, model, version)
-        self._outputs = {spec.name: spec for spec in signature.outputs}
-        self._has_rows = signature.max_batch_size > 0
-        for name in self._outputs:
-            self._template.outputs.add(name=name)
-
-    def _message(self, batch: TensorBatch, rows: int) -> service_pb2.ModelInferRequest:
-        request = service_pb2.ModelInferRequest()
-        request.CopyFrom(self._template)
-        for tensor in batch.tensors:
-            request.inputs.add(name=tensor.name, datatype=tensor.dtype, shape=tensor.shape)
-        request.raw_input_contents.extend([tensor.data for tensor in batch.tensors])
-        return request
-
-    def _read(self, response: service_pb2.ModelInferResponse, rows: int) -> TensorBatch:
-        found = {
-            output.name: self._tensor(output, data, rows)
-            for output, data in zip(response.outputs, response.raw_output_contents, strict=True)
-        }
-        if found.keys() != self._outputs.keys():
-            raise ValueError(f"the outputs {sorted(found)} came back instead of {sorted(self._outputs)}")
-        return TensorBatch(rows, tuple(found[name] for name in self._outputs))
-
-    def _tensor(self, output: service_pb2.ModelInferResponse.InferOutputTensor, data: bytes, rows: int) -> Tensor:
-        """Returns an output, whose rows are those of the batch and whose bytes are those of its shape."""
-        tensor = Tensor(output.name, TensorType(output.datatype), tuple(output.shape), data)
-        if self._has_rows and tensor.shape[:1] != (rows,):
-            raise ValueError(f"output {tensor.name} came back in the shape {list(tensor.shape)} for {rows} rows")
-        try:
-            tensor.check()
-        except ValueError as error:
-            raise ValueError(f"output {tensor.name} came back with other data than its shape says: {error}") from error
-        return tensor
-
-
-class OperatorStream(NamedTensorStream):
-    """Named tensors to an operator's code, which says by `TritonError.INVALID_ARG` that inputs are wrong.
-
-    An answer of a stream has the text of an error and not its code, so a batch that fails is sent once more as a call of its
-    own. Of any other error nothing is told: what it says was not written for callers.
-    """
-
-    async def infer(self, batch: TensorBatch, rows: int) -> TensorBatch:
-        """Sends one batch and returns its answer."""
-        try:
-            return await super().infer(batch, rows)
-        except ServiceError as error:
-            if error.reason is not Reason.INTERNAL or (problem := await self._problem_of(batch, rows)) is None:
-                raise
-            raise InputsRefused(problem) from None
-
-    async def _problem_of(self, batch: TensorBatch, rows: int) -> str | None:
-        """Returns what the code says is wrong with the inputs; None if it does not say that they are wrong."""
-        try:
-            with _hang_up_is_unavailable():
-                await self._stub.ModelInfer(self._message(batch, rows))
-        except grpc.aio.AioRpcError as error:
-            if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
-                return (error.details() or "the model refuses them")[:PROBLEM_CHARACTERS]
-        return None
-
-
-class OnnxStream(OperatorStream):
-    """Named tensors to an ONNX model, which may not compute with every value, such as an index beyond the end of a table."""
-
-    async def _problem_of(self, batch: TensorBatch, rows: int) -> str | None:
-        """Returns that the inputs are wrong, without what onnxruntime says of it; None if it does not say that they are."""
-        if await super()._problem_of(batch, rows) is None:
-            return None
-        return (
-            "the model cannot compute with these values, or with lengths that differ so; send such as it was made for"
-        )
-
-
 def _config(manifest: Manifest, versions: Sequence[int], instances: int) -> str:
     """Returns the configuration that a load gives to Triton: ours, or the operator's own."""
     if manifest.of_operator:
         return config_json(manifest.own_config, manifest.model, versions, instances)
     return replace(TritonModelConfig.of(manifest), name=triton_name(manifest)).to_json(versions, instances)
-
-
-def _broken() -> ServiceError:
-    return ServiceError(Reason.TRITON_UNAVAILABLE, "the connection to Triton broke; try again")
 
 
 async def _done_before(alarm: Awaitable[object], work: Awaitable[object]) -> bool:
@@ -629,15 +395,3 @@ async def _done_before(alarm: Awaitable[object], work: Awaitable[object]) -> boo
         for future in both:
             future.cancel()
         await asyncio.wait(both)
-
-
-@contextmanager
-def _hang_up_is_unavailable() -> Iterator[None]:
-    """Turns the end of a call by a closed channel, which looks like a cancelled task, into TRITON_UNAVAILABLE."""
-    try:
-        yield
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        raise _broken() from None

@@ -12,12 +12,17 @@ from google.protobuf import struct_pb2
 from service.contract_values import LABEL_DTYPES, value_of_label
 from service.domain.entities import Floats, Signature, ValueKind
 from service.domain.predictor import Prediction
+from service.rpc.number_values import list_values, number_lists, number_values
 from service.rpc.tensors import DTYPES, sized, texts_tensor
 
 HAND_TYPED = ("rows", "records")
 """The forms of inputs that are answered with plain values instead of tensors."""
 
 NULL = struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
+NO_PREDICTION = prediction_service_pb2.PredictResponse(predictions=[NULL]).SerializeToString()
+
+FEW = 64
+"""So many numbers are written one by one, which is faster for them."""
 
 MAX_CODECS = 256
 """The labels of so many versions are kept ready."""
@@ -39,6 +44,13 @@ class LabelCodec:
     def values(self) -> list[struct_pb2.Value]:
         """The labels as JSON-like values."""
         return [value_of_label(label) for label in self.signature.classes]
+
+    @cached_property
+    def predictions(self) -> list[bytes]:
+        """Replies with each label as their one prediction: joined ones are the reply to several rows."""
+        return [
+            prediction_service_pb2.PredictResponse(predictions=[value]).SerializeToString() for value in self.values
+        ]
 
     @cached_property
     def _array(self) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
@@ -86,7 +98,8 @@ class Replies:
         if form in HAND_TYPED:
             rows = zip(indices.tolist(), scores.tolist(), strict=True)
             # The highest score is NaN if any is, and a NaN does not equal itself.
-            reply.predictions.extend([codec.values[best] if row[best] == row[best] else NULL for best, row in rows])
+            labels = [codec.predictions[best] if row[best] == row[best] else NO_PREDICTION for best, row in rows]
+            reply.MergeFromString(b"".join(labels))
         else:
             reply.prediction_tensor.CopyFrom(codec.tensor(indices))
         if include_probabilities:
@@ -108,7 +121,10 @@ class Replies:
         reply: prediction_service_pb2.PredictResponse, values: np.ndarray[tuple[int], np.dtype[np.float32]], form: str
     ) -> None:
         if form in HAND_TYPED:
-            reply.predictions.extend([number_or_null(value) for value in values.tolist()])
+            if _many_numbers(values):
+                reply.MergeFromString(number_values(reply.PREDICTIONS_FIELD_NUMBER, values))
+            else:
+                reply.predictions.extend([number_or_null(value) for value in values.tolist()])
         else:
             reply.prediction_tensor.dtype = data_pb2.DATA_TYPE_FP32
             reply.prediction_tensor.shape.append(len(values))
@@ -118,7 +134,10 @@ class Replies:
     def _write_several(reply: prediction_service_pb2.PredictResponse, scores: Floats, form: str) -> None:
         """Writes several values a row: a list each, or a tensor [rows, values]."""
         if form in HAND_TYPED:
-            reply.predictions.extend([struct_pb2.Value(list_value=_list_of(row)) for row in scores.tolist()])
+            if _many_numbers(scores):
+                reply.MergeFromString(list_values(reply.PREDICTIONS_FIELD_NUMBER, scores))
+            else:
+                reply.predictions.extend([struct_pb2.Value(list_value=_list_of(row)) for row in scores.tolist()])
         else:
             reply.prediction_tensor.dtype = data_pb2.DATA_TYPE_FP32
             reply.prediction_tensor.shape.extend(scores.shape)
@@ -127,11 +146,19 @@ class Replies:
     @staticmethod
     def _write_probabilities(reply: prediction_service_pb2.PredictResponse, scores: Floats, form: str) -> None:
         if form in HAND_TYPED:
-            reply.probabilities.extend([_list_of(row) for row in scores.tolist()])
+            if _many_numbers(scores):
+                reply.MergeFromString(number_lists(reply.PROBABILITIES_FIELD_NUMBER, scores))
+            else:
+                reply.probabilities.extend([_list_of(row) for row in scores.tolist()])
         else:
             reply.probability_tensor.dtype = data_pb2.DATA_TYPE_FP32
             reply.probability_tensor.shape.extend(scores.shape)
             reply.probability_tensor.data = scores.tobytes()
+
+
+def _many_numbers(values: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bool:
+    """Returns whether values are best written as bytes at once, which NaN and infinity cannot be: they are null."""
+    return values.size > FEW and bool(np.isfinite(values).all())
 
 
 def _list_of(row: list[float]) -> struct_pb2.ListValue:

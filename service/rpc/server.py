@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import grpc
-import grpc.aio
 from fitserve.v1 import (
     model_service_pb2_grpc,
     prediction_service_pb2_grpc,
@@ -15,6 +13,7 @@ from fitserve.v1 import (
 from grpc_health.v1 import health, health_pb2_grpc
 from tritonclient.grpc import service_pb2_grpc as oip_pb2_grpc
 
+from service.http2.server import Server
 from service.rpc.boundary import Boundary, Methods
 from service.rpc.following import FollowingOip, FollowingPredictions
 from service.rpc.model_servicer import ModelServicer
@@ -60,9 +59,7 @@ class Servicers:
     health: health.aio.HealthServicer
 
 
-def build_server(
-    servicers: Servicers, max_calls: int, max_message_bytes: int, share_port: bool = False
-) -> grpc.aio.Server:
+def build_server(servicers: Servicers, max_calls: int, max_message_bytes: int, share_port: bool = False) -> Server:
     """Returns a server that is not started and has no port yet.
 
     Args:
@@ -77,18 +74,18 @@ def build_server(
     health_pb2_grpc.add_HealthServicer_to_server(servicers.health, methods.server)
     add_reflection(methods, (*SERVICES, health.SERVICE_NAME))
     boundary = Boundary(methods.handlers, max_calls, max_message_bytes)
-    return grpc.aio.server(handlers=[boundary], options=_options(max_message_bytes, share_port))
+    return Server(boundary, max_message_bytes + MESSAGE_MARGIN, share_port)
 
 
 def build_following_server(
     predictions: FollowingPredictions, oip: FollowingOip, relay: Relay, max_calls: int, max_message_bytes: int
-) -> grpc.aio.Server:
+) -> Server:
     """Returns the server of a further process, not started and without a port yet: what it does not do is passed on."""
     methods = Methods()
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(predictions, methods.server)
     handlers = {**relay.handlers(), **methods.handlers, **oip.handlers()}
     boundary = Boundary(handlers, max_calls, max_message_bytes)
-    return grpc.aio.server(handlers=[boundary], options=_options(max_message_bytes, share_port=True))
+    return Server(boundary, max_message_bytes + MESSAGE_MARGIN, share_port=True)
 
 
 def _options(max_message_bytes: int, share_port: bool) -> list[tuple[str, int]]:

@@ -14,9 +14,9 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2
 
+from service.http2.server import Keepalive, Server
 from service.rpc import uploads
 from service.rpc.boundary import LARGE_BYTES, Boundary, Methods, large_message
-from service.rpc.server import keepalive_options
 
 Message = health_pb2.HealthCheckRequest  # with one text field
 SERVICE = "test.Echo"
@@ -92,7 +92,7 @@ async def serving(handlers: Handlers, service: str = SERVICE, **limits: Any) -> 
     for name in (SERVICE, service):
         methods.add_registered_method_handlers(name, behaviors)
     boundary = Boundary(methods.handlers, **({"max_calls": 1, "max_message_bytes": 2**20} | limits))
-    server = grpc.aio.server(handlers=[boundary], options=keepalive_options(1000, 3000))
+    server = Server(boundary, 2**22, keepalive=Keepalive(1.0, 3.0))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     handlers.address = f"127.0.0.1:{port}"

@@ -228,29 +228,21 @@ def test_missing_requirements_are_named_with_the_command_that_installs_them(
     assert client.load(name).state == "LOADED"
 
 
+def installed(directory: Path, requirements: str) -> subprocess.CompletedProcess[str]:
+    """Places a model and has what it requires installed."""
+    place(directory, "echo")
+    (directory / "echo" / "requirements.txt").write_text(requirements)
+    command = [ROOT / ".venv-triton/bin/python", "-m", "triton_runtime", "install", directory / "echo"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 def test_what_is_installed_already_is_not_installed_again(tmp_path: Path) -> None:
-    place(tmp_path, "echo")
-    (tmp_path / "echo" / "requirements.txt").write_text("numpy<2\n")
-    done = subprocess.run(
-        [ROOT / ".venv-triton/bin/python", "-m", "triton_runtime", "install", tmp_path / "echo"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = installed(tmp_path, "numpy<2\n")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_bad_requirement_is_told(tmp_path: Path) -> None:
-    place(tmp_path, "echo")
-    (tmp_path / "echo" / "requirements.txt").write_text("-r /etc/passwd\n")
-    done = subprocess.run(
-        [ROOT / ".venv-triton/bin/python", "-m", "triton_runtime", "install", tmp_path / "echo"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = installed(tmp_path, "-r /etc/passwd\n")
     assert done.returncode == 1
     assert "one requirement a line" in done.stderr
 

@@ -1,4 +1,4 @@
-"""Models of named tensors over REST, in FitServe's own JSON and in that of the Open Inference Protocol."""
+"""Models of named tensors and of free texts over REST, in FitServe's own JSON and in that of the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import tritonclient.http as triton_http
 from google.protobuf import json_format
 
 from tests.contract.test_named_tensors import floats, texts
+from tests.gateway.test_gateway_rest import fit, states
 from tests.gateway_process import GatewayProcess, Json
 from tests.operator_model import place
+from tests.reviews import records_of, reviews
 from tests.service_process import ServiceProcess
 
 WORDS = ["köln", ""]
@@ -147,3 +149,71 @@ def test_what_the_code_says_of_wrong_inputs_comes_back(gateway: GatewayProcess, 
     refused = gateway.call("POST", f"/v2/models/{echo}/infer", {"inputs": [text, numbers]})
     assert refused.status == 400
     assert problem in refused.json["error"]
+
+
+# -- columns of free text --------------------------------------------------------------------------------------------
+
+
+TEXTS = {"inline": {"inputs": {"records": [{"review": "good"}, {"review": "bad"}] * 5}, "labels": ["a", "b"] * 5}}
+
+
+@pytest.fixture(scope="module")
+def reader(gateway: GatewayProcess) -> Iterator[str]:
+    """A loaded model that was trained over REST on reviews, beside a number and two categories."""
+    sent = reviews(300)
+    inputs = {"records": records_of(sent.drop(columns="verdict"))}
+    order: Json = {
+        "logistic_regression": None,
+        "catboost": {"iterations": 30},
+        "text_columns": ["review"],
+        "load": True,
+    }
+    job = fit(gateway, "reviews-rest", **order, inline={"inputs": inputs, "labels": sent["verdict"].tolist()})
+    assert states(gateway, job)[-1] == "JOB_STATE_SUCCEEDED"
+    yield "reviews-rest"
+    gateway.call("DELETE", "/v1/models/reviews-rest?force=true")
+
+
+def columns_of(gateway: GatewayProcess, model: str) -> Json:
+    return gateway.call("GET", f"/v1/models/{model}").json["model"]["versions"][0]["signature"]["columns"]
+
+
+def test_words_are_learned_from_over_rest(service: ServiceProcess, gateway: GatewayProcess, reader: str) -> None:
+    asked = reviews(200, seed=1)
+    records = records_of(asked.drop(columns="verdict"))
+    fields = {"inputs": {"records": records}, "include_probabilities": True}
+    found = gateway.call("POST", f"/v1/models/{reader}:predict", fields).json
+    assert np.mean(found["predictions"] == asked["verdict"]) > 0.8
+    with fitserve.Client(service.address) as client:
+        assert found["probabilities"] == client.predict_proba(reader, records).probabilities.tolist()
+    columns = columns_of(gateway, reader)
+    assert [one["name"] for one in columns if one["kind"] == "COLUMN_KIND_TEXT"] == ["review"]
+
+
+def test_a_text_that_does_not_fit_is_named_over_rest(gateway: GatewayProcess, reader: str) -> None:
+    (record,) = records_of(reviews(1).drop(columns="verdict"))
+    path = f"/v1/models/{reader}:predict"
+    answer = gateway.call("POST", path, {"inputs": {"records": [record | {"review": 3}]}})
+    assert (answer.status, answer.json["code"]) == (400, 3)
+    assert "inputs.records[0].review: it is a number, but the column holds texts" in answer.json["message"]
+    lone = {"inputs": {"records": [{"review": "lovely"}]}}
+    assert "price" in gateway.call("POST", path, lone).json["message"]
+    refused = gateway.call(
+        "POST", f"/v1/models/{reader}-2:fit", {"random_forest": {}, "text_columns": ["review"], **TEXTS}
+    )
+    assert refused.status == 400
+    assert "text_columns: random_forest learns nothing from free text; use catboost" in refused.json["message"]
+
+
+def test_infer_takes_features_and_texts(gateway: GatewayProcess, reader: str) -> None:
+    record = {"price": 80, "city": "Rome", "title": "stay", "review": "a lovely room"}
+    fields = {"inputs": {"records": [record]}, "include_probabilities": True}
+    expected = gateway.call("POST", f"/v1/models/{reader}:predict", fields).json["probabilities"]
+    values = {"city": 1, "price": 80, "title": 1}  # of the categories Oslo, Rome, Wien and short, stay the second
+    columns = columns_of(gateway, reader)
+    data = [values[one["name"]] for one in columns if one["kind"] != "COLUMN_KIND_TEXT"]
+    features = {"name": "features", "datatype": "FP32", "shape": [1, 3], "data": data}
+    words = {"name": "texts", "datatype": "BYTES", "shape": [1, 1], "data": [record["review"]]}
+    (scores,) = gateway.call("POST", f"/v2/models/{reader}/infer", {"inputs": [features, words]}).json["outputs"]
+    assert scores["shape"] == [1, 2]
+    assert np.allclose([scores["data"]], expected, atol=1e-6)

@@ -15,7 +15,7 @@ from fitserve import errors
 from fitserve.v1 import data_pb2
 from google.protobuf import json_format, struct_pb2
 
-from tests.reviews import reviews
+from tests.reviews import records_of, reviews
 from tests.service_process import ServiceProcess
 from training.data import Rows, split
 
@@ -31,12 +31,6 @@ def model(service: ServiceProcess) -> Iterator[str]:
         client.fit("reviews", SENT, load=True, **OPTIONS).wait(120)
         yield "reviews"
         client.remove("reviews", force=True)
-
-
-def records_of(frame: pd.DataFrame) -> list[dict[str, object]]:
-    return [
-        {name: None if pd.isna(value) else value for name, value in row.items()} for row in frame.to_dict("records")
-    ]
 
 
 def test_words_are_learned_from_and_the_signature_shows_the_text(client: fitserve.Client, model: str) -> None:

@@ -36,6 +36,10 @@ input [{ name: "features" data_type: TYPE_FP32 dims: [2] }]
 output [{ name: "scores" data_type: TYPE_FP32 dims: [2] }]
 instance_group [{ kind: KIND_CPU count: 1 }]
 """
+FOREST, NATIVE = (
+    CONFIG.replace("onnxruntime", backend) + 'default_model_filename: "model.onnx"'
+    for backend in ("fil", "fitserve_native")
+)
 # Requests wait for company up to this long, so that a test sees several of them in one batch.
 BATCHING = "dynamic_batching { max_queue_delay_microseconds: 300000 preferred_batch_size: [8] }"
 
@@ -434,6 +438,8 @@ def test_only_the_outputs_asked_for_are_returned(triton: GRPCInferenceServiceStu
         ("corrupt", b"no model", CONFIG, "model.onnx cannot be loaded"),
         ("type", adder(1), CONFIG.replace("FP32", "FP64"), "is configured as TYPE_FP64"),
         ("tensor", adder(1), CONFIG.replace("scores", "labels"), "the model has no output 'labels'"),
+        ("forest", b"no model", FOREST, "model.onnx is no model of the type xgboost_ubj"),
+        ("native", b"no model", NATIVE, "model.onnx has a format that is not known"),
     ],
 )
 def test_a_model_that_cannot_work_is_refused_when_it_is_loaded(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from google.protobuf import json_format
@@ -16,7 +19,7 @@ TWO_VALUES = Signature(Task.REGRESSION, (1,), (), False, (), None, targets=("a",
 NAN, INFINITY = float("nan"), float("inf")
 
 
-def written(signature: Signature, scores: list[list[float]], form: str = "rows") -> dict[str, object]:
+def written(signature: Signature, scores: list[list[float]], form: str = "rows") -> dict[str, Any]:  # JSON
     prediction = Prediction("m", 1, signature, np.array(scores, np.float32))
     return json_format.MessageToDict(Replies().write(prediction, form, include_probabilities=True))
 
@@ -31,6 +34,25 @@ def test_a_row_without_probabilities_has_no_label() -> None:
 def test_a_value_that_json_does_not_know_is_null(odd: float) -> None:
     assert written(ONE_VALUE, [[1.5], [odd]])["predictions"] == [1.5, None]
     assert written(TWO_VALUES, [[1.5, odd]])["predictions"] == [[1.5, None]]
+
+
+@pytest.mark.parametrize("signature", [CLASSES, ONE_VALUE, TWO_VALUES], ids=["classes", "one value", "two values"])
+@pytest.mark.parametrize("odd", [NAN, INFINITY, -INFINITY])
+def test_many_rows_are_written_as_each_alone(signature: Signature, odd: float) -> None:
+    width = 1 if signature is ONE_VALUE else 2
+    rows = np.random.default_rng(0).random((100, width)).tolist()
+    for scores in (rows, [*rows[:50], [odd] * width, *rows[50:]]):
+        alone = [written(signature, [row]) for row in scores]
+        together = written(signature, scores)
+        for kind in ("predictions", "probabilities"):
+            values = [value for reply in alone for value in reply.get(kind, [])]
+            assert together.get(kind, []) == values
+
+
+def test_rows_of_many_scores_are_written_whole() -> None:
+    signature = replace(TWO_VALUES, targets=tuple(f"day {day}" for day in range(2000)))
+    scores = np.arange(6000, dtype=np.float32).reshape(3, 2000)
+    assert written(signature, scores.tolist())["predictions"] == scores.tolist()
 
 
 def test_tensors_keep_what_is_no_number() -> None:

@@ -14,7 +14,7 @@ from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor, RandomFo
 
 from training.algorithms import losses
 from training.algorithms.base import Problem
-from training.data import Floats, Rows
+from training.data import Floats, Rows, matrix_of
 from training.errors import invalid_field
 from training.export import trees
 from training.progress import Progress
@@ -86,7 +86,7 @@ class ForestFamily:
         """Grows the forest, some trees at a time, so that there is progress to report."""
         losses.check_targets(self.parameters["criterion"], train.targets, f"{self._name}.criterion", "squared_error")
         total = self._forest.n_estimators
-        features = _matrix(train.features)
+        features = matrix_of(train.features)
         grown, step = 0, self._problem.cores
         while grown < total:
             start = time.monotonic()
@@ -102,7 +102,7 @@ class ForestFamily:
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         """Returns the class probabilities or the values."""
-        matrix = _matrix(features)
+        matrix = matrix_of(features)
         if self._problem.task == "regression":
             return np.asarray(self._forest.predict(matrix), np.float64).reshape(len(features), -1)
         return np.asarray(self._forest.predict_proba(matrix), np.float64)
@@ -151,8 +151,3 @@ def _check_criterion(criterion: Json, problem: Problem, field: str) -> None:
     allowed = _CRITERIA[problem.task]
     if criterion not in allowed:
         raise invalid_field(field, f"{criterion} is no criterion for {problem.task}; use one of {', '.join(allowed)}")
-
-
-def _matrix(features: Floats) -> Floats:
-    """Returns the features as [rows, columns]."""
-    return features.reshape(len(features), -1)

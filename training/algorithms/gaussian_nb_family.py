@@ -13,7 +13,7 @@ from onnx import helper
 from sklearn.naive_bayes import GaussianNB
 
 from training.algorithms.base import Problem
-from training.data import Floats, Rows
+from training.data import Floats, Rows, doubles_of
 from training.export import graph, products
 from training.progress import Progress
 from training.spec import Json, effective_parameters
@@ -33,12 +33,12 @@ class Family:
 
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
         """Computes means and variances, in one step."""
-        self._classifier.fit(_matrix(train.features), train.targets, sample_weight=train.weights)
+        self._classifier.fit(doubles_of(train.features), train.targets, sample_weight=train.weights)
         progress.step(1, 1, "iteration")
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         """Returns the class probabilities."""
-        probabilities: NDArray[np.float64] = self._classifier.predict_proba(_matrix(features))
+        probabilities: NDArray[np.float64] = self._classifier.predict_proba(doubles_of(features))
         return probabilities
 
     def export(self) -> onnx.ModelProto:
@@ -60,8 +60,3 @@ class Family:
             *products.probabilities("densities"),
         ]
         return graph.model(nodes, constants, self._problem.feature_shape, self._problem.class_count)
-
-
-def _matrix(features: Floats) -> NDArray[np.float64]:
-    """Returns the features as [rows, columns] in double precision."""
-    return features.reshape(len(features), -1).astype(np.float64)

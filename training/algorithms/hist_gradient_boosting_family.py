@@ -17,7 +17,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 
 from training.algorithms import losses
 from training.algorithms.base import Problem
-from training.data import Floats, Integers, Rows
+from training.data import Floats, Integers, Rows, doubles_of
 from training.errors import invalid_field
 from training.export import boosted, trees
 from training.export.code_sets import CodeSet
@@ -73,7 +73,7 @@ class Family:
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
         """Trains the model; the losses on both sets of rows are read from what scikit-learn prints after each round."""
         losses.check_targets(self.parameters["loss"], train.targets, "hist_gradient_boosting.loss", "squared_error")
-        features = _matrix(train.features)
+        features = doubles_of(train.features)
         # A column without any value has no bins, which scikit-learn does not expect; nothing is learned from it.
         features[:, np.isnan(features).all(axis=0)] = 0.0
         with contextlib.redirect_stdout(_RoundLines(progress)):
@@ -81,13 +81,13 @@ class Family:
                 features,
                 train.targets,
                 sample_weight=train.weights,
-                X_val=_matrix(validation.features),
+                X_val=doubles_of(validation.features),
                 y_val=validation.targets,
             )
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         """Returns the class probabilities or the values."""
-        matrix = _matrix(features)
+        matrix = doubles_of(features)
         if self._problem.task == "regression":
             return np.asarray(self._booster.predict(matrix), np.float64).reshape(-1, 1)
         return np.asarray(self._booster.predict_proba(matrix), np.float64)
@@ -170,8 +170,3 @@ def _check_categories(parameters: Mapping[str, Json], problem: Problem) -> None:
                 f"it has {column.count} categories and hist_gradient_boosting splits {most} (max_bins, at most 255); group "
                 "rare ones, or use xgboost",
             )
-
-
-def _matrix(features: Floats) -> NDArray[np.float64]:
-    """Returns the features as [rows, columns] in double precision."""
-    return features.reshape(len(features), -1).astype(np.float64)

@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from training.algorithms.base import Problem
-from training.data import Floats, Rows
+from training.data import Floats, Rows, doubles_of
 from training.errors import invalid_field
 from training.export import graph, products
 from training.progress import Progress
@@ -53,7 +53,7 @@ class Family:
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
         """Keeps the rows, in one step. The service lets none with weights come here, which the library cannot take."""
         _check(train, self._count)
-        self._points = self._scaler.fit_transform(_matrix(train.features))
+        self._points = self._scaler.fit_transform(doubles_of(train.features))
         self._largest = max(float((self._points**2).sum(axis=1).max()), _SMALLEST)
         self._targets = train.targets
         self._values = train.targets.reshape(len(train), -1).astype(np.float64)
@@ -62,7 +62,7 @@ class Family:
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         """Returns the class probabilities or the values."""
-        points = self._scaler.transform(_matrix(features))
+        points = self._scaler.transform(doubles_of(features))
         parts = np.split(points, range(_PREDICT_ROWS, len(points), _PREDICT_ROWS))
         return np.concatenate([self._predict_part(part) for part in parts])
 
@@ -200,8 +200,3 @@ def _check(train: Rows, count: int) -> None:
             f"there are {rows} rows to train on, with {train.features.size} values; the model would hold them all, and "
             f"{_MOST_ROWS} rows with {_MOST_VALUES} values are allowed; give fewer, or use another algorithm",
         )
-
-
-def _matrix(features: Floats) -> NDArray[np.float64]:
-    """Returns the features as [rows, columns] in double precision."""
-    return features.reshape(len(features), -1).astype(np.float64)

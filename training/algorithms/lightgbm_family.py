@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from training.algorithms import losses, weights
 from training.algorithms.base import Problem
-from training.data import Floats, Rows
+from training.data import Floats, Rows, matrix_of
 from training.export import boosted, trees
 from training.export.code_sets import CodeSet
 from training.progress import Progress
@@ -70,13 +70,13 @@ class Family:
         rounds = self.parameters["n_estimators"]
         assert isinstance(rounds, int)
         train_set = lightgbm.Dataset(
-            _matrix(train.features),
+            matrix_of(train.features),
             train.targets,
             weight=weights.of_rows(train, self.parameters["class_weight"]),
             categorical_feature=[column.place for column in self._problem.categories],
             params=arguments,
         )
-        validation_set = train_set.create_valid(_matrix(validation.features), validation.targets)
+        validation_set = train_set.create_valid(matrix_of(validation.features), validation.targets)
         self._booster = lightgbm.train(
             arguments,
             train_set,
@@ -88,10 +88,7 @@ class Family:
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         """Returns the class probabilities or the values."""
-        predictions = np.asarray(self._booster.predict(_matrix(features)), np.float64)
-        if self._problem.class_count == 2:
-            return np.stack([1.0 - predictions, predictions], axis=1)
-        return predictions.reshape(len(features), -1)
+        return boosted.scores_of(self._booster.predict(matrix_of(features)), self._problem.class_count)
 
     def export(self) -> onnx.ModelProto:
         """Returns the trees as one ONNX operation, followed by the inverse of the objective's link."""
@@ -198,8 +195,3 @@ def _integers(section: Mapping[str, str], name: str) -> NDArray[np.int64]:
 
 def _doubles(section: Mapping[str, str], name: str) -> NDArray[np.float64]:
     return np.array(section[name].split(), np.float64)
-
-
-def _matrix(features: Floats) -> Floats:
-    """Returns the features as [rows, columns]."""
-    return features.reshape(len(features), -1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -13,8 +12,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from training.algorithms.base import Problem
-from training.data import Floats, Rows
-from training.export import graph, products
+from training.data import Floats, Rows, doubles_of
+from training.export import products
 from training.progress import Progress
 from training.spec import Json
 
@@ -40,13 +39,13 @@ class LinearFamily:
 
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
         """Trains the model; the solvers show nothing until they end, so there is one step."""
-        self._pipeline.fit(_matrix(train.features), train.targets, regress__sample_weight=train.weights)
+        self._pipeline.fit(doubles_of(train.features), train.targets, regress__sample_weight=train.weights)
         iterations = int(np.max(getattr(self._regressor, "n_iter_", None) or 1))  # of ElasticNet
         progress.step(iterations, iterations, "iteration")
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         """Returns the values."""
-        values: NDArray[np.float64] = self._pipeline.predict(_matrix(features))
+        values: NDArray[np.float64] = self._pipeline.predict(doubles_of(features))
         return values.reshape(len(features), -1)
 
     def export(self) -> onnx.ModelProto:
@@ -54,26 +53,4 @@ class LinearFamily:
         scaler = self._pipeline["scale"]
         weights = np.atleast_2d(self._regressor.coef_) / scaler.scale_
         bias = np.atleast_1d(self._regressor.intercept_) - weights @ scaler.mean_
-        return model_of(weights, bias, self._problem.feature_shape)
-
-
-def model_of(weights: NDArray[np.float64], bias: NDArray[np.float64], feature_shape: Sequence[int]) -> onnx.ModelProto:
-    """Returns the model of values that are linear in the features.
-
-    Args:
-        weights: One row a value, [values, columns].
-        bias: What is added, [values].
-        feature_shape: The shape of one row.
-    """
-    constants: dict[str, NDArray[np.generic]] = {}
-    nodes = [
-        *products.doubles(),
-        *products.affine("doubles", weights, bias, "values", constants),
-        products.to_scores("values"),
-    ]
-    return graph.model(nodes, constants, feature_shape, len(weights))
-
-
-def _matrix(features: Floats) -> NDArray[np.float64]:
-    """Returns the features as [rows, columns] in double precision."""
-    return features.reshape(len(features), -1).astype(np.float64)
+        return products.model(weights, bias, self._problem.feature_shape, classes=False)

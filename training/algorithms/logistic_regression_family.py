@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -14,8 +14,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from training.algorithms.base import Problem
-from training.data import Floats, Rows
-from training.export import graph, products
+from training.data import Floats, Rows, doubles_of
+from training.export import products
 from training.progress import Progress
 from training.spec import Json, effective_parameters
 
@@ -46,13 +46,13 @@ class Family:
 
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
         """Trains the model; the solver shows nothing until it ends, so there is one step."""
-        self._pipeline.fit(_matrix(train.features), train.targets, classify__sample_weight=train.weights)
+        self._pipeline.fit(doubles_of(train.features), train.targets, classify__sample_weight=train.weights)
         iterations = int(self._classifier.n_iter_.max())
         progress.step(iterations, iterations, "iteration")
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         """Returns the class probabilities."""
-        probabilities: NDArray[np.float64] = self._pipeline.predict_proba(_matrix(features))
+        probabilities: NDArray[np.float64] = self._pipeline.predict_proba(doubles_of(features))
         return probabilities
 
     def export(self) -> onnx.ModelProto:
@@ -61,7 +61,7 @@ class Family:
         coefficients, intercept = decisions(self._classifier)
         weights = coefficients / scaler.scale_
         bias = intercept - weights @ scaler.mean_
-        return model_of(weights, bias, self._problem.feature_shape)
+        return products.model(weights, bias, self._problem.feature_shape, classes=True)
 
 
 def decisions(classifier: LogisticRegression) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -71,25 +71,3 @@ def decisions(classifier: LogisticRegression) -> tuple[NDArray[np.float64], NDAr
         return coefficients, intercept
     # scikit-learn keeps one decision value for two; the softmax over zero and it is its logistic function.
     return np.vstack([np.zeros_like(coefficients), coefficients]), np.array([0.0, float(np.ravel(intercept)[0])])
-
-
-def model_of(weights: NDArray[np.float64], bias: NDArray[np.float64], feature_shape: Sequence[int]) -> onnx.ModelProto:
-    """Returns the model of classes whose logits are linear in the features.
-
-    Args:
-        weights: One row a class, [classes, columns].
-        bias: What is added, [classes].
-        feature_shape: The shape of one row.
-    """
-    constants: dict[str, NDArray[np.generic]] = {}
-    nodes = [
-        *products.doubles(),
-        *products.affine("doubles", weights, bias, "decisions", constants),
-        *products.probabilities("decisions"),
-    ]
-    return graph.model(nodes, constants, feature_shape, len(weights))
-
-
-def _matrix(features: Floats) -> NDArray[np.float64]:
-    """Returns the features as [rows, columns] in double precision."""
-    return features.reshape(len(features), -1).astype(np.float64)

@@ -19,7 +19,7 @@ from sklearn.svm import SVC, SVR
 
 from training.algorithms import losses, weights
 from training.algorithms.base import Problem
-from training.data import Floats, Rows
+from training.data import Floats, Rows, doubles_of
 from training.errors import invalid_field
 from training.export import graph, products
 from training.progress import Progress
@@ -64,7 +64,7 @@ class Family:
 
     def fit(self, train: Rows, validation: Rows, progress: Progress) -> None:
         """Trains the model; the solver shows nothing until it ends, so there is one step."""
-        features = self._scaler.fit_transform(_matrix(train.features))
+        features = self._scaler.fit_transform(doubles_of(train.features))
         if self._problem.task == "classification":
             # The probabilities are fitted to decisions about rows that the machine that decides has not seen.
             folds = min(_FOLDS, int(np.bincount(train.targets.astype(np.int64)).min()))
@@ -83,7 +83,7 @@ class Family:
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         """Returns the class probabilities or the values."""
-        matrix = self._scaler.transform(_matrix(features))
+        matrix = self._scaler.transform(doubles_of(features))
         if self._problem.task == "classification":
             return np.asarray(self._model.predict_proba(matrix), np.float64)
         return np.asarray(self._model.predict(matrix), np.float64).reshape(-1, 1)
@@ -233,8 +233,3 @@ def _shares(classes: int, constants: dict[str, NDArray[np.generic]]) -> list[onn
         helper.make_node("Div", ["apart", "total"], ["shares"]),
         products.to_scores("shares"),
     ]
-
-
-def _matrix(features: Floats) -> NDArray[np.float64]:
-    """Returns the features as [rows, columns] in double precision."""
-    return features.reshape(len(features), -1).astype(np.float64)

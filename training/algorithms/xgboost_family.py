@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from training.algorithms import losses, weights
 from training.algorithms.base import Problem
-from training.data import Floats, Rows
+from training.data import Floats, Rows, matrix_of
 from training.export import boosted, trees
 from training.export.code_sets import CodeSet
 from training.progress import Progress
@@ -73,10 +73,7 @@ class Family:
 
     def predict(self, features: Floats) -> NDArray[np.float64]:
         """Returns the class probabilities or the values."""
-        predictions = np.asarray(self._booster.inplace_predict(_matrix(features)), np.float64)
-        if self._problem.class_count == 2:
-            return np.stack([1.0 - predictions, predictions], axis=1)
-        return predictions.reshape(len(features), -1)
+        return boosted.scores_of(self._booster.inplace_predict(matrix_of(features)), self._problem.class_count)
 
     def export(self) -> onnx.ModelProto:
         """Returns the trees as one ONNX operation, followed by the inverse of the objective's link."""
@@ -99,7 +96,7 @@ class Family:
         self, rows: Rows, counts: NDArray[np.float64] | None, ref: xgboost.QuantileDMatrix | None
     ) -> xgboost.QuantileDMatrix:
         """Returns rows, which count as given, in the bins of `ref`, or in bins of their own."""
-        features = _matrix(rows.features)
+        features = matrix_of(rows.features)
         types = ["q"] * features.shape[1]
         for column in self._problem.categories:
             types[column.place] = "c"
@@ -188,8 +185,3 @@ def _reachable(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.
         inner = level[left[level] >= 0]
         level = np.concatenate([left[inner], right[inner]])
     return reached
-
-
-def _matrix(features: Floats) -> Floats:
-    """Returns the features as [rows, columns]."""
-    return features.reshape(len(features), -1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -67,6 +69,26 @@ def squared_distances(points: NDArray[np.float64], constants: dict[str, NDArray[
         helper.make_node("Add", ["partial", "square"], ["rounded"]),
         helper.make_node("Max", ["rounded", "nothing"], ["distances"]),
     ]
+
+
+def model(
+    weights: NDArray[np.float64], bias: NDArray[np.float64], feature_shape: Sequence[int], classes: bool
+) -> onnx.ModelProto:
+    """Returns the model of values, or of classes whose logits, are linear in the features.
+
+    Args:
+        weights: One row a value or class, [scores, columns].
+        bias: What is added, [scores].
+        feature_shape: The shape of one row.
+        classes: Whether the scores are probabilities of classes.
+    """
+    constants: dict[str, NDArray[np.generic]] = {}
+    nodes = [
+        *doubles(),
+        *affine("doubles", weights, bias, "decisions", constants),
+        *(probabilities("decisions") if classes else [to_scores("decisions")]),
+    ]
+    return graph.model(nodes, constants, feature_shape, len(weights))
 
 
 def to_scores(value: str) -> onnx.NodeProto:

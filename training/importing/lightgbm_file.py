@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from training.algorithms import lightgbm_family
 from training.data import Floats
-from training.export import trees
+from training.export import boosted, trees
 from training.importing import found
 from training.importing.found import Found
 from training.importing.labels import MOST_CLASSES, places
@@ -143,7 +143,4 @@ def _counts(sections: list[dict[str, str]]) -> dict[int, int]:
 
 def _predict(booster: lightgbm.Booster, classes: int, features: Floats) -> NDArray[np.float64]:
     """Returns the class probabilities or the values, as LightGBM computes them."""
-    predictions = np.asarray(booster.predict(features, num_threads=1), np.float64)
-    if classes == 2 and predictions.ndim == 1:
-        return np.stack([1.0 - predictions, predictions], axis=1)
-    return predictions.reshape(len(features), -1)
+    return boosted.scores_of(booster.predict(features, num_threads=1), classes)

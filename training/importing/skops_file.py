@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from sklearn import base, ensemble, linear_model, pipeline, preprocessing, tree
 
 from predictors import skops_model
-from training.algorithms import forests, linear_models, logistic_regression_family
+from training.algorithms import forests, logistic_regression_family
 from training.algorithms.base import NativeFile
 from training.data import Floats, Label
 from training.errors import CannotExport, invalid_field
-from training.export import trees
+from training.export import products, trees
 from training.importing import found, independence, skops_types
 from training.importing.found import Found
 from training.importing.labels import Labels, labels_of
@@ -69,10 +69,11 @@ class _Estimator:
             return trees.model(self.ensemble(), (self.columns,))
         if all(type(step) is preprocessing.StandardScaler for step in before):
             if exact in (*_LINEAR, linear_model.Lasso):
-                return linear_models.model_of(*self._unscaled(last.coef_, last.intercept_), (self.columns,))
+                weights, bias = self._unscaled(last.coef_, last.intercept_)
+                return products.model(weights, bias, (self.columns,), classes=False)
             if exact is linear_model.LogisticRegression:
-                weights, bias = logistic_regression_family.decisions(last)
-                return logistic_regression_family.model_of(*self._unscaled(weights, bias), (self.columns,))
+                weights, bias = self._unscaled(*logistic_regression_family.decisions(last))
+                return products.model(weights, bias, (self.columns,), classes=True)
         raise CannotExport("scikit-learn's own file keeps it as it is")
 
     def ensemble(self) -> trees.Ensemble:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from training.algorithms import xgboost_family
 from training.data import Floats
-from training.export import trees
+from training.export import boosted, trees
 from training.importing import found
 from training.importing.found import Found
 from training.importing.labels import MOST_CLASSES, places
@@ -198,7 +198,4 @@ def _predict(content: _Content, features: Floats) -> NDArray[np.float64]:
         margins = np.asarray(content.booster.predict(rows, output_margin=True), np.float64)
         grown = np.exp(margins - margins.max(axis=1, keepdims=True))
         return np.asarray(grown / grown.sum(axis=1, keepdims=True), np.float64)
-    predictions = np.asarray(content.booster.predict(rows), np.float64)
-    if content.classes == 2 and content.objective in _BINARY:
-        return np.stack([1.0 - predictions, predictions], axis=1)
-    return predictions.reshape(len(features), -1)
+    return boosted.scores_of(content.booster.predict(rows), content.classes)

@@ -59,7 +59,7 @@ class FitServeError(Exception):
             self.retry_after = detail.retry_delay.seconds + detail.retry_delay.nanos / 1e9
 
     def __str__(self) -> str:
-        """Returns for instance `[NOT_FOUND MODEL_NOT_FOUND] There is no model "irs".`."""
+        """Returns for instance `[NOT_FOUND MODEL_NOT_FOUND] there is no model 'irs'`."""
         head = f"[{self.code.name} {self.reason}]" if self.reason else f"[{self.code.name}]"
         unsaid = [f"\n  {field}: {text}" for field, text in self.field_violations.items() if text not in self.message]
         return f"{head} {self.message}{''.join(unsaid)}"

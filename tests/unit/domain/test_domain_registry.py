@@ -48,6 +48,20 @@ class World:
     async def predict(self, model: str) -> float:
         return float((await self.registry.serving(model, None).batcher.predict(rows_of(2), 1))[0, 0])
 
+    async def loading(self, model: str) -> asyncio.Task[list[str]]:
+        """Returns a load that Triton is at work at until `inference.load_gate` is opened."""
+        self.inference.load_gate.shut()
+        begun = asyncio.create_task(load(self.registry, model))
+        await until(lambda: self.inference.load_gate.waiting == 1)
+        return begun
+
+    async def predicting(self, model: str) -> asyncio.Task[float]:
+        """Returns a prediction that Triton is at work at until `inference.infer_gate` is opened."""
+        self.inference.infer_gate.shut()
+        begun = asyncio.create_task(self.predict(model))
+        await until(lambda: self.inference.infer_gate.waiting == 1)
+        return begun
+
     def reason(self, model: str, version: int | None = None) -> Reason:
         """Why a prediction is refused."""
         with pytest.raises(ServiceError) as refused:
@@ -112,9 +126,7 @@ async def test_unknown_names_and_versions_are_told_apart(world: World) -> None:
 
 async def test_one_operation_a_name_at_a_time(world: World) -> None:
     registry = await world.started("iris", "wine")
-    world.inference.load_gate.shut()
-    loading = asyncio.create_task(load(registry, "iris"))
-    await until(lambda: world.inference.load_gate.waiting == 1)
+    loading = await world.loading("iris")
     assert world.reason("iris") == Reason.MODEL_LOADING
     for call in (load(registry, "iris"), registry.unload("iris"), registry.remove("iris", None, True)):
         assert await reason_of(call) == Reason.OPERATION_IN_PROGRESS
@@ -127,9 +139,7 @@ async def test_one_operation_a_name_at_a_time(world: World) -> None:
 
 async def test_an_operation_goes_on_when_its_caller_goes(world: World) -> None:
     registry = await world.started("iris")
-    world.inference.load_gate.shut()
-    loading = asyncio.create_task(load(registry, "iris"))
-    await until(lambda: world.inference.load_gate.waiting == 1)
+    loading = await world.loading("iris")
     loading.cancel()
     await asyncio.wait([loading])
     assert world.state("iris") == VersionState.LOADING
@@ -170,9 +180,7 @@ async def test_a_damaged_version_never_reaches_triton(world: World) -> None:
 async def test_unload_lets_calls_in_flight_finish(world: World) -> None:
     registry = await world.started("iris")
     await load(registry, "iris")
-    world.inference.infer_gate.shut()
-    predicting = asyncio.create_task(world.predict("iris"))
-    await until(lambda: world.inference.infer_gate.waiting == 1)
+    predicting = await world.predicting("iris")
     unloading = asyncio.create_task(registry.unload("iris"))
     await turns()
     assert world.state("iris") == VersionState.UNLOADING
@@ -189,9 +197,7 @@ async def test_a_new_version_takes_over_without_a_gap(world: World) -> None:
     registry = await world.started("iris")
     await load(registry, "iris")
     world.put("iris", 2)
-    world.inference.load_gate.shut()
-    loading = asyncio.create_task(load(registry, "iris"))
-    await until(lambda: world.inference.load_gate.waiting == 1)
+    loading = await world.loading("iris")
     assert registry.serving("iris", None).manifest.version == 1
     assert world.state("iris", 2) == VersionState.LOADING
     world.inference.load_gate.open()
@@ -206,9 +212,7 @@ async def test_calls_on_the_old_version_finish_before_it_goes(world: World) -> N
     registry = await world.started("iris")
     await load(registry, "iris")
     world.put("iris", 2)
-    world.inference.infer_gate.shut()
-    predicting = asyncio.create_task(world.predict("iris"))
-    await until(lambda: world.inference.infer_gate.waiting == 1)
+    predicting = await world.predicting("iris")
     loading = asyncio.create_task(load(registry, "iris"))
     await until(lambda: world.state("iris", 2) == VersionState.LOADED)
     assert world.inference.held == {"iris": [1, 2]}
@@ -257,9 +261,7 @@ async def test_evict_leaves_busy_models_alone(world: World) -> None:
     world.limit = 1
     registry = await world.started("a", "b")
     await load(registry, "a")
-    world.inference.infer_gate.shut()
-    predicting = asyncio.create_task(world.predict("a"))
-    await until(lambda: world.inference.infer_gate.waiting == 1)
+    predicting = await world.predicting("a")
     with pytest.raises(ServiceError, match="no other model is idle"):
         await load(registry, "b", evict=True)
     world.inference.infer_gate.open()
@@ -361,18 +363,14 @@ async def test_loaded_models_come_back_with_triton(world: World) -> None:
 async def test_calls_in_flight_fail_when_triton_dies(world: World) -> None:
     registry = await world.started("a")
     await load(registry, "a")
-    world.inference.infer_gate.shut()
-    predicting = asyncio.create_task(world.predict("a"))
-    await until(lambda: world.inference.infer_gate.waiting == 1)
+    predicting = await world.predicting("a")
     await world.dies()
     assert await reason_of(predicting) == Reason.TRITON_UNAVAILABLE
 
 
 async def test_a_first_load_during_which_triton_dies_fails_and_is_not_repeated(world: World) -> None:
     registry = await world.started("a")
-    world.inference.load_gate.shut()
-    loading = asyncio.create_task(load(registry, "a"))
-    await until(lambda: world.inference.load_gate.waiting == 1)
+    loading = await world.loading("a")
     await world.dies()
     world.inference.load_gate.open()
     assert await reason_of(loading) == Reason.TRITON_UNAVAILABLE
@@ -385,9 +383,7 @@ async def test_the_old_version_comes_back_if_triton_dies_during_a_hand_over(worl
     registry = await world.started("a")
     await load(registry, "a")
     world.put("a", 2)
-    world.inference.load_gate.shut()
-    loading = asyncio.create_task(load(registry, "a"))
-    await until(lambda: world.inference.load_gate.waiting == 1)
+    loading = await world.loading("a")
     await world.dies()
     world.inference.load_gate.open()
     assert await reason_of(loading) == Reason.TRITON_UNAVAILABLE
@@ -551,9 +547,7 @@ async def test_stopping_does_not_wait_for_ever_for_a_load_that_hangs(
 ) -> None:
     monkeypatch.setattr(module, "CLOSE_SECONDS", 0.01)
     registry = await world.started("a")
-    world.inference.load_gate.shut()
-    loading = asyncio.create_task(load(registry, "a"))
-    await until(lambda: world.inference.load_gate.waiting == 1)
+    loading = await world.loading("a")
     async with asyncio.timeout(1):
         await registry.close()
     world.inference.die()
@@ -577,9 +571,7 @@ async def test_a_crash_of_the_old_version_does_not_disturb_a_hand_over(world: Wo
     registry = await world.started("a")
     await load(registry, "a")
     world.put("a", 2)
-    world.inference.load_gate.shut()
-    loading = asyncio.create_task(load(registry, "a"))
-    await until(lambda: world.inference.load_gate.waiting == 1)
+    loading = await world.loading("a")
     await crash(world, "a")
     world.inference.load_gate.open()
     await loading
@@ -592,9 +584,7 @@ async def test_the_old_version_is_reloaded_if_it_crashed_during_a_failed_hand_ov
     registry = await world.started("a")
     await load(registry, "a")
     world.put("a", 2)
-    world.inference.load_gate.shut()
-    loading = asyncio.create_task(load(registry, "a"))
-    await until(lambda: world.inference.load_gate.waiting == 1)
+    loading = await world.loading("a")
     await crash(world, "a")
     world.inference.load_errors["a"] = ServiceError(Reason.LOAD_FAILED, "no")
     world.inference.load_gate.open()
@@ -839,9 +829,7 @@ async def test_no_operation_slips_in_before_the_one_that_waits(world: World) -> 
     """A job's load that waits for an unload has its turn the moment the unload is over."""
     registry = await world.started("a")
     await load(registry, "a")
-    world.inference.infer_gate.shut()
-    predicting = asyncio.create_task(world.predict("a"))
-    await until(lambda: world.inference.infer_gate.waiting == 1)
+    predicting = await world.predicting("a")
     unloading = asyncio.create_task(registry.unload("a"))
     await turns()
     waiting = asyncio.create_task(registry.load_when_free("a", 1, "job"))
@@ -920,9 +908,7 @@ async def test_an_unload_during_the_return_of_triton_holds(world: World) -> None
 async def test_calls_on_a_version_that_is_leaving_fail_when_triton_dies(world: World) -> None:
     registry = await world.started("a")
     await load(registry, "a")
-    world.inference.infer_gate.shut()
-    predicting = asyncio.create_task(world.predict("a"))
-    await until(lambda: world.inference.infer_gate.waiting == 1)
+    predicting = await world.predicting("a")
     unloading = asyncio.create_task(registry.unload("a"))
     await turns()
     await registry.triton_is_down()  # the connection of a Triton that hangs is still there

@@ -29,22 +29,13 @@ class Version:
         return sessions.onnx_scores(self.model, np.asarray(features, np.float32))
 
 
-def import_file(
-    directory: Path,
-    format: str,
-    content: bytes,
-    signature: model_pb2.Signature | None = None,
-    kept: model_pb2.Signature | None = None,
-    trusted_types: tuple[str, ...] = (),
-    memory_limit_bytes: int = 2**32,
-) -> Version:
-    """Imports a file in this process.
+def import_file(directory: Path, *arguments: Any, **named: Any) -> Version:
+    """Imports a file, described as for `write_import`, in this process.
 
     Raises:
         FitError: As the recipe does.
     """
-    path = write_import(directory, format, content, signature, kept, trusted_types, memory_limit_bytes)
-    run.run(spec.read(path))
+    run.run(spec.read(write_import(directory, *arguments, **named)))
     manifest = json.loads((directory / "version" / "manifest.json").read_text())
     (name,) = manifest["files"]
     return Version(manifest, (directory / "version" / name).read_bytes())

@@ -6,51 +6,29 @@ repository serves both. Triton's Python stub loads it, one process for each mode
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import triton_python_backend_utils as triton
 
 # The package lies beside this backend's folder.
 sys.path.append(str(Path(__file__).parents[1]))
 
 from predictors import triton_rows
-from predictors.files import UnreadableModel
 from predictors.forest import FILE_NAMES, Forest, Options
 
 
-class TritonPythonModel:
+class TritonPythonModel(triton_rows.Instance):
     """One instance of one version of a model; Triton calls its methods."""
 
-    def initialize(self, args: dict[str, str]) -> None:
-        """Open the model file.
+    def default_file(self, config: triton_rows.Config) -> str:
+        """Return the name that FIL gives to files of the model's type."""
+        return FILE_NAMES.get(_options(config).model_type, "")
 
-        Args:
-            args: What Triton tells an instance; used are ``model_config`` (JSON), ``model_repository`` (the
-                model's folder) and ``model_version``.
-
-        Raises:
-            TritonModelException: The file is no model of the configured type, or the configuration does not fit.
-        """
-        config = json.loads(args["model_config"])
-        options = _options(config)
-        file = triton_rows.model_file(args, config, FILE_NAMES.get(options.model_type, ""))
-        try:
-            forest = Forest(file, options)
-        except UnreadableModel as error:
-            raise triton.TritonModelException(str(error)) from error
-        self._rows = triton_rows.Rows(config, forest.scores)
-
-    def execute(self, requests: Sequence[triton_rows.Request]) -> list[triton_rows.Response]:
-        """Answer each request, with its scores or with its own error."""
-        return self._rows.execute(requests)
+    def open(self, file: Path, config: triton_rows.Config) -> triton_rows.Rows:
+        """Open the ensemble of trees."""
+        return triton_rows.Rows(config, Forest(file, _options(config)).scores)
 
 
-# Any: the configuration as JSON.
-def _options(config: Mapping[str, Any]) -> Options:
+def _options(config: triton_rows.Config) -> Options:
     """Read FIL's parameters; those for its speed mean nothing here."""
     given = {name: value["string_value"] for name, value in config["parameters"].items()}
 

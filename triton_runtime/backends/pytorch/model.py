@@ -7,9 +7,7 @@ and installed only if it is asked for.
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import triton_python_backend_utils as triton
@@ -18,22 +16,17 @@ import triton_python_backend_utils as triton
 sys.path.append(str(Path(__file__).parents[1]))
 
 from predictors import triton_rows
-from predictors.files import UnreadableModel
 
 
-class TritonPythonModel:
+class TritonPythonModel(triton_rows.Instance):
     """One instance of one version of a model; Triton calls its methods."""
 
-    def initialize(self, args: dict[str, str]) -> None:
-        """Open the model file.
+    def default_file(self, config: triton_rows.Config) -> str:
+        """Return the name that NVIDIA's backend gives to the file."""
+        return "model.pt"
 
-        Args:
-            args: What Triton tells an instance; used are ``model_config`` (JSON), ``model_repository`` (the
-                model's folder) and ``model_version``.
-
-        Raises:
-            TritonModelException: There is no torch, the file is no TorchScript, or the configuration does not fit.
-        """
+    def open(self, file: Path, config: triton_rows.Config) -> triton_rows.Rows:
+        """Open the TorchScript, which is refused where there is no torch."""
         if importlib.util.find_spec("torch") is None:
             # The service looks for these words.
             raise triton.TritonModelException("torch is not installed; run 'make setup TRITON_TORCH=1'")
@@ -42,13 +35,4 @@ class TritonPythonModel:
         from predictors.torch_model import TorchModel
 
         torch.set_num_threads(1)
-        config = json.loads(args["model_config"])
-        try:
-            model = TorchModel(triton_rows.model_file(args, config, "model.pt"))
-        except UnreadableModel as error:
-            raise triton.TritonModelException(str(error)) from error
-        self._rows = triton_rows.Rows(config, model.scores)
-
-    def execute(self, requests: Sequence[triton_rows.Request]) -> list[triton_rows.Response]:
-        """Answer each request, with its scores or with its own error."""
-        return self._rows.execute(requests)
+        return triton_rows.Rows(config, TorchModel(file).scores)
