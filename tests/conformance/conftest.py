@@ -27,10 +27,10 @@ class Served:
         log: The file with its log.
     """
 
-    def __init__(self, log: Path, grace: float) -> None:
+    def __init__(self, log: Path, grace: float, *options: str) -> None:
         self.log = log
         environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python'}", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "tests.conformance.served", str(grace)]
+        command = [sys.executable, "-m", "tests.conformance.served", str(grace), *options]
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
@@ -69,24 +69,26 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server that the tests of a module share, and that must live through them all."""
+    """A server that the tests of a module share. It must live through them all, without a word in its log."""
     server = Served(tmp_path_factory.mktemp("served") / "log", grace=0.5)
     yield server
     assert server.stop() == 0, server.log.read_text()
+    assert server.log.read_text() == ""
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a server of a test's own: `start(grace=2.0)`."""
+    """Starts a server of a test's own: `start(2.0)` has a grace of 2 s."""
     started: list[Served] = []
 
-    def start(grace: float = 0.5) -> Served:
-        started.append(Served(tmp_path / f"log-{len(started)}", grace))
+    def start(grace: float = 0.5, *options: str) -> Served:
+        started.append(Served(tmp_path / f"log-{len(started)}", grace, *options))
         return started[-1]
 
     yield start
     for server in started:
         server.stop()
+        assert server.log.read_text() == ""
 
 
 def tool(name: str) -> str:

@@ -38,6 +38,14 @@ CODES = {code.value[0]: code for code in grpc.StatusCode}
 # Any, in all of this module: the messages are made at run time.
 
 
+async def _echo_metadata(context: Any) -> None:
+    """Sends back what gRPC's test cases want to see again, before and after the messages."""
+    came = context.invocation_metadata()
+    if initial := [pair for pair in came if pair[0] == "x-grpc-test-echo-initial"]:
+        await context.send_initial_metadata(initial)
+    context.set_trailing_metadata([pair for pair in came if pair[0] == "x-grpc-test-echo-trailing-bin"])
+
+
 async def _refuse_if_asked(request: Any, context: Any) -> None:
     status = request.response_status
     if status.code:
@@ -51,7 +59,7 @@ async def _outputs(request: Any) -> AsyncIterator[Any]:
 
 
 class TestService:
-    """As gRPC's "Interoperability Test Case Descriptions" have it, without echoes of metadata."""
+    """As gRPC's "Interoperability Test Case Descriptions" have it."""
 
     __test__ = False  # pytest takes it for a class of tests
 
@@ -59,6 +67,7 @@ class TestService:
         return request
 
     async def unary_call(self, request: Any, context: Any) -> Any:
+        await _echo_metadata(context)
         await _refuse_if_asked(request, context)
         server = "the only one" if request.fill_server_id else ""
         return SimpleResponse(payload=Payload(body=bytes(request.response_size)), server_id=server)
@@ -72,6 +81,7 @@ class TestService:
         return StreamingInputCallResponse(aggregated_payload_size=sum(sizes))
 
     async def full_duplex_call(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+        await _echo_metadata(context)
         async for request in requests:
             await _refuse_if_asked(request, context)
             async for output in _outputs(request):

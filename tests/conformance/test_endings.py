@@ -166,7 +166,7 @@ async def until_refused(caller: AioCaller) -> grpc.StatusCode:
 
 
 async def test_calls_at_work_finish_when_the_server_stops_and_new_ones_are_refused(start: Start) -> None:
-    server = start(grace=20.0)
+    server = start(20.0)
     async with at_work(server, 3000) as (lone, stream, another):
         server.signal(signal.SIGTERM)
         assert await until_refused(another) == UNAVAILABLE
@@ -182,7 +182,7 @@ async def test_calls_at_work_finish_when_the_server_stops_and_new_ones_are_refus
 
 
 async def test_calls_that_do_not_finish_in_the_grace_are_cut_off(start: Start) -> None:
-    server = start(grace=1.0)
+    server = start(1.0)
     async with at_work(server, 60_000) as (lone, stream, _):
         begun = time.monotonic()
         server.signal(signal.SIGTERM)

@@ -1,7 +1,6 @@
 """grpc-go's client of gRPC's interoperability tests: one of its processes a test case.
 
-Left out are the cases that need TLS, credentials or load reports (ORCA), and `custom_metadata`: it wants metadata echoed
-before the first message, and no handler of the service sends any (`send_initial_metadata`).
+Left out are the cases that need TLS, credentials or reports of load (ORCA).
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ CASES = (
     "cancel_after_first_response",
     "status_code_and_message",
     "special_status_message",
+    "custom_metadata",
     "unimplemented_method",
     "unimplemented_service",
     "pick_first_unary",
