@@ -133,10 +133,12 @@ bench: setup | uv ## measure FitServe, its limits and its peers side by side; ON
 	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SUBJECTS),--subjects $(SUBJECTS))
 
 .PHONY: tools
-tools: ## install what tests use: grpcurl, evans and ghz, where there is a Go; Chromium and h2load, where they can be
+tools: ## install what tests use: grpcurl, evans, ghz and conformance tests, where there is a Go; Chromium and h2load, where they can be
 	@$(call go_tool,grpcurl,github.com/fullstorydev/grpcurl,$(GRPCURL),/cmd/grpcurl)
 	@$(call go_tool,evans,github.com/ktr0731/evans,$(EVANS))
 	@$(call go_tool,ghz,github.com/bojand/ghz,$(GHZ),/cmd/ghz)
+	@$(call conformance_tool,h2spec,github.com/summerwind/h2spec/cmd/h2spec)
+	@$(call conformance_tool,grpc-interop-client,google.golang.org/grpc/interop/client)
 	@bash scripts/chromium.sh
 	@bash scripts/h2load.sh
 
@@ -146,6 +148,13 @@ define go_tool
 if [ ! -x .tools/$(1) ] && command -v go >/dev/null; then \
   module=$$(mktemp -d) && trap 'rm -rf "$$module"' EXIT && cd "$$module" && \
   go mod init tools 2>/dev/null && go mod edit -require=$(2)@$(3) && go build -mod=mod -o $(CURDIR)/.tools/$(1) $(2)$(4); \
+fi
+endef
+
+# Builds the package $(2) as .tools/$(1), of the version in tests/conformance/go.mod.
+define conformance_tool
+if [ ! -x .tools/$(1) ] && command -v go >/dev/null; then \
+  go -C tests/conformance build -o $(CURDIR)/.tools/$(1) $(2); \
 fi
 endef
 
