@@ -8,6 +8,7 @@ import secrets
 import signal
 from contextlib import suppress
 
+from service import memory
 from service.adapters.port_probe import is_taken
 from service.bootstrap import Service, build
 from service.rpc.caller import TOKEN
@@ -52,6 +53,7 @@ async def serve(settings: Settings) -> None:
             if not await _finished_before(joining, stop):
                 return
             watcher = asyncio.create_task(service.recovery.keep_serving())
+            memory.settle()
             await service.health.set_all(True)
             host = settings.listen.rpartition(":")[0]
             log.info("serving on %s:%d, Triton %s", host, port, service.inference.version)

@@ -36,7 +36,7 @@ def main() -> int:
 
 async def _serve(descriptor: int) -> None:
     """Answers predictions until the primary process, or a signal, says stop."""
-    from service import logs
+    from service import logs, memory
     from service.adapters.primary_link import PrimaryLink
     from service.bootstrap import build_prediction_process
     from service.settings import PredictionProcessSettings
@@ -56,6 +56,7 @@ async def _serve(descriptor: int) -> None:
 
     async def listen() -> None:
         process.server.add_insecure_port(settings.listen)
+        memory.settle()
         await process.server.start()
 
     obeying = asyncio.ensure_future(link.obey(process.follower, listen, stop_within))

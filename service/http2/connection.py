@@ -50,6 +50,8 @@ class Connection(asyncio.Protocol):
         self.session: Any = None  # Any: cffi's pointers have no types
         self.heard = self.loop.time()
         """When something has last been received, by the loop's clock."""
+        self.reading: Stream | None = None
+        """Whose headers come: between them nothing else does."""
         self._pointer = ffi.new("uint8_t **")
         self._handle = ffi.new_handle(self)
         self._flushing = False
@@ -195,6 +197,7 @@ def _on_begin_headers(session: Any, frame: Any, handle: Any) -> int:
     connection: Connection = ffi.from_handle(handle)
     if frame.stream_id not in connection.streams:
         connection.begin_stream(frame.stream_id)
+    connection.reading = connection.streams.get(frame.stream_id)
     return 0
 
 
@@ -203,7 +206,7 @@ def _on_header(
     session: Any, frame: Any, name: Any, name_length: int, value: Any, value_length: int, flags: int, handle: Any
 ) -> int:
     connection: Connection = ffi.from_handle(handle)
-    if stream := connection.streams.get(frame.stream_id):
+    if (stream := connection.reading) is not None:
         stream.header(ffi.buffer(name, name_length)[:], ffi.buffer(value, value_length)[:])
     return 0
 
