@@ -37,7 +37,8 @@ def keep_small() -> None:
 
 def settle() -> None:
     """Spares the garbage collector what was loaded at the start and stays. It would look at it again and again: measured,
-    without this a one-row prediction costs a fifth more."""
+    without this a one-row prediction costs a fifth more.
+    """
     gc.collect()
     gc.freeze()
 
