@@ -124,9 +124,18 @@ class ClientStream(Stream):
             self._receive(self._messages.popleft())
         self._give_back()
 
+    def remote_ended(self) -> None:
+        """Ends the call: a server that has said how it ended takes no more messages, and need not reset the stream."""
+        self._remote_has_ended = True
+        self._end()
+        self.reset(CANCEL)
+
     def closed(self) -> None:
         """Tells that the call has ended."""
         super().closed()
+        self._end()
+
+    def _end(self) -> None:
         if not self._has_ended:
             self._has_ended = True
             self._ended()

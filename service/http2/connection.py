@@ -110,6 +110,7 @@ class Connection(asyncio.Protocol):
         for stream in streams.values():
             stream.closed()
         lib.nghttp2_session_del(session)
+        self._handle = self.reading = None  # the one refers to this object, the other may hold a call
 
     def pause_writing(self) -> None:
         """Writes no more: the socket's buffer is full."""
@@ -221,6 +222,7 @@ def _on_frame(session: Any, frame: Any, handle: Any) -> int:
     if stream is None:
         return 0
     if kind == HEADERS:
+        connection.reading = None
         stream.headers_ended()
     if frame.flags & END_STREAM:
         stream.remote_ended()
@@ -263,6 +265,8 @@ def _make_options() -> Any:
     made = ffi.new("nghttp2_option **")
     lib.nghttp2_option_new(made)
     lib.nghttp2_option_set_no_auto_window_update(made[0], 1)
+    # Else a server's session keeps as many ended streams as may be open, for priorities that nobody uses.
+    lib.nghttp2_option_set_no_closed_streams(made[0], 1)
     return made[0]
 
 

@@ -169,8 +169,10 @@ class Server:
             listener.close()
         for connection in self.connections:
             connection.go_away()
-        if self.tasks and grace:
-            await asyncio.wait(self.tasks, timeout=grace)
+        if grace:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await self._calls_ended()
         for task in self.tasks:
             task.cancel()
         if self.tasks:
@@ -190,6 +192,13 @@ class Server:
             self._watcher.cancel()
         for listening in self._sockets:
             listening.close()
+
+    async def _calls_ended(self) -> None:
+        """Returns when no call is at work, and what was answered is with the callers."""
+        if self.tasks:
+            await asyncio.wait(self.tasks)
+        while any(connection.streams for connection in self.connections):
+            await asyncio.sleep(0.01)
 
     def begin(self, call: ServerCall, method: bytes) -> None:
         """Has the handler of a method answer a call."""
@@ -301,8 +310,9 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
         super().closed()
         if self._alarm is not None:
             self._alarm.cancel()
-        if self.task is not None and not self._has_ended:
-            self.task.cancel()
+        task, self.task = self.task, None  # one that is cancelled before it has begun does not come to forget itself
+        if task is not None and not self._has_ended:
+            task.cancel()
         self._has_ended = True
 
     def _end_data(self, flags: Any) -> None:
@@ -464,6 +474,8 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
         except ValueError:
             self.end(grpc.StatusCode.INTERNAL, "the header grpc-timeout cannot be read")
             return
+        if self._alarm is not None:  # the header may come twice
+            self._alarm.cancel()
         loop = self._connection.loop
         self._deadline = loop.time() + seconds
         self._alarm = loop.call_at(

@@ -134,12 +134,12 @@ class Stream(ABC):
         """Ends the call because of what was received."""
 
     def _take(self, compressed: int, message: bytes) -> None:
+        if len(message) > self._max_message_bytes:
+            self._check_size(len(message))
         if compressed:
             if compressed != 1 or self._decompress is None:
                 raise wire.BadMessage("a message is marked as compressed, and the call's headers do not say how")
-            message = self._decompress(message, self._max_message_bytes)
-        elif len(message) > self._max_message_bytes:
-            self._check_size(len(message))
+            message = wire.Packed(message)
         self._messages.append(message)
 
     def _take_messages(self, partial: bytearray) -> None:
@@ -168,7 +168,7 @@ class Stream(ABC):
             self._connection.flush_soon()
 
     async def _next_message(self) -> bytes | None:
-        """Returns the next message, None after the last."""
+        """Returns the next message, None after the last, and when the call has ended."""
         while not self._messages:
             if self._remote_has_ended or self._has_ended:
                 return None
@@ -180,7 +180,21 @@ class Stream(ABC):
         message = self._messages.popleft()
         if not self._messages:
             self._give_back()
+        if type(message) is wire.Packed:
+            return self._unpacked(message)
         return message
+
+    def _unpacked(self, message: wire.Packed) -> bytes | None:
+        """Returns a message that came compressed; None if it cannot be taken, which ends the call.
+
+        It is done when the message is read: those that wait are a thousand times as large unpacked.
+        """
+        assert self._decompress is not None
+        try:
+            return self._decompress(message, self._max_message_bytes)
+        except wire.BadMessage as error:
+            self._refuse(error)
+            return None
 
     def _send(self, message: bytes) -> None:
         """Sends a message as soon as the other side takes it."""

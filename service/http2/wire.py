@@ -28,13 +28,20 @@ _SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1
 
 _MAX_TIMEOUT_DIGITS = 8
 
-_RESERVED = (":", "grpc-", "content-type", "te")
+_RESERVED = (":", "grpc-")
 """Headers that are gRPC's own, by how their names begin."""
+
+_HTTP = ("content-type", "te")
+"""Headers that say how a call is sent."""
 
 _PASSED_ON = ("grpc-trace-bin", "grpc-tags-bin")
 """gRPC's own headers that are told all the same."""
 
 _UNESCAPED = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+
+
+class Packed(bytes):
+    """A message that is compressed still."""
 
 
 class BadMessage(Exception):
@@ -58,7 +65,7 @@ def metadata_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Metadatum, ...]
     found: list[Metadatum] = []
     for raw, value in headers:
         name = raw.decode("ascii", "replace")
-        if name.startswith(_RESERVED) and name not in _PASSED_ON:
+        if name in _HTTP or (name.startswith(_RESERVED) and name not in _PASSED_ON):
             continue
         if name.endswith(BINARY):
             # Several values of one name may be joined by commas.

@@ -1,0 +1,143 @@
+"""What is left of calls that have ended, and what a server that stops waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from service.http2 import wire
+from service.http2.server import Server, ServerCall, ServerConnection
+from tests.unit.http2.peer import (
+    DATA,
+    RST_STREAM,
+    Peer,
+    begun,
+    called,
+    connected,
+    frame,
+    message,
+    window,
+)
+
+REPLY_BYTES = 200_000
+"""More than the window of a caller who has not asked for a larger one."""
+
+
+class Methods(grpc.GenericRpcHandler):
+    """What the server under test does, whatever a caller asks for."""
+
+    def __init__(self, answer: Callable[[Any], Awaitable[bytes]]) -> None:  # Any: grpcio's contexts have no type
+        self._answer = answer
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """Returns the handler of any method. Any: grpcio's types do not know asynchronous handlers."""
+
+        async def answer(_: object, context: Any) -> bytes:
+            return await self._answer(context)
+
+        return grpc.stream_unary_rpc_method_handler(answer)
+
+
+async def first(context: Any) -> bytes:
+    """Answers the first message."""
+    return bytes(await context.read())
+
+
+@asynccontextmanager
+async def serving(answer: Callable[[Any], Awaitable[bytes]]) -> AsyncIterator[tuple[Server, Peer]]:
+    """Yields a server, and a caller who is connected to it."""
+    server = Server(Methods(answer), 2**20)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with connected(port) as peer:
+        yield server, peer
+    await server.stop(None)
+
+
+@pytest.fixture
+def uncollected() -> Iterator[Callable[[type], int]]:
+    """Counts the objects of a type that are there, while the garbage collector collects none."""
+    gc.collect()
+    gc.disable()
+    yield lambda kind: sum(type(one) is kind for one in gc.get_objects())
+    gc.enable()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Waits for a state."""
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 nothing tells
+            await asyncio.sleep(0.01)
+
+
+async def test_a_deadline_that_is_given_twice_does_not_keep_the_call(uncollected: Callable[[type], int]) -> None:
+    async with serving(first) as (_, peer):
+        peer.send(called(1, b"/a/b", [(b"grpc-timeout", b"9999999H"), (b"grpc-timeout", b"1H")]))
+        await peer.until_ended(1)
+        peer.send(called(3, b"/a/b"))
+        await peer.until_ended(3)
+        await until(lambda: uncollected(ServerCall) == 0)
+
+
+async def test_a_call_that_is_cancelled_before_it_begins_leaves_nothing(uncollected: Callable[[type], int]) -> None:
+    async with serving(first) as (_, peer):
+        peer.send(called(1, b"/a/b") + frame(RST_STREAM, 0, 1, bytes(4)) + called(3, b"/a/b"))
+        await peer.until_ended(3)
+        await until(lambda: uncollected(ServerCall) == 0)
+
+
+async def test_a_connection_that_ends_leaves_nothing(uncollected: Callable[[type], int]) -> None:
+    async with serving(first) as (server, peer):
+        peer.send(called(1, b"/a/b"))
+        await peer.until_ended(1)
+        assert len(server.connections) == uncollected(ServerConnection) == 1
+    await until(lambda: uncollected(ServerConnection) == 0)
+
+
+async def test_messages_that_nobody_reads_stay_compressed(monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked = []
+
+    def unpack(data: bytes, limit: int) -> bytes:
+        unpacked.append(len(data))
+        return gzip.decompress(data)
+
+    monkeypatch.setitem(wire.ENCODINGS, b"gzip", unpack)
+    one = message(gzip.compress(b"it"), packed=True)
+    async with serving(first) as (_, peer):
+        peer.send(begun(1, b"/a/b", [(b"grpc-encoding", b"gzip")]) + frame(DATA, 0, 1, one * 9))
+        assert await peer.until_ended(1) == message(b"it")
+    assert len(unpacked) == 1
+
+
+async def test_a_server_that_stops_lets_callers_take_what_it_has_answered() -> None:
+    async def much(context: Any) -> bytes:
+        return bytes(REPLY_BYTES)
+
+    async with serving(much) as (server, peer):
+        peer.send(called(1, b"/a/b"))
+        await until(lambda: any(call.done() for one in server.connections for call in one.streams.values()))  # type: ignore[attr-defined]  # a server's streams are calls
+        stopping = asyncio.create_task(server.stop(20.0))
+        await until(lambda: server.stopping)
+        await asyncio.sleep(0)
+        assert not stopping.done()
+        peer.send(window(1, REPLY_BYTES) + window(0, REPLY_BYTES))
+        assert len(await peer.until_ended(1)) == len(message(b"")) + REPLY_BYTES
+        async with asyncio.timeout(10):
+            await stopping
+
+
+def test_metadata_may_be_named_almost_as_headers_of_http_are() -> None:
+    headers = [
+        (b"te", b"trailers"),
+        (b"content-type", b"application/grpc"),
+        (b"tenant", b"a"),
+        (b"content-types", b"b"),
+    ]
+    assert wire.metadata_of(headers) == (("tenant", "a"), ("content-types", "b"))

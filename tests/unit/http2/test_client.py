@@ -1,0 +1,56 @@
+"""The client against servers that end in ways of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from service.http2.client import Channel
+from tests.unit.http2.peer import (
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    PREFACE,
+    SETTINGS,
+    Peer,
+    fields,
+    frame,
+)
+
+ENDED = frame(HEADERS, END_HEADERS | END_STREAM, 1, b"\x88" + fields([(b"grpc-status", b"14")]))
+
+
+@pytest.mark.parametrize("more", [b"", frame(3, 0, 1, bytes(4))], ids=["without a reset", "and resets it"])
+async def test_a_stream_whose_server_says_how_it_ended_has_ended(more: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = Peer(reader, writer)
+        await reader.readexactly(len(PREFACE))
+        peer.send(frame(SETTINGS, 0, 0))
+        assert (await peer.next()).kind == HEADERS
+        peer.send(ENDED + more)
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        gone.set()
+
+    gone = asyncio.Event()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    channel = Channel(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    ended: list[bool] = []
+    told = asyncio.Event()
+
+    def end() -> None:
+        ended.append(True)
+        told.set()
+
+    stream = await channel.stream("/a/b", lambda message: None, end)
+    async with asyncio.timeout(10):
+        await told.wait()
+    stream.send(b"late")
+    stream.cancel()
+    channel.close()
+    await gone.wait()
+    server.close()
+    assert ended == [True]
