@@ -266,7 +266,7 @@ def _make_options() -> Any:
     return made[0]
 
 
-CALLBACKS, OPTIONS = (_make_callbacks(), _make_options()) if lib else (None, None)
+CALLBACKS, OPTIONS = _make_callbacks(), _make_options()
 """Of every session; they live as long as the process."""
 
 PROVIDER = ffi.new("nghttp2_data_provider *", {"read_callback": _read})

@@ -8,9 +8,12 @@ with which every frame begins.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from cffi import FFI
+
+from service.http2 import Nghttp2Missing
 
 ERR_DEFERRED = -508
 ERR_CALLBACK_FAILURE = -902
@@ -91,15 +94,16 @@ int nghttp2_submit_goaway(nghttp2_session *, uint8_t flags, int32_t last_stream_
 """
 )
 
-lib: Any = None  # Any: cffi makes the functions when the library is opened
-"""The library, None where there is none: on Debian and Ubuntu it is in the package libnghttp2-14."""
 
-for _name in ("libnghttp2.so.14", "libnghttp2.so", "libnghttp2.dylib"):
-    try:
-        lib = ffi.dlopen(_name)
-        break
-    except OSError:
-        continue
+def _opened() -> Any:
+    """Returns the library's functions. Any: cffi makes them when the library is opened."""
+    for name in ("libnghttp2.so.14", "libnghttp2.so"):
+        with suppress(OSError):
+            return ffi.dlopen(name)
+    raise Nghttp2Missing("libnghttp2 is not installed; on Debian and Ubuntu it is the package libnghttp2-14")
+
+
+lib = _opened()
 
 Fields = Sequence[tuple[bytes, bytes]]
 """Names and values of headers."""
