@@ -181,6 +181,28 @@ async def test_calls_at_work_finish_when_the_server_stops_and_new_ones_are_refus
         assert time.monotonic() - stopped < 5  # it stops with the last call, not with the end of its grace
 
 
+@pytest.mark.xfail(strict=True, reason="the server closes connections with the last handler, whatever is left to send")
+async def test_a_slow_reader_gets_all_of_its_answer_while_the_server_stops(start: Start) -> None:
+    server = start(20.0)
+    narrow = {"http2.bdp_probe": 0, "http2.lookahead_bytes": 2**16}
+    with channel_to(server.address, **narrow) as channel, channel_to(server.address) as another:
+        calls = [method(channel, "Pour")(Ask(name=new_name(), count=count, size=2**16)) for count in range(1, 10)]
+        for call in calls:
+            next(call)
+        server.signal(signal.SIGTERM)
+        while True:
+            try:
+                method(another, "Hold")(Ask(name=new_name()), timeout=5)
+            except grpc.RpcError:
+                break
+        for count, call in enumerate(calls):
+            for _ in range(count):
+                assert len((await asyncio.to_thread(next, call)).padding) == 2**16
+            assert list(call) == []
+            assert call.code() == OK
+        assert await asyncio.to_thread(server.process.wait, 20) == 0
+
+
 async def test_calls_that_do_not_finish_in_the_grace_are_cut_off(start: Start) -> None:
     server = start(1.0)
     async with at_work(server, 60_000) as (lone, stream, _):
