@@ -203,6 +203,19 @@ async def test_a_slow_reader_gets_all_of_its_answer_while_the_server_stops(start
         assert await asyncio.to_thread(server.process.wait, 20) == 0
 
 
+async def test_a_reader_who_takes_nothing_does_not_hold_up_the_stop(start: Start) -> None:
+    server = start(1.0)
+    narrow = {"http2.bdp_probe": 0, "http2.lookahead_bytes": 2**16}
+    with channel_to(server.address, **narrow) as channel:
+        calls = [method(channel, "Pour")(Ask(name=new_name(), count=count, size=2**16)) for count in (3, 1000)]
+        for call in calls:
+            next(call)
+        begun = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(server.process.wait, 20) == 0
+        assert time.monotonic() - begun < 8
+
+
 async def test_calls_that_do_not_finish_in_the_grace_are_cut_off(start: Start) -> None:
     server = start(1.0)
     async with at_work(server, 60_000) as (lone, stream, _):

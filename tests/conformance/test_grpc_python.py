@@ -55,6 +55,14 @@ async def test_metadata_arrives_as_it_was_sent_whatever_the_bytes(caller: Caller
     assert {key: came[key] for key in sent} == sent
 
 
+@pytest.mark.xfail(strict=True, reason="libnghttp2 resets streams with such headers, unless it is told not to")
+@pytest.mark.parametrize("value", [" before", "after ", " "])
+async def test_metadata_may_have_blanks_around(caller: Caller, value: str) -> None:
+    ended = await caller.exchange("Metadata", [Ask()], metadata=[("x-echo", value)], timeout=20)
+    assert ended.code == OK
+    assert [text.strip() for _, text in ended.trailing] == [value.strip()]  # they may be lost on the way
+
+
 async def test_metadata_comes_back_after_the_messages(caller: Caller) -> None:
     ended = await caller.exchange("Metadata", [Ask()], metadata=[*METADATA, *ECHOED], timeout=20)
     assert (ended.code, sorted(ended.trailing)) == (OK, sorted(ECHOED))
@@ -113,7 +121,7 @@ async def test_a_client_that_has_sent_all_is_answered_for_as_long_as_it_takes(ca
 
 @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code != OK], ids=lambda code: code.name)
 async def test_each_status_arrives_with_its_text(caller: Caller, code: grpc.StatusCode) -> None:
-    status = EchoStatus(code=code.value[0], message="50% of\r\nKöln ☺ 😈\t")
+    status = EchoStatus(code=code.value[0], message=" 50% of\r\nKöln ☺ 😈\t ")
     ended = await caller.exchange("UnaryCall", [SimpleRequest(response_status=status)], timeout=20)
     assert (ended.code, ended.details) == (code, status.message)
     answered = [outputs(1), StreamingOutputCallRequest(response_status=status)]
