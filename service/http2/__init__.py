@@ -1,4 +1,4 @@
-"""gRPC over HTTP/2 on the event loop, by libnghttp2: a server, and streams to other servers. See docs/adr/0004-nghttp2.md."""
+"""gRPC over HTTP/2 on the event loop, by libnghttp2: a server, and streams to other servers (docs/adr/0004-nghttp2.md)."""
 
 
 class Nghttp2Missing(ImportError):

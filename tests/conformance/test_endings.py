@@ -186,7 +186,6 @@ async def test_calls_at_work_finish_when_the_server_stops_and_new_ones_are_refus
         assert time.monotonic() - stopped < 5  # it stops with the last call, not with the end of its grace
 
 
-@pytest.mark.xfail(strict=True, reason="the server closes connections with the last handler, whatever is left to send")
 async def test_a_slow_reader_gets_all_of_its_answer_while_the_server_stops(start: Start) -> None:
     """The handler has finished when the server is told to stop, and what does not fit into the window is yet to be sent."""
     server = start(20.0)

@@ -55,7 +55,6 @@ async def test_metadata_arrives_as_it_was_sent_whatever_the_bytes(caller: Caller
     assert {key: came[key] for key in sent} == sent
 
 
-@pytest.mark.xfail(strict=True, reason="libnghttp2 resets streams with such headers, unless it is told not to")
 @pytest.mark.parametrize("value", [" before", "after ", " "])
 async def test_metadata_may_have_blanks_around(caller: Caller, value: str) -> None:
     ended = await caller.exchange("Metadata", [Ask()], metadata=[("x-echo", value)], timeout=20)
@@ -195,7 +194,7 @@ async def test_callers_who_send_more_than_is_read_wait_and_cost_no_memory(served
             await watch.until(name, "begun")
         _, waiting = await asyncio.wait(sending, timeout=3)  # in so long all would have sent all
         assert len(waiting) == len(sending)
-        assert served.peak() - before < 50 * 1_500_000
+        assert served.peak() - before < 50 * 2_500_000  # each a window, and a message that is being put together
         for task in sending:
             task.cancel()
         for call in calls:
