@@ -24,6 +24,7 @@ COPY predictors predictors
 RUN python3 -m compileall -q .
 
 FROM ${PYTHON_IMAGE} AS base
+RUN apt-get update && apt-get install --yes --no-install-recommends libnghttp2-14 && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin fitserve \
     && install --directory --owner fitserve --group fitserve /models
 ENV PATH=/opt/fitserve/venv/bin:$PATH PYTHONPATH=/opt/fitserve PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \

@@ -97,7 +97,7 @@ test: setup third_party ## run all tests
 	$(PY) -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: test-long
-test-long: setup third_party ## run the tests that take minutes: round after round of kills
+test-long: setup third_party ## run the tests that take minutes: rounds of kills, loads, conformance to HTTP/2 and gRPC
 	$(PY) -m pytest -m long $(PYTEST_ARGS)
 
 .PHONY: test-compose

@@ -45,7 +45,13 @@ def _run(settings: Settings) -> int:
     from service.adapters.journal import DatabaseNotUsable
     from service.adapters.repository import RepositoryInUse
     from service.domain.errors import ServiceError
-    from service.lifecycle import CannotListen, serve
+    from service.http2 import Nghttp2Missing
+
+    try:
+        from service.lifecycle import CannotListen, serve
+    except Nghttp2Missing as error:
+        print(f"fitserve: {error}", file=sys.stderr)
+        return 1
 
     memory.keep_small()
     logs.set_up(settings.log_level)

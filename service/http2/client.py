@@ -50,7 +50,7 @@ class Channel:
             lambda: ClientConnection(self.address), host.strip("[]"), int(port)
         )
         if self._closed:
-            connection.close()
+            connection.abort()
             raise ConnectionError("the channel is closed")
         return connection
 
@@ -58,7 +58,7 @@ class Channel:
         """Ends all streams and the connection."""
         self._closed = True
         if self._connection is not None:
-            self._connection.close()
+            self._connection.abort()
 
 
 class ClientConnection(Connection):
@@ -80,11 +80,6 @@ class ClientConnection(Connection):
 
     def begin_stream(self, stream_id: int) -> None:
         """Servers begin none: they were told not to."""
-
-    def close(self) -> None:
-        """Ends the connection, and with it its streams."""
-        if self.transport is not None:
-            self.transport.abort()
 
 
 class ClientStream(Stream):

@@ -173,6 +173,11 @@ class Connection(asyncio.Protocol):
         lib.nghttp2_submit_goaway(self.session, NO_FLAG, last, NO_ERROR, ffi.NULL, 0)
         self.flush_soon()
 
+    def abort(self) -> None:
+        """Ends the connection at once, and with it its streams."""
+        if self.transport is not None:
+            self.transport.abort()
+
     def _hang_up(self) -> None:
         """Ends a connection whose other side speaks no HTTP/2, after what is there to tell it why."""
         if self.transport is None:
@@ -267,10 +272,13 @@ def _make_options() -> Any:
     lib.nghttp2_option_set_no_auto_window_update(made[0], 1)
     # Else a server's session keeps as many ended streams as may be open, for priorities that nobody uses.
     lib.nghttp2_option_set_no_closed_streams(made[0], 1)
+    if hasattr(lib, "nghttp2_option_set_no_rfc9113_leading_and_trailing_ws_validation"):
+        # gRPC's metadata may have blanks around, which nghttp2 refuses from its version 1.50 on.
+        lib.nghttp2_option_set_no_rfc9113_leading_and_trailing_ws_validation(made[0], 1)
     return made[0]
 
 
-CALLBACKS, OPTIONS = (_make_callbacks(), _make_options()) if lib else (None, None)
+CALLBACKS, OPTIONS = _make_callbacks(), _make_options()
 """Of every session; they live as long as the process."""
 
 PROVIDER = ffi.new("nghttp2_data_provider *", {"read_callback": _read})

@@ -8,9 +8,12 @@ with which every frame begins.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from cffi import FFI
+
+from service.http2 import Nghttp2Missing
 
 ERR_DEFERRED = -508
 ERR_CALLBACK_FAILURE = -902
@@ -62,6 +65,7 @@ void nghttp2_session_callbacks_set_on_stream_close_callback(nghttp2_session_call
 int nghttp2_option_new(nghttp2_option **);
 void nghttp2_option_set_no_auto_window_update(nghttp2_option *, int);
 void nghttp2_option_set_no_closed_streams(nghttp2_option *, int);
+void nghttp2_option_set_no_rfc9113_leading_and_trailing_ws_validation(nghttp2_option *, int);
 
 int nghttp2_session_server_new2(nghttp2_session **, const nghttp2_session_callbacks *, void *user_data,
     const nghttp2_option *);
@@ -92,15 +96,16 @@ int nghttp2_submit_goaway(nghttp2_session *, uint8_t flags, int32_t last_stream_
 """
 )
 
-lib: Any = None  # Any: cffi makes the functions when the library is opened
-"""The library, None where there is none: on Debian and Ubuntu it is in the package libnghttp2-14."""
 
-for _name in ("libnghttp2.so.14", "libnghttp2.so", "libnghttp2.dylib"):
-    try:
-        lib = ffi.dlopen(_name)
-        break
-    except OSError:
-        continue
+def _opened() -> Any:
+    """Returns the library's functions. Any: cffi makes them when the library is opened."""
+    for name in ("libnghttp2.so.14", "libnghttp2.so"):
+        with suppress(OSError):
+            return ffi.dlopen(name)
+    raise Nghttp2Missing("libnghttp2 is not installed; on Debian and Ubuntu it is the package libnghttp2-14")
+
+
+lib = _opened()
 
 Fields = Sequence[tuple[bytes, bytes]]
 """Names and values of headers."""

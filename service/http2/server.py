@@ -35,16 +35,21 @@ log = logging.getLogger("fitserve.http2")
 BACKLOG = 1024
 """So many connections may wait to be accepted."""
 
-MAX_STREAMS = 2**16
-"""The most open streams of a connection. The calls at work are bounded by the boundary; this bounds those that wait."""
+MAX_STREAMS = 2**13
+"""The most open streams of a connection. The calls at work are bounded by the boundary; this bounds those that wait, and how
+long others wait when one caller opens as many as it may at once."""
 
 HEADER_BYTES = 2**14
 """The most bytes of the headers of one call."""
 
-CLOSING_SECONDS = 1.0
-"""How long the last bytes of a connection may take when the server stops."""
+LAST_BYTES_SECONDS = 1.0
+"""How long the last bytes of calls may take that are cut off when the server stops."""
 
-_RESPONSE = [(b":status", b"200"), (b"content-type", b"application/grpc"), (b"grpc-accept-encoding", wire.ACCEPTED)]
+IDLE_SECONDS = 0.01
+"""The time between two looks at whether all has been sent when the server stops."""
+
+_GRPC, _GRPC_KINDS = b"application/grpc", (b"application/grpc+", b"application/grpc;")
+_RESPONSE = [(b":status", b"200"), (b"content-type", _GRPC), (b"grpc-accept-encoding", wire.ACCEPTED)]
 _RESPONSE_BLOCK = HeaderBlock(_RESPONSE, NV_NO_COPY)
 _OK_BLOCK = HeaderBlock([(b"grpc-status", b"0")], NV_NO_COPY)
 
@@ -157,8 +162,8 @@ class Server:
                 self.connections[connection] = now if silent else None
                 if silent:
                     connection.ping()
-            elif now - pinged >= self._keepalive.timeout and connection.transport is not None:
-                connection.transport.abort()
+            elif now - pinged >= self._keepalive.timeout:
+                connection.abort()
         pause = min(self._keepalive) / 4
         self._watcher = self._loop.call_later(pause, self._watch)
 
@@ -172,33 +177,27 @@ class Server:
         if grace:
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace):
-                    await self._calls_ended()
+                    await self._idle()
         for task in self.tasks:
             task.cancel()
         if self.tasks:
             await asyncio.wait(self.tasks)
+        with suppress(TimeoutError):  # what the calls that were cut off are told
+            async with asyncio.timeout(LAST_BYTES_SECONDS):
+                await self._idle()
         for connection in list(self.connections):
-            connection.flush()
-            if connection.transport is not None:
-                connection.transport.close()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSING_SECONDS):
-                while self.connections:  # noqa: ASYNC110 they are many, and end by themselves
-                    await asyncio.sleep(0.01)
-        for connection in list(self.connections):
-            if connection.transport is not None:
-                connection.transport.abort()
+            connection.abort()
         if self._watcher is not None:
             self._watcher.cancel()
         for listening in self._sockets:
             listening.close()
 
-    async def _calls_ended(self) -> None:
-        """Returns when no call is at work, and what was answered is with the callers."""
+    async def _idle(self) -> None:
+        """Returns when all calls have ended and all that they are answered is sent: connections close then by themselves."""
         if self.tasks:
             await asyncio.wait(self.tasks)
-        while any(connection.streams for connection in self.connections):
-            await asyncio.sleep(0.01)
+        while self.connections:  # noqa: ASYNC110 each ends when its caller has read
+            await asyncio.sleep(IDLE_SECONDS)
 
     def begin(self, call: ServerCall, method: bytes) -> None:
         """Has the handler of a method answer a call."""
@@ -300,7 +299,7 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
                 self._set_encoding(value)
         if method != b"POST":
             self._refuse_http(b"405")
-        elif not content_type.startswith(b"application/grpc"):
+        elif content_type != _GRPC and not content_type.startswith(_GRPC_KINDS):
             self._refuse_http(b"415")
         elif not self._has_ended:
             self._server.begin(self, path)

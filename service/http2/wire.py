@@ -29,10 +29,10 @@ _SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1
 _MAX_TIMEOUT_DIGITS = 8
 
 _RESERVED = (":", "grpc-")
-"""Headers that are gRPC's own, by how their names begin."""
+"""How the names of headers begin that are HTTP's or gRPC's own."""
 
-_HTTP = ("content-type", "te")
-"""Headers that say how a call is sent."""
+_OWN = ("content-type", "te")
+"""Further headers that are no metadata."""
 
 _PASSED_ON = ("grpc-trace-bin", "grpc-tags-bin")
 """gRPC's own headers that are told all the same."""
@@ -65,7 +65,7 @@ def metadata_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Metadatum, ...]
     found: list[Metadatum] = []
     for raw, value in headers:
         name = raw.decode("ascii", "replace")
-        if name in _HTTP or (name.startswith(_RESERVED) and name not in _PASSED_ON):
+        if name in _OWN or (name.startswith(_RESERVED) and name not in _PASSED_ON):
             continue
         if name.endswith(BINARY):
             # Several values of one name may be joined by commas.

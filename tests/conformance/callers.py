@@ -161,6 +161,13 @@ class Watch:
             assert asyncio.get_running_loop().time() < end, f"{name} is {found}, not {state}"
             await asyncio.sleep(0.02)
 
+    async def until_all_have_ended(self, seconds: float = 20.0) -> None:
+        """Returns as soon as no call with a name is at work; fails if that takes too long."""
+        end = asyncio.get_running_loop().time() + seconds
+        while left := [name for name, state in (await self._calls())["calls"].items() if state == "begun"]:
+            assert asyncio.get_running_loop().time() < end, f"{len(left)} calls are still at work"
+            await asyncio.sleep(0.02)
+
     async def written_when_still(self, name: str) -> int:
         """Returns how many messages the calls of a name have written, as soon as it is no more for a second."""
         last, since = -1, 0

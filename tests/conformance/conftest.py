@@ -49,6 +49,12 @@ class Served:
         """Returns the bytes that are resident."""
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
+    def peak(self) -> int:
+        """Returns the most bytes that were resident since the last time that this was asked."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")  # see man 5 proc
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
     def signal(self, number: signal.Signals) -> None:
         """Sends it a signal."""
         self.process.send_signal(number)

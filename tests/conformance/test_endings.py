@@ -25,7 +25,8 @@ from tests.conformance.callers import (
     new_name,
 )
 from tests.conformance.conftest import Served, Start
-from tests.conformance.messages import Ask
+from tests.conformance.messages import Ask, SimpleRequest, SimpleResponse
+from tests.conformance.services import TEST_SERVICE
 from tests.service_process import ROOT
 
 pytestmark = pytest.mark.long
@@ -33,10 +34,14 @@ pytestmark = pytest.mark.long
 OK, UNAVAILABLE, CANCELLED = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED
 
+NARROW = {"http2.bdp_probe": 0, "http2.lookahead_bytes": 2**16}
+"""Options of a channel that takes no more than 64 KiB of a stream before it is read."""
+
 CALLER = """
 import sys, threading
 from tests.conformance.callers import channel_to, method
-from tests.conformance.messages import Ask
+from tests.conformance.messages import Ask, SimpleRequest, SimpleResponse
+from tests.conformance.services import TEST_SERVICE
 
 def messages():
     yield Ask(name=sys.argv[3])
@@ -179,6 +184,36 @@ async def test_calls_at_work_finish_when_the_server_stops_and_new_ones_are_refus
         stopped = time.monotonic()
         assert await asyncio.to_thread(server.process.wait, 20) == 0
         assert time.monotonic() - stopped < 5  # it stops with the last call, not with the end of its grace
+
+
+async def test_a_slow_reader_gets_all_of_its_answer_while_the_server_stops(start: Start) -> None:
+    """The handler has finished when the server is told to stop, and what does not fit into the window is yet to be sent."""
+    server = start(20.0)
+    another = AioCaller(server.address)
+    await another.exchange("Hold", [Ask(name="open")])
+    with channel_to(server.address, **NARROW) as channel:
+        ask = channel.unary_stream(
+            f"/{TEST_SERVICE}/UnaryCall", SimpleRequest.SerializeToString, SimpleResponse.FromString
+        )
+        call = ask(SimpleRequest(response_size=5_000_000))
+        call.initial_metadata()
+        server.signal(signal.SIGTERM)
+        await until_refused(another)
+        assert [len(reply.payload.body) for reply in call] == [5_000_000]
+        assert await asyncio.to_thread(server.process.wait, 20) == 0
+    await another.close()
+
+
+async def test_a_reader_who_takes_nothing_does_not_hold_up_the_stop(start: Start) -> None:
+    server = start(1.0)
+    with channel_to(server.address, **NARROW) as channel:
+        calls = [method(channel, "Pour")(Ask(name=new_name(), count=count, size=2**16)) for count in (3, 1000)]
+        for call in calls:
+            next(call)
+        begun = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(server.process.wait, 20) == 0
+        assert time.monotonic() - begun < 8
 
 
 async def test_calls_that_do_not_finish_in_the_grace_are_cut_off(start: Start) -> None:

@@ -55,6 +55,13 @@ async def test_metadata_arrives_as_it_was_sent_whatever_the_bytes(caller: Caller
     assert {key: came[key] for key in sent} == sent
 
 
+@pytest.mark.parametrize("value", [" before", "after ", " "])
+async def test_metadata_may_have_blanks_around(caller: Caller, value: str) -> None:
+    ended = await caller.exchange("Metadata", [Ask()], metadata=[("x-echo", value)], timeout=20)
+    assert ended.code == OK
+    assert [text.strip() for _, text in ended.trailing] == [value.strip()]  # they may be lost on the way
+
+
 async def test_metadata_comes_back_after_the_messages(caller: Caller) -> None:
     ended = await caller.exchange("Metadata", [Ask()], metadata=[*METADATA, *ECHOED], timeout=20)
     assert (ended.code, sorted(ended.trailing)) == (OK, sorted(ECHOED))
@@ -113,7 +120,7 @@ async def test_a_client_that_has_sent_all_is_answered_for_as_long_as_it_takes(ca
 
 @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code != OK], ids=lambda code: code.name)
 async def test_each_status_arrives_with_its_text(caller: Caller, code: grpc.StatusCode) -> None:
-    status = EchoStatus(code=code.value[0], message="50% of\r\nKöln ☺ 😈\t")
+    status = EchoStatus(code=code.value[0], message=" 50% of\r\nKöln ☺ 😈\t ")
     ended = await caller.exchange("UnaryCall", [SimpleRequest(response_status=status)], timeout=20)
     assert (ended.code, ended.details) == (code, status.message)
     answered = [outputs(1), StreamingOutputCallRequest(response_status=status)]
@@ -137,11 +144,11 @@ async def test_compressed_messages_are_understood(caller: Caller, compression: g
 async def test_a_message_counts_as_large_as_it_is_uncompressed(
     caller: Caller, compression: grpc.Compression, served: Served
 ) -> None:
-    before = served.memory()
+    before, _ = served.memory(), served.peak()
     request = SimpleRequest(payload=Payload(body=bytes(300_000_000)))
     ended = await caller.exchange("UnaryCall", [request], compression=compression, timeout=60)
     assert ended.code == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert served.memory() - before < 100_000_000
+    assert served.peak() - before < 100_000_000
 
 
 async def test_1000_calls_are_at_work_on_one_connection(caller: Caller) -> None:
@@ -173,7 +180,7 @@ async def test_slow_readers_cost_no_memory_and_do_not_hold_up_others(served: Ser
 
 async def test_callers_who_send_more_than_is_read_wait_and_cost_no_memory(served: Served, watch: Watch) -> None:
     """50 streams on one connection, each of which would send 30 MB to a handler that reads a message only."""
-    before, names = served.memory(), [new_name() for _ in range(50)]
+    before, _, names = served.memory(), served.peak(), [new_name() for _ in range(50)]
     async with aio_channel_to(served.address) as channel:
         calls = [method(channel, "HoldStream")() for _ in names]
 
@@ -187,7 +194,7 @@ async def test_callers_who_send_more_than_is_read_wait_and_cost_no_memory(served
             await watch.until(name, "begun")
         _, waiting = await asyncio.wait(sending, timeout=3)  # in so long all would have sent all
         assert len(waiting) == len(sending)
-        assert served.memory() - before < 50 * 4_000_000
+        assert served.peak() - before < 50 * 2_500_000  # each a window, and a message that is being put together
         for task in sending:
             task.cancel()
         for call in calls:

@@ -88,7 +88,7 @@ class Peer:
             found = await self.next()
             if found.stream == stream and found.kind == DATA:
                 data += found.payload
-            if found.stream == stream and (found.kind == RST_STREAM or found.flags & END_STREAM and found.kind < 2):
+            if found.stream == stream and (found.kind == RST_STREAM or (found.flags & END_STREAM and found.kind < 2)):
                 return data
 
 

@@ -131,13 +131,3 @@ async def test_a_server_that_stops_lets_callers_take_what_it_has_answered() -> N
         assert len(await peer.until_ended(1)) == len(message(b"")) + REPLY_BYTES
         async with asyncio.timeout(10):
             await stopping
-
-
-def test_metadata_may_be_named_almost_as_headers_of_http_are() -> None:
-    headers = [
-        (b"te", b"trailers"),
-        (b"content-type", b"application/grpc"),
-        (b"tenant", b"a"),
-        (b"content-types", b"b"),
-    ]
-    assert wire.metadata_of(headers) == (("tenant", "a"), ("content-types", "b"))
