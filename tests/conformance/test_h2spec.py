@@ -19,8 +19,8 @@ SECONDS = 15
 KNOWN = {
     # libnghttp2 ignores it, as frames of a stream that has been closed and that may have been on their way.
     "http2/5.1.1: Sends stream identifier that is numerically smaller than previous",
-    # The session is told to forget streams that have ended (`http2/connection.py`), which saves a quarter of an empty call, and
-    # ignores frames of theirs, as it has to for a moment anyway.
+    # The session is told to forget streams that have ended (`http2/connection.py`), which saves a quarter of an empty call,
+    # and ignores frames of theirs, as it has to for a moment anyway.
     "http2/5.1: closed: Sends a DATA frame",
     "http2/5.1: closed: Sends a DATA frame after sending RST_STREAM frame",
     "http2/5.1: closed: Sends a HEADERS frame",
