@@ -30,6 +30,10 @@ STREAM_WINDOW = 2**20
 CONNECTION_WINDOW = 2**24
 """So many bytes of a connection may be on their way at one time."""
 
+MAX_UNSENT_FRAMES = 2**15
+"""So many frames may wait to be sent; data does not count, it waits in its stream. That is more than the calls have that may
+be open at one time: a connection with more makes us say what is wrong with it, and does not read."""
+
 FLUSH_BYTES = 2**18
 """So many bytes are given to the socket at one time."""
 
@@ -89,6 +93,9 @@ class Connection(asyncio.Protocol):
             # Of the whole connection's window nobody waits for the reader of one stream.
             lib.nghttp2_session_consume_connection(self.session, self._unconsumed)
             self._unconsumed = 0
+        if lib.nghttp2_session_get_outbound_queue_size(self.session) > MAX_UNSENT_FRAMES:
+            self.abort()
+            return
         self.flush_soon()
 
     def chunk_received(self, stream_id: int, chunk: bytes) -> None:
