@@ -178,7 +178,7 @@ class Connection(asyncio.Protocol):
         """Tells the other side that this connection takes no further streams. It is closed after the last one."""
         last = lib.nghttp2_session_get_last_proc_stream_id(self.session)
         lib.nghttp2_submit_goaway(self.session, NO_FLAG, last, NO_ERROR, ffi.NULL, 0)
-        self.flush_soon()
+        self.flush()  # a stream that begins before it is sent would be one that the other side may try again elsewhere
 
     def abort(self) -> None:
         """Ends the connection at once, and with it its streams."""
