@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,9 @@ from service.http2 import wire
 from service.http2.connection import CALLBACKS, OPTIONS, PROVIDER, Connection
 from service.http2.nghttp2 import CANCEL, ENABLE_PUSH, HeaderBlock, ffi, lib
 from service.http2.stream import Stream
+
+CONNECT_SECONDS = 20.0
+"""How long it may take to reach a server; by itself the system would try for minutes."""
 
 
 class Channel:
@@ -22,6 +26,7 @@ class Channel:
     def __init__(self, address: str) -> None:
         self.address = address
         self._connection: ClientConnection | None = None
+        self._connections: weakref.WeakSet[ClientConnection] = weakref.WeakSet()
         self._connecting = asyncio.Lock()
         self._closed = False
 
@@ -34,7 +39,7 @@ class Channel:
             ended: Is called once when the call has ended, be it well or not; not if it is cancelled here.
 
         Raises:
-            OSError: The server cannot be reached.
+            OSError: The server cannot be reached, or not in time.
         """
         async with self._connecting:
             if self._closed:
@@ -46,19 +51,21 @@ class Channel:
     async def _connect(self) -> ClientConnection:
         host, _, port = self.address.rpartition(":")
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(
-            lambda: ClientConnection(self.address), host.strip("[]"), int(port)
-        )
+        async with asyncio.timeout(CONNECT_SECONDS):
+            _, connection = await loop.create_connection(
+                lambda: ClientConnection(self.address), host.strip("[]"), int(port)
+            )
+        self._connections.add(connection)
         if self._closed:
             connection.abort()
             raise ConnectionError("the channel is closed")
         return connection
 
     def close(self) -> None:
-        """Ends all streams and the connection."""
+        """Ends all streams and connections, also those on which a server goes on that takes no further streams there."""
         self._closed = True
-        if self._connection is not None:
-            self._connection.abort()
+        for connection in list(self._connections):
+            connection.abort()
 
 
 class ClientConnection(Connection):

@@ -30,6 +30,10 @@ STREAM_WINDOW = 2**20
 CONNECTION_WINDOW = 2**24
 """So many bytes of a connection may be on their way at one time."""
 
+MAX_UNSENT_FRAMES = 2**15
+"""So many frames may wait to be sent; data does not count, it waits in its stream. That is more than the calls have that may
+be open at one time: a connection with more makes us say what is wrong with it, and does not read."""
+
 FLUSH_BYTES = 2**18
 """So many bytes are given to the socket at one time."""
 
@@ -89,6 +93,9 @@ class Connection(asyncio.Protocol):
             # Of the whole connection's window nobody waits for the reader of one stream.
             lib.nghttp2_session_consume_connection(self.session, self._unconsumed)
             self._unconsumed = 0
+        if lib.nghttp2_session_get_outbound_queue_size(self.session) > MAX_UNSENT_FRAMES:
+            self.abort()
+            return
         self.flush_soon()
 
     def chunk_received(self, stream_id: int, chunk: bytes) -> None:
@@ -171,7 +178,7 @@ class Connection(asyncio.Protocol):
         """Tells the other side that this connection takes no further streams. It is closed after the last one."""
         last = lib.nghttp2_session_get_last_proc_stream_id(self.session)
         lib.nghttp2_submit_goaway(self.session, NO_FLAG, last, NO_ERROR, ffi.NULL, 0)
-        self.flush_soon()
+        self.flush()  # a stream that begins before it is sent would be one that the other side may try again elsewhere
 
     def abort(self) -> None:
         """Ends the connection at once, and with it its streams."""

@@ -82,6 +82,7 @@ int nghttp2_session_consume_stream(nghttp2_session *, int32_t stream_id, size_t 
 int nghttp2_session_resume_data(nghttp2_session *, int32_t stream_id);
 int nghttp2_session_set_local_window_size(nghttp2_session *, uint8_t flags, int32_t stream_id, int32_t window_size);
 int32_t nghttp2_session_get_last_proc_stream_id(nghttp2_session *);
+size_t nghttp2_session_get_outbound_queue_size(nghttp2_session *);
 
 int nghttp2_submit_settings(nghttp2_session *, uint8_t flags, const nghttp2_settings_entry *, size_t);
 int nghttp2_submit_response(nghttp2_session *, int32_t stream_id, const nghttp2_nv *, size_t,

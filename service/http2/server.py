@@ -20,6 +20,7 @@ import grpc.aio
 from service.http2 import wire
 from service.http2.connection import CALLBACKS, OPTIONS, PROVIDER, Connection
 from service.http2.nghttp2 import (
+    CANCEL,
     DATA_NO_END_STREAM,
     MAX_CONCURRENT_STREAMS,
     MAX_HEADER_LIST_SIZE,
@@ -41,6 +42,12 @@ long others wait when one caller opens as many as it may at once."""
 
 HEADER_BYTES = 2**14
 """The most bytes of the headers of one call."""
+
+SMALL_REPLY_BYTES = 2**12
+"""Of a smaller reply nobody watches whether it is taken."""
+
+UNTAKEN_SECONDS = 60.0
+"""A lone reply of which nothing was taken for so long is given up. It holds memory, and its call is not at work any more."""
 
 LAST_BYTES_SECONDS = 1.0
 """How long the last bytes of calls may take that are cut off when the server stops."""
@@ -397,6 +404,8 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
             self.end(grpc.StatusCode.INTERNAL, "the service has failed; its log says why")
         else:
             self.end(grpc.StatusCode.OK)
+            if self._is_open and self._unsent_bytes > SMALL_REPLY_BYTES and not handler.response_streaming:
+                self._watch_reply()  # of several messages a caller may take the next one whenever it likes
         finally:
             self.task = None
 
@@ -426,6 +435,13 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
         self._has_written_all = True
         self._begin_reply()
         self._resume()
+
+    def _watch_reply(self) -> None:
+        """Gives up the reply unless something of it is taken in time, again and again."""
+        unsent = self._unsent_bytes
+        self._alarm = self._connection.loop.call_later(
+            UNTAKEN_SECONDS, lambda: self._watch_reply() if self._unsent_bytes < unsent else self.reset(CANCEL)
+        )
 
     def _begin_reply(self) -> None:
         """Sends the headers of the reply; its messages and trailers follow as they come."""

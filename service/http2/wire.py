@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import urllib.parse
 import zlib
 from collections.abc import Callable, Iterable
@@ -37,6 +38,9 @@ _OWN = ("content-type", "te")
 _PASSED_ON = ("grpc-trace-bin", "grpc-tags-bin")
 """gRPC's own headers that are told all the same."""
 
+_NAME, _TEXT = re.compile(rb"[0-9a-z_.-]+"), re.compile(rb"[ -~]*")
+"""The names that metadata may have, and its values unless they are binary."""
+
 _UNESCAPED = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
 
 
@@ -61,17 +65,22 @@ def seconds_of(timeout: bytes) -> float:
 
 
 def metadata_of(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Metadatum, ...]:
-    """Returns what the other side has sent as metadata. Values that are not what they should be are left out."""
+    """Returns what the other side has sent as metadata.
+
+    What HTTP/2 allows and gRPC does not is left out: gRPC's client, which passes calls on, raises an error at it.
+    """
     found: list[Metadatum] = []
     for raw, value in headers:
-        name = raw.decode("ascii", "replace")
+        if not _NAME.fullmatch(raw):
+            continue
+        name = raw.decode("ascii")
         if name in _OWN or (name.startswith(_RESERVED) and name not in _PASSED_ON):
             continue
         if name.endswith(BINARY):
             # Several values of one name may be joined by commas.
             found.extend((name, data) for part in value.split(b",") if (data := _bytes_of(part)) is not None)
-        else:
-            found.append((name, value.decode("latin-1")))
+        elif _TEXT.fullmatch(value):
+            found.append((name, value.decode("ascii")))
     return tuple(found)
 
 

@@ -11,6 +11,7 @@ from service.http2.client import Channel
 from tests.unit.http2.peer import (
     END_HEADERS,
     END_STREAM,
+    GOAWAY,
     HEADERS,
     PREFACE,
     SETTINGS,
@@ -54,3 +55,33 @@ async def test_a_stream_whose_server_says_how_it_ended_has_ended(more: bytes) ->
     await gone.wait()
     server.close()
     assert ended == [True]
+
+
+async def test_a_closed_channel_ends_streams_on_a_connection_that_the_server_has_given_up() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = Peer(reader, writer)
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readexactly(len(PREFACE))
+            peer.send(frame(SETTINGS, 0, 0))
+            await peer.next()
+            peer.send(frame(GOAWAY, 0, 0, bytes([0, 0, 0, 1]) + bytes(4)))
+            await reader.read()
+        writer.close()
+        gone.append(True)
+
+    gone: list[bool] = []
+    ended: list[int] = []
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    channel = Channel(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    await channel.stream("/a/b", lambda message: None, lambda: ended.append(1))
+    first = channel._connection
+    assert first is not None
+    async with asyncio.timeout(10):
+        while first.is_usable:  # noqa: ASYNC110 nothing tells
+            await asyncio.sleep(0.01)
+        await channel.stream("/a/b", lambda message: None, lambda: ended.append(2))
+        assert not ended
+        channel.close()
+        while len(ended) < 2 or len(gone) < 2:  # noqa: ASYNC110 nothing tells
+            await asyncio.sleep(0.01)
+    server.close()

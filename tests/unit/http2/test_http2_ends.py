@@ -12,10 +12,14 @@ from typing import Any
 import grpc
 import pytest
 
-from service.http2 import wire
+from service.http2 import connection, wire
+from service.http2 import server as http2_server
 from service.http2.server import Server, ServerCall, ServerConnection
 from tests.unit.http2.peer import (
     DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
     RST_STREAM,
     Peer,
     begun,
@@ -131,3 +135,23 @@ async def test_a_server_that_stops_lets_callers_take_what_it_has_answered() -> N
         assert len(await peer.until_ended(1)) == len(message(b"")) + REPLY_BYTES
         async with asyncio.timeout(10):
             await stopping
+
+
+async def test_a_reply_that_is_not_taken_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http2_server, "UNTAKEN_SECONDS", 0.1)
+
+    async def much(context: Any) -> bytes:
+        return bytes(REPLY_BYTES)
+
+    async with serving(much) as (server, peer):
+        peer.send(called(1, b"/a/b"))
+        assert len(await peer.until_ended(1)) < REPLY_BYTES
+        assert [call for one in server.connections for call in one.streams] == []
+
+
+async def test_a_peer_who_has_us_answer_and_does_not_read_loses_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MAX_UNSENT_FRAMES", 100)
+    async with serving(first) as (server, peer):
+        await until(lambda: len(server.connections) == 1)
+        peer.send(b"".join(frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, b"\x83\x84\x86") for n in range(500)))
+        await until(lambda: not server.connections)

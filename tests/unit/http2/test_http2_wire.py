@@ -42,6 +42,13 @@ def test_what_is_grpcs_own_is_no_metadata() -> None:
     assert wire.metadata_of(headers) == (("user-agent", "me"), ("tenant", "a"))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [(b"na!me", b"a"), (b"caf\xc3\xa9", b"a"), (b"name", b"a\tb"), (b"name", b"caf\xc3\xa9")]
+)
+def test_what_grpc_does_not_take_as_metadata_is_left_out(name: bytes, value: bytes) -> None:
+    assert wire.metadata_of([(name, value), (b"name", b"kept")]) == (("name", "kept"),)
+
+
 def test_several_values_of_bytes_may_share_a_header_and_broken_ones_are_left_out() -> None:
     assert wire.metadata_of([(b"key-bin", b"AAE,AgM=, BA ,*")]) == (
         ("key-bin", b"\0\1"),
