@@ -35,7 +35,7 @@ MAX_UNSENT_FRAMES = 2**15
 be open at one time: a connection with more makes us say what is wrong with it, and does not read."""
 
 RESETS_AT_ONCE, RESETS_A_SECOND = 2**14, 2**10
-"""A connection that resets more streams ends. Callers reset calls whose deadlines pass: when answers are late, all at once."""
+"""A connection that resets more streams ends. Callers reset calls whose deadlines pass: if answers are late, all at once."""
 
 FLUSH_BYTES = 2**18
 """So many bytes are given to the socket at one time."""
