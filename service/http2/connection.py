@@ -34,6 +34,9 @@ MAX_UNSENT_FRAMES = 2**15
 """So many frames may wait to be sent; data does not count, it waits in its stream. That is more than the calls have that may
 be open at one time: a connection with more makes us say what is wrong with it, and does not read."""
 
+RESETS_AT_ONCE, RESETS_A_SECOND = 2**14, 2**10
+"""A connection that resets more streams ends. Callers reset calls whose deadlines pass: if answers are late, all at once."""
+
 FLUSH_BYTES = 2**18
 """So many bytes are given to the socket at one time."""
 
@@ -282,6 +285,8 @@ def _make_options() -> Any:
     if hasattr(lib, "nghttp2_option_set_no_rfc9113_leading_and_trailing_ws_validation"):
         # gRPC's metadata may have blanks around, which nghttp2 refuses from its version 1.50 on.
         lib.nghttp2_option_set_no_rfc9113_leading_and_trailing_ws_validation(made[0], 1)
+    if hasattr(lib, "nghttp2_option_set_stream_reset_rate_limit"):
+        lib.nghttp2_option_set_stream_reset_rate_limit(made[0], RESETS_AT_ONCE, RESETS_A_SECOND)
     return made[0]
 
 

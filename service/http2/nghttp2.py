@@ -65,6 +65,7 @@ void nghttp2_session_callbacks_set_on_stream_close_callback(nghttp2_session_call
 int nghttp2_option_new(nghttp2_option **);
 void nghttp2_option_set_no_auto_window_update(nghttp2_option *, int);
 void nghttp2_option_set_no_closed_streams(nghttp2_option *, int);
+void nghttp2_option_set_stream_reset_rate_limit(nghttp2_option *, uint64_t burst, uint64_t rate);
 void nghttp2_option_set_no_rfc9113_leading_and_trailing_ws_validation(nghttp2_option *, int);
 
 int nghttp2_session_server_new2(nghttp2_session **, const nghttp2_session_callbacks *, void *user_data,

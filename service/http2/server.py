@@ -105,6 +105,7 @@ class Server:
         """With the time at which each was pinged, None if it needs no ping."""
         self.tasks: set[asyncio.Task[None]] = set()
         self._watcher: asyncio.TimerHandle | None = None
+        self._looked = self._loop.time()
         self.stopping = False
 
     def add_insecure_port(self, address: str) -> int:
@@ -162,16 +163,17 @@ class Server:
 
     def _watch(self) -> None:
         """Pings silent connections, and gives up those that do not answer."""
-        now = self._loop.time()
+        now, pause = self._loop.time(), min(self._keepalive) / 4
+        # What came in while the loop, or the machine, stood still has not been read yet.
+        was_away, self._looked = now - self._looked > 2 * pause, now
         for connection, pinged in list(self.connections.items()):
             if pinged is None or connection.heard > pinged:
                 silent = now - connection.heard >= self._keepalive.seconds
                 self.connections[connection] = now if silent else None
                 if silent:
                     connection.ping()
-            elif now - pinged >= self._keepalive.timeout:
+            elif now - pinged >= self._keepalive.timeout and not was_away:
                 connection.abort()
-        pause = min(self._keepalive) / 4
         self._watcher = self._loop.call_later(pause, self._watch)
 
     async def stop(self, grace: float | None) -> None:
@@ -187,8 +189,6 @@ class Server:
                     await self._idle()
         for task in self.tasks:
             task.cancel()
-        if self.tasks:
-            await asyncio.wait(self.tasks)
         with suppress(TimeoutError):  # what the calls that were cut off are told
             async with asyncio.timeout(LAST_BYTES_SECONDS):
                 await self._idle()

@@ -208,11 +208,6 @@ class Stream(ABC):
         self._unsent_bytes += len(prefix) + len(message)
         self._resume()
 
-    def _end_sending(self) -> None:
-        """Nothing more will be sent."""
-        self._has_written_all = True
-        self._resume()
-
     def _resume(self) -> None:
         if self._waits_for_data and self._is_open:
             self._waits_for_data = False

@@ -106,11 +106,6 @@ def escaped(details: str) -> bytes:
     return urllib.parse.quote(details, safe=_UNESCAPED).encode("ascii")
 
 
-def unescaped(message: bytes) -> str:
-    """Returns the text of a header `grpc-message`."""
-    return urllib.parse.unquote(message.decode("ascii", "replace"))
-
-
 def status_fields(code: grpc.StatusCode, details: str, metadata: Iterable[Metadatum]) -> list[tuple[bytes, bytes]]:
     """Returns the trailers of a call's end."""
     number: int = code.value[0]

@@ -155,3 +155,16 @@ async def test_a_peer_who_has_us_answer_and_does_not_read_loses_the_connection(m
         await until(lambda: len(server.connections) == 1)
         peer.send(b"".join(frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, b"\x83\x84\x86") for n in range(500)))
         await until(lambda: not server.connections)
+
+
+async def test_thousands_of_calls_whose_deadlines_pass_at_once_do_not_end_the_connection() -> None:
+    """Their caller resets each, as gRPC's clients do; libnghttp2 by itself takes more than 1,000 at once for an attack."""
+    cancel = (8).to_bytes(4, "big")
+    async with serving(first) as (server, peer):
+        for stream in range(1, 4001, 2):
+            peer.send(begun(stream, b"/a/b") + frame(RST_STREAM, 0, stream, cancel))
+        peer.send(called(4001, b"/a/b"))
+        await peer.until_ended(4001)
+        peer.send(called(4003, b"/a/b"))
+        await peer.until_ended(4003)
+        assert len(server.connections) == 1
