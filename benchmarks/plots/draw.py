@@ -18,6 +18,8 @@ from matplotlib import pyplot
 OURS, LIMIT, PEER = "#0b7a75", "#b8b8b8", "#d98032"
 COLOURS = {"fitserve": OURS, "fitserve-2": OURS, "triton": LIMIT, "grpc-echo": LIMIT, "grpc-echo-uvloop": LIMIT}
 PERCENTILES = ("p50", "p99")
+SHOWN_TIMES = 10.0
+"""So many times as good as its goal, or as bad, is a ratio shown at the most."""
 Figures = list[dict[str, Any]]  # Any: JSON
 
 
@@ -35,7 +37,10 @@ def main(path: Path) -> None:
 
 
 def _ratios(findings: dict[str, dict[str, Any]], path: Path) -> None:
-    """Draws each ratio as a share of its goal; what has to stay below a bound is turned over, so that right is better."""
+    """Draws each ratio as a share of its goal, to the right of it what is better; beyond ten times the goal a bar is cut off.
+
+    What has to stay below a bound is turned over.
+    """
     shares = {}
     for name, finding in findings.items():
         if finding["goal"] and finding["value"] > 0:
@@ -48,9 +53,12 @@ def _ratios(findings: dict[str, dict[str, Any]], path: Path) -> None:
         return
     figure, axes = pyplot.subplots(figsize=(9, 0.7 * len(shares) + 1.2))
     colours = [OURS if share >= 1 else PEER for share in shares.values()]
-    axes.barh(list(shares), list(shares.values()), color=colours)
+    axes.set_xscale("log")
+    axes.barh(list(shares), [share - 1 for share in shares.values()], left=1.0, color=colours)
     axes.axvline(1.0, color="black", linewidth=1)
-    axes.set_xlabel("how far beyond the goal (1 is the goal, right is better)")
+    axes.set_xlim(1 / SHOWN_TIMES, SHOWN_TIMES)
+    axes.set_xticks([0.1, 0.2, 0.5, 1, 2, 5, 10], ["0.1", "0.2", "0.5", "1", "2", "5", "10"])
+    axes.set_xlabel("times as good as the goal (right is better)")
     axes.invert_yaxis()
     _save(figure, path)
 
