@@ -37,7 +37,7 @@ def main(path: Path) -> None:
 
 
 def _ratios(findings: dict[str, dict[str, Any]], path: Path) -> None:
-    """Draws each ratio as a share of its goal, to the right of it what is better; beyond ten times the goal a bar is cut off.
+    """Draws each ratio as a share of its goal, to the right what is better; beyond ten times the goal a bar is cut off.
 
     What has to stay below a bound is turned over.
     """
