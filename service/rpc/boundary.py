@@ -1,14 +1,11 @@
 """The outermost handler: every call is read, decoded, admitted and ended here.
 
-grpc.aio sends the text of exceptions and of undecodable messages to the caller as UNKNOWN, and a caller who opens calls
-without sending anything holds its slots for ever. So all methods are served through the handlers for streamed requests:
-the first message is read with a time-out, decoded here, and the call is counted only from then on.
+What is wrong with a message is told in our words, and a caller who opens calls without sending anything must not hold slots
+for ever. So all methods are served through the handlers for streamed requests: the first message is read with a time-out,
+decoded here, and the call is counted only from then on.
 
 It is a handler and no interceptor, and knows all methods itself, because that is faster: an interceptor costs two coroutines
-a call, and grpc.aio looks at each method that is registered with it whenever a call comes in.
-
-Messages are read with `context.read()`: the iterator that grpc.aio offers is part of a cycle of references, and keeps its
-last message until the next full garbage collection, which may be hours away.
+a call.
 """
 
 from __future__ import annotations
@@ -290,7 +287,7 @@ class _Messages:
 async def _read(context: Context, silence: _Silence) -> bytes | None:
     """Returns the next message of a call, None after the last. A caller who sends none in time loses the call.
 
-    The call is ended, the read is not cancelled: so the caller is told why, and cancelled reads leak memory in grpcio.
+    The call is ended, the read is not cancelled: so the caller is told why.
     """
     silence.begins(context)
     try:
@@ -320,9 +317,8 @@ def _guarded(work: Work, method: str) -> Behavior:
 async def _abort(context: Context, error: ServiceError) -> NoReturn:
     """Ends a call with an error; never returns.
 
-    To be called outside of `except`, with an error that was never raised: grpcio's context keeps the AbortError, and with
-    it the frames of all that it came from, so a message that one of them holds would stay until the next full garbage
-    collection.
+    To be called outside of `except`, with an error that was never raised: else AbortError has that error, and with it the
+    frames of all that it came from, so a message that one of them holds would stay until the next full garbage collection.
     """
     status = status_of(error)
     await context.abort(code_of(error), status.message, (("grpc-status-details-bin", status.SerializeToString()),))
@@ -331,5 +327,5 @@ async def _abort(context: Context, error: ServiceError) -> NoReturn:
 async def _end_silent_call(context: Context, seconds: float) -> None:
     """Ends a call whose caller was silent for too long."""
     why = f"the service has waited {seconds:.0f} s for a message and ends the call; send it sooner"
-    with suppress(grpc.aio.AbortError, grpc.aio.UsageError, grpc.aio.InternalError):  # the call may be ending by itself
+    with suppress(grpc.aio.AbortError):
         await _abort(context, ServiceError(Reason.DEADLINE_EXCEEDED, why))

@@ -105,7 +105,6 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
                 await uploads.in_thread(upload.append, message.content)
                 del message  # the next one may be long in coming
             await uploads.in_thread(upload.finish)
-            await uploads.caller_is_there()
             imported = await self._imports.make(upload)
         error = imported.load_error
         return pb.ImportModelResponse(

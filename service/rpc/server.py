@@ -1,4 +1,4 @@
-"""The gRPC server: its options, its services, and the boundary around them."""
+"""The gRPC server: its services, and the boundary around them."""
 
 from __future__ import annotations
 
@@ -38,13 +38,7 @@ SERVICES = (
 )
 
 MESSAGE_MARGIN = 2**20
-"""gRPC refuses larger messages by itself, without our details; within the margin the boundary does it."""
-
-KEEPALIVE_MS = 60_000
-"""The server pings callers whose connection has been silent for so long."""
-
-KEEPALIVE_TIMEOUT_MS = 20_000
-"""A connection whose ping is not answered in so long is closed."""
+"""The transport refuses larger messages, without our details; within the margin the boundary does it."""
 
 
 @dataclass(frozen=True)
@@ -86,35 +80,3 @@ def build_following_server(
     handlers = {**relay.handlers(), **methods.handlers, **oip.handlers()}
     boundary = Boundary(handlers, max_calls, max_message_bytes)
     return Server(boundary, max_message_bytes + MESSAGE_MARGIN, share_port=True)
-
-
-def _options(max_message_bytes: int, share_port: bool) -> list[tuple[str, int]]:
-    return [
-        # By default a second server could take the same port without an error, and half of the calls.
-        ("grpc.so_reuseport", int(share_port)),
-        ("grpc.max_receive_message_length", max_message_bytes + MESSAGE_MARGIN),
-        ("grpc.max_send_message_length", -1),
-        *keepalive_options(KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS),
-        # Clients that keep idle connections alive are welcome.
-        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-    ]
-
-
-def keepalive_options(time_ms: int, timeout_ms: int) -> list[tuple[str, int]]:
-    """Returns the options with which a server notices callers who are gone without a word, and ends their calls.
-
-    By default it would take two hours to notice a machine that lost its power.
-
-    Args:
-        time_ms: A caller who was silent for so long is pinged.
-        timeout_ms: One who does not answer in so long is gone.
-    """
-    return [
-        ("grpc.keepalive_time_ms", time_ms),
-        ("grpc.keepalive_timeout_ms", timeout_ms),
-        # Pings have a time-out of their own, of a minute, and it is the one that counts while the other's kernel answers.
-        ("grpc.http2.ping_timeout_ms", timeout_ms),
-        # By default no more than two pings are sent while no data flows.
-        ("grpc.http2.max_pings_without_data", 0),
-    ]

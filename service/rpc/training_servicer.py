@@ -61,7 +61,6 @@ class TrainingServicer(training_service_pb2_grpc.TrainingServiceServicer):
                     raise invalid("chunk", "after the description every message is a chunk")
                 await uploads.in_thread(_append, writer, message.chunk)
             digest = await uploads.in_thread(_digest, writer, description)
-            await uploads.caller_is_there()
             return await uploads.in_thread(self._finish, writer, digest, description.display_name)
         finally:
             await asyncio.to_thread(writer.abort)

@@ -10,10 +10,6 @@ from service.domain.errors import Reason, ServiceError
 
 T = TypeVar("T")
 
-GONE_SECONDS = 0.02
-"""After the end of an upload's messages it takes at most so long until a caller who has gone is known to have."""
-
-
 SILENCE_SECONDS = 60.0
 """How long the caller of an upload may be silent who holds one of a few places meanwhile."""
 
@@ -35,15 +31,6 @@ async def without_silence(messages: AsyncIterator[T]) -> AsyncIterator[T]:
             return
         yield cast("T", message)
         del message  # the next one may be long in coming
-
-
-async def caller_is_there() -> None:
-    """Ends with the call if the caller has gone.
-
-    In grpc.aio the messages of a caller who has gone end like those of one who has sent all; only after that the call's
-    task is cancelled.
-    """
-    await asyncio.sleep(GONE_SECONDS)
 
 
 async def in_thread(function: Callable[..., T], *arguments: object) -> T:

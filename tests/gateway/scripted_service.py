@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
-import grpc.aio
 from fitserve.v1 import (
     data_pb2,
     model_service_pb2,
@@ -23,6 +21,7 @@ from tritonclient.grpc import service_pb2 as oip
 from tritonclient.grpc import service_pb2_grpc as oip_grpc
 
 from service.domain.errors import Reason, ServiceError
+from service.http2 import server as http2
 from service.rpc.boundary import Boundary, Methods
 
 METADATA = {
@@ -104,7 +103,7 @@ async def scripted_service(port: int = 0) -> AsyncIterator[tuple[str, Calls]]:
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Predictions(), methods.server)
     oip_grpc.add_GRPCInferenceServiceServicer_to_server(Inference(), methods.server)
     boundary = Boundary(methods.handlers, 100, 2**26)
-    server = grpc.aio.server(handlers=[boundary], options=[("grpc.max_send_message_length", -1)])
+    server = http2.Server(boundary, 2**27)
     port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     try:
