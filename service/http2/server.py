@@ -49,6 +49,10 @@ SMALL_REPLY_BYTES = 2**12
 UNTAKEN_SECONDS = 60.0
 """A lone reply of which nothing was taken for so long is given up. It holds memory, and its call is not at work any more."""
 
+MESSAGES_ON_THEIR_WAY = 8
+"""Messages that are not complete hold no slot of the calls at work. All together may be as large as so many of the
+largest."""
+
 LAST_BYTES_SECONDS = 1.0
 """How long the last bytes of calls may take that are cut off when the server stops."""
 
@@ -97,6 +101,8 @@ class Server:
         self._handlers = handlers
         self._found: dict[bytes, grpc.RpcMethodHandler[Any, Any]] = {}
         self.max_message_bytes = max_message_bytes
+        self.incomplete_bytes = 0
+        """Of messages that are not complete, in all calls."""
         self._share_port = share_port
         self._keepalive = keepalive
         self._sockets: list[socket.socket] = []
@@ -268,6 +274,7 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
         self._encode: Any = None  # Any: the messages differ from method to method
         self._began = False
         self._header_bytes = 0
+        self._incomplete_bytes = 0
         self._has_begun_reply = False
         self._initial: Iterable[wire.Metadatum] = ()
         self._trailing: Iterable[wire.Metadatum] = ()
@@ -311,9 +318,31 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
         elif not self._has_ended:
             self._server.begin(self, path)
 
+    def received(self, chunk: bytes) -> None:
+        """Takes bytes of messages, unless the call has ended or too many messages are on their way."""
+        if self._has_ended:
+            return
+        super().received(chunk)
+        if self._partial or self._incomplete_bytes:
+            self._count_incomplete()
+
+    def _count_incomplete(self) -> None:
+        """Notes what is there of a message that is not complete. One that is too much ends its call."""
+        server, size = self._server, len(self._partial)
+        server.incomplete_bytes += size - self._incomplete_bytes
+        self._incomplete_bytes = size
+        limit = MESSAGES_ON_THEIR_WAY * server.max_message_bytes
+        if size and server.incomplete_bytes > limit:
+            why = f"{limit} bytes of messages that are not complete have come, and no more are taken; try again later"
+            self._cut_off(grpc.StatusCode.RESOURCE_EXHAUSTED, why)
+            self._partial = bytearray()
+            self._count_incomplete()
+
     def closed(self) -> None:
         """The call has ended: well, or the caller has cancelled it or is gone."""
         super().closed()
+        if self._incomplete_bytes:
+            self._count_incomplete()
         if self._alarm is not None:
             self._alarm.cancel()
         task, self.task = self.task, None  # one that is cancelled before it has begun does not come to forget itself

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -168,3 +169,23 @@ async def test_thousands_of_calls_whose_deadlines_pass_at_once_do_not_end_the_co
         peer.send(called(4003, b"/a/b"))
         await peer.until_ended(4003)
         assert len(server.connections) == 1
+
+
+async def test_messages_that_never_become_complete_are_bounded_together() -> None:
+    limit = http2_server.MESSAGES_ON_THEIR_WAY
+    part = struct.pack(">BI", 0, 2**20) + bytes(2**20 - 10)
+    streams = [2 * number + 3 for number in range(limit + 3)]
+    async with serving(first) as (server, peer):
+        peer.send(called(1, b"/a/b"))
+        await peer.until_ended(1)  # and with it the server's windows are agreed on
+        for stream in streams:
+            peer.send(begun(stream, b"/a/b"))
+            for start in range(0, len(part), 2**14):
+                peer.send(frame(DATA, 0, stream, part[start : start + 2**14]))
+        refused = {(await peer.next()).stream for _ in range(2)}  # a status, and a reset
+        assert refused < set(streams)
+        await until(lambda: server.incomplete_bytes > (limit - 1) * 2**20)
+        assert server.incomplete_bytes <= limit * 2**20
+        peer.send(called(1001, b"/a/b"))
+        await peer.until_ended(1001)  # one that is complete is taken all the same
+    await until(lambda: server.incomplete_bytes == 0)
