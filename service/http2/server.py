@@ -1,4 +1,4 @@
-"""A gRPC server on libnghttp2, in place of grpc.aio's: it costs a call an eighth of the time, and no change of thread.
+"""A gRPC server on libnghttp2, in place of grpc.aio's: a call changes no thread (docs/adr/0004-nghttp2.md has figures).
 
 It answers the handlers of `rpc.boundary`, which read and write the messages of a call through its context. What such a
 handler may do with the context is what grpc.aio's allows, as far as the service uses it.
@@ -135,12 +135,14 @@ class Server:
         name, _, port = address.rpartition(":")
         number = int(port)
         missing: OSError | None = None
-        taken = []
+        taken: list[socket.socket] = []
         for family, host in _places(name.strip("[]")):
             try:
                 listening = self._listen(family, (host, number))
             except OSError as error:
                 if error.errno != errno.EADDRNOTAVAIL:
+                    for listening in taken:
+                        listening.close()
                     raise
                 missing = error  # a name may lead to addresses that this machine has not
                 continue
