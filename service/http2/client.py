@@ -55,6 +55,8 @@ class Channel:
             _, connection = await loop.create_connection(
                 lambda: ClientConnection(self.address), host.strip("[]"), int(port)
             )
+        if not connection.is_usable:
+            raise ConnectionError("the server has hung up at once")
         self._connections.add(connection)
         if self._closed:
             connection.abort()

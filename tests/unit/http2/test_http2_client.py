@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from contextlib import suppress
 
 import pytest
@@ -85,3 +87,23 @@ async def test_a_closed_channel_ends_streams_on_a_connection_that_the_server_has
         while len(ended) < 2 or len(gone) < 2:  # noqa: ASYNC110 nothing tells
             await asyncio.sleep(0.01)
     server.close()
+
+
+async def test_a_server_that_hangs_up_at_once_is_one_that_cannot_be_reached_whenever_it_is_noticed() -> None:
+    """A Triton that dies or starts looks like that: its port takes connections that are gone before they are used."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+
+        async def hang_up() -> None:
+            while True:
+                taken, _ = await asyncio.get_running_loop().sock_accept(listening)
+                taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # by a reset
+                taken.close()
+
+        hanging_up = asyncio.create_task(hang_up())
+        for _ in range(200):  # it is noticed while connecting, before the stream begins, and after
+            channel = Channel(f"127.0.0.1:{listening.getsockname()[1]}")
+            with suppress(OSError):
+                await channel.stream("/a/b", lambda message: None, lambda: None)
+            channel.close()
+        hanging_up.cancel()
