@@ -150,6 +150,7 @@ class Batcher(Generic[D, S]):
         waiting: Waiting[D, S] = Waiting(data, rows, self._loop.create_future())
         self._queue[waiting] = None
         self._queued_rows += rows
+        self._idle.clear()
         self._fill()
         try:
             return await waiting.scores
@@ -178,11 +179,15 @@ class Batcher(Generic[D, S]):
             self._queued_rows -= waiting.rows
 
     def _fill(self) -> None:
-        """Has what waits sent at the end of this turn of the event loop; those who come at the same time join it."""
-        self._idle.clear()
-        if not self._filling:
-            self._filling = True
-            self._loop.call_soon(self._send)
+        """Has what waits sent at the end of this turn of the event loop, if there is room; those who come meanwhile join it."""
+        if self._filling or self._full or not self._queue:
+            return
+        self._filling = True
+        self._begin(None)
+
+    def _begin(self, members: list[Waiting[D, S]] | None) -> None:
+        """Begins a batch of these members, or of those who wait when it comes to run."""
+        self._batches.add(self._loop.create_task(self._run(members)))
 
     @property
     def _full(self) -> bool:
@@ -190,17 +195,11 @@ class Batcher(Generic[D, S]):
         more = MAX_IN_FLIGHT - 1 if self._requests_in_flight < PIPELINE_REQUESTS else 0
         return len(self._batches) >= self._instances + more
 
-    def _send(self) -> None:
-        """Starts batches as long as there are rows and the number in flight allows it."""
-        self._filling = False
-        while not self._full:
-            members = self._next_members()
-            if not members:
-                break
-            self._requests_in_flight += len(members)
-            self._batches.add(self._loop.create_task(self._run(members)))
-        if not self._queue and not self._requests_in_flight:
-            self._idle.set()
+    def _take(self) -> list[Waiting[D, S]]:
+        """Takes the members of the batch that was begun last off the queue."""
+        members = self._next_members()
+        self._requests_in_flight += len(members)
+        return members
 
     def _next_members(self) -> list[Waiting[D, S]]:
         """Takes requests off the queue for one batch; those whose caller has just gone are dropped.
@@ -210,7 +209,7 @@ class Batcher(Generic[D, S]):
         """
         members: list[Waiting[D, S]] = []
         rows = 0
-        idle = max(1, self._instances - len(self._batches))
+        idle = max(1, self._instances - len(self._batches) + 1)  # this batch is one of them
         limit = min(self._max_batch_rows, -(-self._queued_rows // idle))
         while self._queue:
             waiting = next(iter(self._queue))
@@ -223,10 +222,18 @@ class Batcher(Generic[D, S]):
                 rows += waiting.rows
         return members
 
-    async def _run(self, members: list[Waiting[D, S]]) -> None:
-        """Sends one batch and answers its members."""
+    async def _run(self, members: list[Waiting[D, S]] | None) -> None:
+        """Sends one batch and answers its members; if they are those who wait, it begins batches for further copies too."""
+        if members is None:
+            self._filling = False
+            members = self._take()
+            while self._queue and not self._full:
+                more: list[Waiting[D, S]] = []
+                self._begin(more)
+                more += self._take()
         try:
-            await self._answer(members)
+            if members:
+                await self._answer(members)
         except Exception as error:  # such as no memory for the batch; without an answer its callers would wait for ever
             log.exception("a batch of model %s could not be put together, or taken apart", self._model)
             self._fail(members, error)
@@ -235,6 +242,8 @@ class Batcher(Generic[D, S]):
             if (task := asyncio.current_task()) is not None:
                 self._batches.discard(task)
             self._fill()
+            if not self._queue and not self._requests_in_flight:
+                self._idle.set()
 
     async def _answer(self, members: list[Waiting[D, S]]) -> None:
         data = members[0].data if len(members) == 1 else self._join([member.data for member in members])
@@ -298,6 +307,12 @@ class TensorBatcher(Batcher[TensorBatch, TensorBatch]):
         self, model: str, infer: Infer[TensorBatch, TensorBatch], max_batch_rows: int, max_queued_rows: int
     ) -> None:
         super().__init__(model, infer, joined, max_batch_rows, max_queued_rows)
+
+    def _take(self) -> list[Waiting[D, S]]:
+        """Takes the members of the batch that was begun last off the queue."""
+        members = self._next_members()
+        self._requests_in_flight += len(members)
+        return members
 
     def _next_members(self) -> list[Waiting[TensorBatch, TensorBatch]]:
         """Takes requests off the queue for one batch; those that cannot be joined to the first go back to its front."""

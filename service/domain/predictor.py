@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -21,6 +22,9 @@ T = TypeVar("T")
 
 MAX_BYTES = 512 * 2**20
 """The bytes of rows that may wait or be at work unless the settings say otherwise."""
+
+FEW_VALUES = 64
+"""So many values are looked at by Python, which is faster for them than numpy."""
 
 PARTS_AT_WORK = 4
 """So many parts of one request that is larger than a batch wait or are in flight, so that it leaves room for others."""
@@ -129,15 +133,12 @@ class Predictor:
             )
 
     @staticmethod
-    async def _scores(loaded: LoadedVersion, rows: Floats, data: bytes | None) -> Floats:
+    def _scores(loaded: LoadedVersion, rows: Floats, data: bytes | None) -> Awaitable[Floats]:
         """Returns the scores of rows, in parts if they are more than one batch may hold."""
         batcher = loaded.features
-        limit = batcher.max_batch_rows
-        if len(rows) <= limit:
-            return await batcher.predict(rows.tobytes() if data is None else data, len(rows))
-        parts = (rows[start : start + limit] for start in range(0, len(rows), limit))
-        with loaded.kept():  # the version, until the last part is answered
-            return np.concatenate(await _few_at_once(partial(_scores_of, batcher, part) for part in parts))
+        if len(rows) <= batcher.max_batch_rows:
+            return batcher.predict(rows.tobytes() if data is None else data, len(rows))
+        return _scores_in_parts(loaded, rows)
 
     @staticmethod
     async def _outputs(loaded: LoadedVersion, batches: Sequence[TensorBatch]) -> list[TensorBatch]:
@@ -150,6 +151,14 @@ class Predictor:
         with loaded.kept():
             answers = await _few_at_once(partial(batcher.predict, part, part.rows) for part in parts)
         return answers if len(batches) > 1 else [joined(answers)]
+
+
+async def _scores_in_parts(loaded: LoadedVersion, rows: Floats) -> Floats:
+    batcher = loaded.features
+    limit = batcher.max_batch_rows
+    parts = (rows[start : start + limit] for start in range(0, len(rows), limit))
+    with loaded.kept():  # the version, until the last part is answered
+        return np.concatenate(await _few_at_once(partial(_scores_of, batcher, part) for part in parts))
 
 
 def _scores_of(batcher: FeatureBatcher, part: Floats) -> Coroutine[Any, Any, Floats]:
@@ -201,8 +210,14 @@ def check_rows(rows: Floats, signature: Signature) -> None:
         raise invalid("inputs", f"the shape is [{given}] but the model takes [rows, {wanted}]")
     if len(rows) == 0:
         raise invalid("inputs", "there are no rows; send at least one")
-    if not np.isfinite(rows).all():
+    if not _all_finite(rows):
         check_missing(rows, signature)
+
+
+def _all_finite(rows: Floats) -> bool:
+    if rows.size <= FEW_VALUES:  # a sum is finite only if all its parts are, and of 32-bit floats it does not overflow
+        return isfinite(sum(rows.ravel().tolist()))
+    return bool(np.isfinite(rows).all())
 
 
 def check_missing(rows: Floats, signature: Signature) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from service.http2 import wire
-from service.http2.connection import CALLBACKS, OPTIONS, PROVIDER, Connection
+from service.http2.connection import CALLBACKS, OPTIONS, PROVIDER, Connection, Settings
 from service.http2.nghttp2 import CANCEL, ENABLE_PUSH, HeaderBlock, ffi, lib
 from service.http2.stream import Stream
 
@@ -73,7 +73,7 @@ class Channel:
 class ClientConnection(Connection):
     """The connection to a server."""
 
-    SETTINGS = ((ENABLE_PUSH, 0),)
+    SETTINGS = Settings((ENABLE_PUSH, 0))
 
     def __init__(self, authority: str) -> None:
         super().__init__()
@@ -125,8 +125,7 @@ class ClientStream(Stream):
         """Passes on the messages that are complete."""
         super().received(chunk)
         while self._messages and not self._has_ended:
-            self._receive(self._messages.popleft())
-        self._give_back()
+            self._receive(self._pop_message())
 
     def remote_ended(self) -> None:
         """Ends the call: a server that has said how it ended takes no more messages, and need not reset the stream."""
@@ -145,8 +144,9 @@ class ClientStream(Stream):
             self._ended()
 
     def send(self, message: bytes) -> None:
-        """Sends a message as soon as the server takes it."""
+        """Sends a message as soon as the server takes it: now, if it does. Not to be called by what is called with messages."""
         self._send(message)
+        self._connection.flush()
 
     def cancel(self) -> None:
         """Ends the call."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from service.http2.nghttp2 import (
@@ -41,14 +40,26 @@ FLUSH_BYTES = 2**18
 """So many bytes are given to the socket at one time."""
 
 
+class Settings:
+    """What one side of a connection tells the other, besides how much of a stream may be on its way.
+
+    Args:
+        entries: Numbers and values of settings.
+    """
+
+    def __init__(self, *entries: tuple[int, int]) -> None:
+        self.length = len(entries) + 1
+        self.pointer: Any = ffi.new("nghttp2_settings_entry[]", [(INITIAL_WINDOW_SIZE, STREAM_WINDOW), *entries])
+
+
 class Connection(asyncio.Protocol):
     """An nghttp2 session and its transport.
 
     What is to be sent is written once a turn of the event loop, so that many small answers share a system call.
     """
 
-    SETTINGS: Sequence[tuple[int, int]]
-    """What the other side is told besides the windows: numbers and values of settings."""
+    SETTINGS: Settings
+    """What the other side is told."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -75,15 +86,13 @@ class Connection(asyncio.Protocol):
         """The other side begins a stream."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Sends the settings."""
+        """Has the settings sent with what is sent first: a write of their own would wake the other side for nothing."""
         self.transport = cast("asyncio.Transport", transport)
         made = ffi.new("nghttp2_session **")
         self._new_session(made, self._handle)
         self.session = made[0]
-        settings = [(INITIAL_WINDOW_SIZE, STREAM_WINDOW), *self.SETTINGS]
-        lib.nghttp2_submit_settings(self.session, NO_FLAG, ffi.new("nghttp2_settings_entry[]", settings), len(settings))
+        lib.nghttp2_submit_settings(self.session, NO_FLAG, self.SETTINGS.pointer, self.SETTINGS.length)
         lib.nghttp2_session_set_local_window_size(self.session, NO_FLAG, 0, CONNECTION_WINDOW)
-        self.flush()
 
     def data_received(self, data: bytes) -> None:
         """Takes bytes from the socket apart; the session calls back for each part."""

@@ -18,7 +18,7 @@ import grpc
 import grpc.aio
 
 from service.http2 import wire
-from service.http2.connection import CALLBACKS, OPTIONS, PROVIDER, Connection
+from service.http2.connection import CALLBACKS, OPTIONS, PROVIDER, Connection, Settings
 from service.http2.nghttp2 import (
     CANCEL,
     DATA_NO_END_STREAM,
@@ -240,7 +240,7 @@ class _Details(NamedTuple):
 class ServerConnection(Connection):
     """A caller's connection."""
 
-    SETTINGS = ((MAX_CONCURRENT_STREAMS, MAX_STREAMS), (MAX_HEADER_LIST_SIZE, HEADER_BYTES))
+    SETTINGS = Settings((MAX_CONCURRENT_STREAMS, MAX_STREAMS), (MAX_HEADER_LIST_SIZE, HEADER_BYTES))
 
     def __init__(self, server: Server) -> None:
         super().__init__()
@@ -269,27 +269,37 @@ class ServerConnection(Connection):
 class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messages differ from method to method
     """A call, and the context with which its handler reads and writes."""
 
+    task: asyncio.Task[None] | None = None
+    _encode: Any = None  # Any: the messages differ from method to method
+    _method, _content_type, _path = b"", b"", b""
+    _began = False
+    _header_bytes = 0
+    _incomplete_bytes = 0
+    _has_begun_reply = False
+    _initial: Iterable[wire.Metadatum] = ()
+    _trailing: Iterable[wire.Metadatum] = ()
+    _trailers = _OK_BLOCK
+    _deadline: float | None = None
+    _alarm: asyncio.TimerHandle | None = None
+
     def __init__(self, connection: ServerConnection, stream_id: int, server: Server) -> None:
         Stream.__init__(self, connection, stream_id, server.max_message_bytes)
         self._server = server
-        self.task: asyncio.Task[None] | None = None
-        self._encode: Any = None  # Any: the messages differ from method to method
-        self._began = False
-        self._header_bytes = 0
-        self._incomplete_bytes = 0
-        self._has_begun_reply = False
-        self._initial: Iterable[wire.Metadatum] = ()
-        self._trailing: Iterable[wire.Metadatum] = ()
-        self._trailers = _OK_BLOCK
-        self._deadline: float | None = None
-        self._alarm: asyncio.TimerHandle | None = None
 
     # What the connection calls.
 
     def header(self, name: bytes, value: bytes) -> None:
         """Takes a header, unless there are too many."""
         self._header_bytes += len(name) + len(value)
-        if self._header_bytes <= HEADER_BYTES and not self._began:
+        if self._header_bytes > HEADER_BYTES or self._began:
+            return
+        if name == b":path":
+            self._path = value
+        elif name == b":method":
+            self._method = value
+        elif name == b"content-type":
+            self._content_type = value
+        elif not name.startswith(b":"):
             self._headers.append((name, value))
 
     def headers_ended(self) -> None:
@@ -301,24 +311,17 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
             why = f"the call has {self._header_bytes} bytes of metadata, and {HEADER_BYTES} are allowed"
             self.end(grpc.StatusCode.RESOURCE_EXHAUSTED, why)
             return
-        method, content_type, path = b"", b"", b""
         for name, value in self._headers:
-            if name == b":path":
-                path = value
-            elif name == b":method":
-                method = value
-            elif name == b"content-type":
-                content_type = value
-            elif name == b"grpc-timeout":
+            if name == b"grpc-timeout":
                 self._set_deadline(value)
             elif name == b"grpc-encoding":
                 self._set_encoding(value)
-        if method != b"POST":
+        if self._method != b"POST":
             self._refuse_http(b"405")
-        elif content_type != _GRPC and not content_type.startswith(_GRPC_KINDS):
+        elif self._content_type != _GRPC and not self._content_type.startswith(_GRPC_KINDS):
             self._refuse_http(b"415")
         elif not self._has_ended:
-            self._server.begin(self, path)
+            self._server.begin(self, self._path)
 
     def received(self, chunk: bytes) -> None:
         """Takes bytes of messages, unless the call has ended or too many messages are on their way."""
@@ -330,14 +333,14 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
 
     def _count_incomplete(self) -> None:
         """Notes what is there of a message that is not complete. One that is too much ends its call."""
-        server, size = self._server, len(self._partial)
+        server, size = self._server, len(self._partial or b"")
         server.incomplete_bytes += size - self._incomplete_bytes
         self._incomplete_bytes = size
         limit = MESSAGES_ON_THEIR_WAY * server.max_message_bytes
         if size and server.incomplete_bytes > limit:
             why = f"{limit} bytes of messages that are not complete have come, and no more are taken; try again later"
             self._cut_off(grpc.StatusCode.RESOURCE_EXHAUSTED, why)
-            self._partial = bytearray()
+            self._partial = None
             self._count_incomplete()
 
     def closed(self) -> None:
@@ -373,12 +376,14 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
             raise grpc.aio.AbortError("the call has ended")
         self._send(self._encode(message))
         self._begin_reply()
+        self._connection.flush_soon()
         await self._sent()
 
     async def send_initial_metadata(self, initial_metadata: Iterable[wire.Metadatum]) -> None:
         """Sends metadata ahead of the first message."""
         self._initial = tuple(initial_metadata)
         self._begin_reply()
+        self._connection.flush_soon()
 
     def set_trailing_metadata(self, trailing_metadata: Iterable[wire.Metadatum]) -> None:
         """Sends metadata at the end of the call."""
@@ -466,6 +471,7 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
         self._has_written_all = True
         self._begin_reply()
         self._resume()
+        self._connection.flush_soon()
 
     def _watch_reply(self) -> None:
         """Gives up the reply unless something of it is taken in time, again and again."""
@@ -481,7 +487,6 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
         self._has_begun_reply = True
         block = HeaderBlock([*_RESPONSE, *wire.headers_of(self._initial)]) if self._initial else _RESPONSE_BLOCK
         lib.nghttp2_submit_response(self._connection.session, self._id, block.pointer, block.length, PROVIDER)
-        self._connection.flush_soon()
 
     def _respond(self, block: HeaderBlock) -> None:
         """Sends a reply of nothing but headers."""

@@ -18,6 +18,27 @@ UNSENT_BYTES = 2**16
 """A writer waits while so much of its stream is not sent."""
 
 
+Queue = tuple[bytes, ...] | deque[bytes]
+"""Messages, the oldest first. One alone is a tuple: most streams have no more at a time, and a deque takes 760 bytes."""
+
+
+def _with(queue: Queue, message: bytes) -> Queue:
+    """Returns a queue with one more message; the one that was given is not to be used any more."""
+    if not queue:
+        return (message,)
+    longer = deque(queue) if isinstance(queue, tuple) else queue
+    longer.append(message)
+    return longer
+
+
+def _without_first(queue: Queue) -> Queue:
+    """Returns a queue without its first message; the one that was given is not to be used any more."""
+    if isinstance(queue, tuple):
+        return ()
+    queue.popleft()
+    return queue
+
+
 class Stream(ABC):
     """What both sides of a call have in common.
 
@@ -30,24 +51,27 @@ class Stream(ABC):
         max_message_bytes: The largest message that is taken.
     """
 
+    # What all calls begin with is the class's: most end before they need more, and there are many at one time.
+    _decompress = wire.ENCODINGS[b"identity"]
+    _partial: bytearray | None = None
+    _messages: Queue = ()
+    _unread = 0
+    _remote_has_ended = False
+    _reader: asyncio.Future[None] | None = None
+    _unsent: Queue = ()
+    _unsent_bytes = 0
+    _provided = 0  # bytes of the first of them
+    _waits_for_data = False
+    _has_written_all = False
+    _writer: asyncio.Future[None] | None = None
+    _is_open = True
+    _has_ended = False  # the call, for this side
+
     def __init__(self, connection: Connection, stream_id: int, max_message_bytes: int) -> None:
         self._connection = connection
         self._id = stream_id
         self._max_message_bytes = max_message_bytes
         self._headers: list[tuple[bytes, bytes]] = []
-        self._decompress = wire.ENCODINGS[b"identity"]
-        self._partial = bytearray()
-        self._messages: deque[bytes] = deque()
-        self._unread = 0
-        self._remote_has_ended = False
-        self._reader: asyncio.Future[None] | None = None
-        self._unsent: deque[memoryview | bytes] = deque()
-        self._unsent_bytes = 0
-        self._waits_for_data = False
-        self._has_written_all = False
-        self._writer: asyncio.Future[None] | None = None
-        self._is_open = True
-        self._has_ended = False  # the call, for this side
 
     # What the connection calls.
 
@@ -61,13 +85,14 @@ class Stream(ABC):
 
     def received(self, chunk: bytes) -> None:
         """Takes bytes of messages."""
-        partial = self._partial
         try:
-            if not partial and len(chunk) - wire.PREFIX_BYTES == int.from_bytes(chunk[1:5], "big"):
+            if not self._partial and len(chunk) - wire.PREFIX_BYTES == int.from_bytes(chunk[1:5], "big"):
                 self._take(chunk[0], chunk[wire.PREFIX_BYTES :])
             else:
-                partial += chunk
-                self._take_messages(partial)
+                if self._partial is None:
+                    self._partial = bytearray()
+                self._partial += chunk
+                self._take_messages(self._partial)
         except wire.BadMessage as error:
             self._refuse(error)
             return
@@ -89,9 +114,8 @@ class Stream(ABC):
         """The stream has ended, well or not; nothing more can be received or sent."""
         self._is_open = False
         self._remote_has_ended = True
-        self._partial = bytearray()
-        self._messages.clear()
-        self._unsent.clear()
+        self._partial = None
+        self._messages = self._unsent = ()
         for waiting in (self._reader, self._writer):
             if waiting is not None and not waiting.done():
                 waiting.set_result(None)
@@ -104,14 +128,16 @@ class Stream(ABC):
         """
         unsent, filled = self._unsent, 0
         while unsent and filled < length:
-            piece = unsent[0]
-            fits = min(len(piece), length - filled)
-            ffi.memmove(buffer + filled, piece[:fits] if fits < len(piece) else piece, fits)
+            piece, start = unsent[0], self._provided
+            fits = min(len(piece) - start, length - filled)
+            end = start + fits
+            ffi.memmove(buffer + filled, piece if fits == len(piece) else memoryview(piece)[start:end], fits)
             filled += fits
-            if fits == len(piece):
-                unsent.popleft()
+            if end < len(piece):
+                self._provided = end
             else:
-                unsent[0] = memoryview(piece)[fits:]
+                self._provided = 0
+                unsent = self._unsent = _without_first(unsent)
         self._unsent_bytes -= filled
         if self._writer is not None and self._unsent_bytes < UNSENT_BYTES and not self._writer.done():
             self._writer.set_result(None)
@@ -140,7 +166,7 @@ class Stream(ABC):
             if compressed != 1 or self._decompress is None:
                 raise wire.BadMessage("a message is marked as compressed, and the call's headers do not say how")
             message = wire.Packed(message)
-        self._messages.append(message)
+        self._messages = _with(self._messages, message)
 
     def _take_messages(self, partial: bytearray) -> None:
         """Takes the complete messages out of the bytes that have come."""
@@ -177,11 +203,23 @@ class Stream(ABC):
                 await self._reader
             finally:
                 self._reader = None
-        message = self._messages.popleft()
-        if not self._messages:
-            self._give_back()
+        message = self._pop_message()
         if type(message) is wire.Packed:
             return self._unpacked(message)
+        return message
+
+    def message_there(self) -> bytes | None:
+        """Returns the next message if it has come, is not compressed and the call goes on; else None, and `read` tells."""
+        if not self._messages or self._has_ended or type(self._messages[0]) is wire.Packed:
+            return None
+        return self._pop_message()
+
+    def _pop_message(self) -> bytes:
+        """Returns the first of the messages that have come."""
+        message = self._messages[0]
+        self._messages = _without_first(self._messages)
+        if not self._messages:
+            self._give_back()
         return message
 
     def _unpacked(self, message: wire.Packed) -> bytes | None:
@@ -197,14 +235,14 @@ class Stream(ABC):
             return None
 
     def _send(self, message: bytes) -> None:
-        """Sends a message as soon as the other side takes it."""
+        """Gives a message to the session; it is for the caller to have it written."""
         if not self._is_open:
             return
         prefix = wire.prefix(len(message))
         if len(message) < UNSENT_BYTES:
-            self._unsent.append(prefix + message)
+            self._unsent = _with(self._unsent, prefix + message)
         else:
-            self._unsent.extend((prefix, message))
+            self._unsent = _with(_with(self._unsent, prefix), message)
         self._unsent_bytes += len(prefix) + len(message)
         self._resume()
 
@@ -212,7 +250,6 @@ class Stream(ABC):
         if self._waits_for_data and self._is_open:
             self._waits_for_data = False
             lib.nghttp2_session_resume_data(self._connection.session, self._id)
-        self._connection.flush_soon()
 
     async def _sent(self) -> None:
         """Returns when little of what was written is unsent."""

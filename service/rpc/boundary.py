@@ -21,6 +21,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from service.domain.errors import Reason, ServiceError
+from service.http2.server import ServerCall
 from service.memory import Trimmer
 from service.rpc.status import code_of, internal, shortened, status_of
 
@@ -47,7 +48,7 @@ costs as much as to write the message anew."""
 
 Context = grpc.aio.ServicerContext[Any, Any]  # Any: the messages differ from method to method
 Behavior = Callable[[Any, Context], Any]
-Work = Callable[[Context], Awaitable[Any]]
+Work = Callable[[ServerCall], Awaitable[Any]]
 Decode = Callable[[bytes], Any]
 
 
@@ -118,8 +119,10 @@ class Boundary(grpc.GenericRpcHandler):
     def _lone_reply(self, inner: Behavior, method: str, decode: Decode, streamed: bool) -> Work:
         slots = self._slots_of(method)
 
-        async def work(context: Context) -> Any:
-            first = await _read(context, self._first_message)
+        async def work(context: ServerCall) -> Any:
+            first = context.message_there()
+            if first is None:
+                first = await _read(context, self._first_message)
             slots.take()
             try:
                 request = self._request(first, context, method, decode, streamed)
@@ -136,8 +139,10 @@ class Boundary(grpc.GenericRpcHandler):
     def _streamed_reply(self, inner: Behavior, method: str, decode: Decode, streamed: bool) -> Work:
         slots = self._slots_of(method)
 
-        async def work(context: Context) -> None:
-            first = await _read(context, self._first_message)
+        async def work(context: ServerCall) -> None:
+            first = context.message_there()
+            if first is None:
+                first = await _read(context, self._first_message)
             slots.take()
             try:
                 request = self._request(first, context, method, decode, streamed)
@@ -300,7 +305,7 @@ async def _read(context: Context, silence: _Silence) -> bytes | None:
 def _guarded(work: Work, method: str) -> Behavior:
     """Returns the behavior of a handler: errors of the work become the call's status."""
 
-    async def behavior(_: object, context: Context) -> Any:
+    async def behavior(_: object, context: ServerCall) -> Any:
         try:
             return await work(context)
         except ServiceError as error:

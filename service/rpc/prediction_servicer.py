@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
 from functools import partial
+from typing import Any
 
 from fitserve.v1 import data_pb2, prediction_service_pb2, prediction_service_pb2_grpc
 
@@ -42,11 +43,13 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
         self._stream_batches = stream_batches
         self._replies = Replies()
 
-    async def Predict(self, request: pb.PredictRequest, context: Context) -> pb.PredictResponse:
+    def Predict(
+        self, request: pb.PredictRequest, context: Context
+    ) -> Coroutine[Any, Any, pb.PredictResponse]:  # Any: what coroutines could be sent
         """Predicts the rows of one request."""
         model = validate.model_name(request.model)
         choice = validate.choice(request)
-        return await self._predict(model, choice, request.inputs, request.include_probabilities)
+        return self._predict(model, choice, request.inputs, request.include_probabilities)
 
     async def _predict(
         self, model: str, choice: Choice, rows: data_pb2.Inputs, include_probabilities: bool

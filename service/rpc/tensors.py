@@ -57,7 +57,7 @@ def matrix_of_tensor(tensor: data_pb2.Tensor, path: str) -> Floats:
         known = tensor.dtype in data_pb2.DataType.values()
         name = data_pb2.DataType.Name(tensor.dtype) if known else str(tensor.dtype)
         raise invalid(f"{path}.dtype", f"{name} is no numeric type; send DATA_TYPE_FP32, or another number type")
-    return to_float32(array_of(tensor.data, dtype, tuple(tensor.shape), f"{path}.data", f"{path}.shape"))
+    return to_float32(array_of(tensor.data, dtype, tuple(tensor.shape[:]), f"{path}.data", f"{path}.shape"))
 
 
 def array_of(
@@ -75,14 +75,14 @@ def array_of(
     if not 2 <= len(shape) <= MAX_DIMENSIONS:
         given = f"there are {len(shape)} dimensions"
         raise invalid(shape_path, f"{given}; send [rows, columns] or [rows, channels, height, width]")
-    if any(length < 0 for length in shape):
+    if min(shape) < 0:
         raise invalid(shape_path, f"{list(shape)} has a negative length")
     if 0 in shape:  # whose other lengths could be of any size, with no data to bear them out
         raise invalid(shape_path, f"there are no rows, or no features, in {list(shape)}; send at least one")
     needed = math.prod(shape) * dtype.itemsize
     if needed != len(data):
         raise invalid(data_path, f"it has {len(data)} bytes; shape {list(shape)} of {dtype.name} needs {needed}")
-    return np.frombuffer(data, dtype).reshape(shape)
+    return np.ndarray(shape, dtype, data)
 
 
 def to_float32(values: NDArray[np.generic]) -> Floats:

@@ -24,7 +24,7 @@ class AnyCall(http2.ServerCall):
     """A call that is made of whatever comes."""
 
     def headers_ended(self) -> None:
-        self._headers += [(b":method", b"POST"), (b"content-type", b"application/grpc")]
+        self._method, self._content_type = b"POST", b"application/grpc"
         super().headers_ended()
 
 
