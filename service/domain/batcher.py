@@ -179,27 +179,17 @@ class Batcher(Generic[D, S]):
             self._queued_rows -= waiting.rows
 
     def _fill(self) -> None:
-        """Has what waits sent at the end of this turn of the event loop, if there is room; those who come meanwhile join it."""
+        """Has what waits sent at the end of this turn of the event loop, if there is room; those who come till then join."""
         if self._filling or self._full or not self._queue:
             return
         self._filling = True
-        self._begin(None)
-
-    def _begin(self, members: list[Waiting[D, S]] | None) -> None:
-        """Begins a batch of these members, or of those who wait when it comes to run."""
-        self._batches.add(self._loop.create_task(self._run(members)))
+        self._batches.add(self._loop.create_task(self._run()))
 
     @property
     def _full(self) -> bool:
         """Whether as many batches are in flight as may be: one a copy and, while few requests are, one that waits there."""
         more = MAX_IN_FLIGHT - 1 if self._requests_in_flight < PIPELINE_REQUESTS else 0
         return len(self._batches) >= self._instances + more
-
-    def _take(self) -> list[Waiting[D, S]]:
-        """Takes the members of the batch that was begun last off the queue."""
-        members = self._next_members()
-        self._requests_in_flight += len(members)
-        return members
 
     def _next_members(self) -> list[Waiting[D, S]]:
         """Takes requests off the queue for one batch; those whose caller has just gone are dropped.
@@ -222,15 +212,12 @@ class Batcher(Generic[D, S]):
                 rows += waiting.rows
         return members
 
-    async def _run(self, members: list[Waiting[D, S]] | None) -> None:
-        """Sends one batch and answers its members; if they are those who wait, it begins batches for further copies too."""
-        if members is None:
-            self._filling = False
-            members = self._take()
-            while self._queue and not self._full:
-                more: list[Waiting[D, S]] = []
-                self._begin(more)
-                more += self._take()
+    async def _run(self) -> None:
+        """Sends one batch of what waits and answers its members."""
+        self._filling = False
+        members = self._next_members()
+        self._requests_in_flight += len(members)
+        self._fill()  # there may be another copy for the rest
         try:
             if members:
                 await self._answer(members)
@@ -307,12 +294,6 @@ class TensorBatcher(Batcher[TensorBatch, TensorBatch]):
         self, model: str, infer: Infer[TensorBatch, TensorBatch], max_batch_rows: int, max_queued_rows: int
     ) -> None:
         super().__init__(model, infer, joined, max_batch_rows, max_queued_rows)
-
-    def _take(self) -> list[Waiting[D, S]]:
-        """Takes the members of the batch that was begun last off the queue."""
-        members = self._next_members()
-        self._requests_in_flight += len(members)
-        return members
 
     def _next_members(self) -> list[Waiting[TensorBatch, TensorBatch]]:
         """Takes requests off the queue for one batch; those that cannot be joined to the first go back to its front."""

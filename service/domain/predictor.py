@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import isfinite
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -30,8 +29,7 @@ PARTS_AT_WORK = 4
 """So many parts of one request that is larger than a batch wait or are in flight, so that it leaves room for others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):
     """The scores [rows, outputs] of some rows, and what they mean."""
 
     model: str
@@ -40,8 +38,7 @@ class Prediction:
     scores: Floats
 
 
-@dataclass(frozen=True, slots=True)
-class TensorPrediction:
+class TensorPrediction(NamedTuple):
     """The outputs of a model of named tensors: one batch, or one for each request of a model without rows."""
 
     model: str

@@ -144,7 +144,7 @@ class ClientStream(Stream):
             self._ended()
 
     def send(self, message: bytes) -> None:
-        """Sends a message as soon as the server takes it: now, if it does. Not to be called by what is called with messages."""
+        """Sends a message: now, if the server takes it. Not to be called from within `receive` and `ended`."""
         self._send(message)
         self._connection.flush()
 

@@ -110,6 +110,7 @@ class Server:
         self.connections: dict[ServerConnection, float | None] = {}
         """With the time at which each was pinged, None if it needs no ping."""
         self.tasks: set[asyncio.Task[None]] = set()
+        """Of the calls at work. Each forgets itself: to have it done by a callback costs a turn of the loop a call."""
         self._watcher: asyncio.TimerHandle | None = None
         self._looked = self._loop.time()
         self.stopping = False
@@ -226,7 +227,6 @@ class Server:
             self._found[method] = handler
         task = self._loop.create_task(call.answer(handler))
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
         call.task = task
 
 
@@ -350,9 +350,11 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
             self._count_incomplete()
         if self._alarm is not None:
             self._alarm.cancel()
-        task, self.task = self.task, None  # one that is cancelled before it has begun does not come to forget itself
+        task, self.task = self.task, None
         if task is not None and not self._has_ended:
             task.cancel()
+            if self._encode is None:  # it has not begun, and so does not come to forget itself
+                self._server.tasks.discard(task)
         self._has_ended = True
 
     def _end_data(self, flags: Any) -> None:
@@ -444,6 +446,8 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
                 self._watch_reply()  # of several messages a caller may take the next one whenever it likes
         finally:
             self.task = None
+            if (task := asyncio.current_task()) is not None:
+                self._server.tasks.discard(task)
 
     def _send_reply(self, reply: Any) -> None:
         """Sends the one message of a reply, unless the call has ended meanwhile."""
@@ -538,7 +542,7 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
             accepted = wire.ACCEPTED.decode()
             self.end(grpc.StatusCode.UNIMPLEMENTED, f"messages may be compressed by {accepted} only")
             return
-        self._decompress = wire.ENCODINGS[encoding]
+        self._encoding = encoding
 
     # What gRPC's context has and the service does not use.
 

@@ -52,7 +52,7 @@ class Stream(ABC):
     """
 
     # What all calls begin with is the class's: most end before they need more, and there are many at one time.
-    _decompress = wire.ENCODINGS[b"identity"]
+    _encoding = b"identity"
     _partial: bytearray | None = None
     _messages: Queue = ()
     _unread = 0
@@ -163,7 +163,7 @@ class Stream(ABC):
         if len(message) > self._max_message_bytes:
             self._check_size(len(message))
         if compressed:
-            if compressed != 1 or self._decompress is None:
+            if compressed != 1 or wire.ENCODINGS[self._encoding] is None:
                 raise wire.BadMessage("a message is marked as compressed, and the call's headers do not say how")
             message = wire.Packed(message)
         self._messages = _with(self._messages, message)
@@ -227,9 +227,10 @@ class Stream(ABC):
 
         It is done when the message is read: those that wait are a thousand times as large unpacked.
         """
-        assert self._decompress is not None
+        unpack = wire.ENCODINGS[self._encoding]
+        assert unpack is not None
         try:
-            return self._decompress(message, self._max_message_bytes)
+            return unpack(message, self._max_message_bytes)
         except wire.BadMessage as error:
             self._refuse(error)
             return None

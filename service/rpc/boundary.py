@@ -302,8 +302,8 @@ async def _read(context: Context, silence: _Silence) -> bytes | None:
     return None if data is grpc.aio.EOF else data
 
 
-def _guarded(work: Work, method: str) -> Behavior:
-    """Returns the behavior of a handler: errors of the work become the call's status."""
+def _guarded(work: Work, method: str) -> Any:
+    """Returns the behavior of a handler: errors of the work become the call's status. Any: it takes our context only."""
 
     async def behavior(_: object, context: ServerCall) -> Any:
         try:

@@ -34,9 +34,10 @@ def values_to_write(prediction: Prediction, form: str) -> int:
 
 
 class LabelCodec:
-    """The labels of one signature, ready to be written."""
+    """The labels of one version, ready to be written."""
 
-    def __init__(self, signature: Signature) -> None:
+    def __init__(self, model: str, version: int, signature: Signature) -> None:
+        self._model, self._version = model, version
         self.signature = signature
         self.dtype = LABEL_DTYPES[signature.label_kind]
 
@@ -61,15 +62,17 @@ class LabelCodec:
         return [sized(str(label)) for label in self.signature.classes]
 
     @cached_property
-    def _lone(self) -> list[data_pb2.Tensor]:
-        """Each label as a tensor [1]: most predictions are of one row, and making one takes longer than copying it."""
-        return [self._tensor(np.array([index])) for index in range(len(self.signature.classes))]
+    def lone_replies(self) -> list[prediction_service_pb2.PredictResponse]:
+        """The replies to one row with each label as a tensor [1], not to be changed: most predictions are of one row."""
+        return [
+            prediction_service_pb2.PredictResponse(
+                model=self._model, version=self._version, prediction_tensor=self.tensor(np.array([index]))
+            )
+            for index in range(len(self.signature.classes))
+        ]
 
     def tensor(self, indices: np.ndarray[tuple[int], np.dtype[np.intp]]) -> data_pb2.Tensor:
-        """Returns the labels with these indices as a tensor [rows], which may not be changed."""
-        return self._lone[indices[0]] if len(indices) == 1 else self._tensor(indices)
-
-    def _tensor(self, indices: np.ndarray[tuple[int], np.dtype[np.intp]]) -> data_pb2.Tensor:
+        """Returns the labels with these indices as a tensor [rows]."""
         if self.signature.label_kind == ValueKind.CATEGORY:
             return texts_tensor([self._texts[index] for index in indices])
         return data_pb2.Tensor(dtype=self.dtype, shape=[len(indices)], data=self._array[indices].tobytes())
@@ -84,16 +87,19 @@ class Replies:
     def write(
         self, prediction: Prediction, form: str, include_probabilities: bool
     ) -> prediction_service_pb2.PredictResponse:
-        """Returns the reply to inputs of a form (a field name of `Inputs`)."""
-        reply = prediction_service_pb2.PredictResponse(model=prediction.model, version=prediction.version)
+        """Returns the reply to inputs of a form (a field name of `Inputs`); it is not to be changed."""
         scores = prediction.scores
         if prediction.signature.label_kind is None:
+            reply = prediction_service_pb2.PredictResponse(model=prediction.model, version=prediction.version)
             if prediction.signature.targets:
                 self._write_several(reply, scores, form)
             else:
                 self._write_values(reply, scores[:, 0], form)
             return reply
         codec = self._codec(prediction)
+        if len(scores) == 1 and form not in HAND_TYPED and not include_probabilities:
+            return codec.lone_replies[scores.argmax()]
+        reply = prediction_service_pb2.PredictResponse(model=prediction.model, version=prediction.version)
         indices = scores.argmax(axis=1)
         if form in HAND_TYPED:
             rows = zip(indices.tolist(), scores.tolist(), strict=True)
@@ -113,7 +119,7 @@ class Replies:
         if codec is None or codec.signature is not prediction.signature:  # the name may have been used before
             if len(self._codecs) >= MAX_CODECS:
                 self._codecs.clear()  # those in use are back with their next prediction
-            codec = self._codecs[key] = LabelCodec(prediction.signature)
+            codec = self._codecs[key] = LabelCodec(*key, prediction.signature)
         return codec
 
     @staticmethod

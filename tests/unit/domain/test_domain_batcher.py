@@ -406,8 +406,12 @@ async def test_with_few_requests_in_flight_one_more_batch_than_copies_is(server:
 async def test_idle_copies_share_what_waits(server: Server) -> None:
     batcher = batcher_of(server)
     batcher.resize(3, 8, 1000)
-    answers = await asyncio.gather(*(ask(batcher, n, n) for n in range(3)), ask(batcher, 7))
+    server.gate.shut()
+    asked = [*(ask(batcher, n, n) for n in range(3)), ask(batcher, 7)]
+    await turns()
     assert [len(batch) for batch in server.batches] == [2, 2, 3]
+    server.gate.open()
+    answers = await asyncio.gather(*asked)
     assert [scores.ravel().tolist() for scores in answers] == [[0, 0], [2, 2], [4, 4], [14]]
 
 
