@@ -226,7 +226,7 @@ class Batcher(Generic[D, S]):
             self._fail(members, error)
         finally:
             self._requests_in_flight -= len(members)
-            if (task := asyncio.current_task()) is not None:
+            if (task := asyncio.current_task(self._loop)) is not None:
                 self._batches.discard(task)
             self._fill()
             if not self._queue and not self._requests_in_flight:

@@ -446,7 +446,7 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
                 self._watch_reply()  # of several messages a caller may take the next one whenever it likes
         finally:
             self.task = None
-            if (task := asyncio.current_task()) is not None:
+            if (task := asyncio.current_task(self._connection.loop)) is not None:  # to ask for it takes a system call
                 self._server.tasks.discard(task)
 
     def _send_reply(self, reply: Any) -> None:
