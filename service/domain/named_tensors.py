@@ -72,9 +72,13 @@ class TensorSpec:
         return math.prod(lengths) * (self.dtype.item_bytes or OPEN_LENGTH)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tensor:
-    """A tensor: its elements in row-major order, little-endian, those of BYTES with their length before them."""
+    """A tensor: its elements in row-major order, little-endian, those of BYTES with their length before them.
+
+    It does not change. Python is not asked to see to that: it takes four times as long to make one then, and a record of ten
+    inputs makes twenty.
+    """
 
     name: str
     dtype: TensorType
@@ -116,9 +120,9 @@ class Tensor:
         return len(self.data) // self.shape[0] * rows
 
 
-@dataclass(frozen=True)
+@dataclass
 class TensorBatch:
-    """Named tensors that go to a model together, or come from it.
+    """Named tensors that go to a model together, or come from it. As a tensor, it does not change.
 
     Attributes:
         rows: The number of rows, which all of them have; 1 for a model without rows, whose tensors are not joined.

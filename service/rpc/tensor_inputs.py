@@ -208,11 +208,12 @@ def _batches_of_records(records: Sequence[Record], signature: Signature, path: s
         if record.keys() != signature.inputs_by_name.keys():
             check_inputs(record, signature, f"{path}[{index}]")
     if signature.max_batch_size:
-        return [_batch_of_records(records, signature, path, [f"{path}[{index}]" for index in range(len(records))])]
-    return [_batch_of_records([record], signature, path, [f"{path}[{index}]"]) for index, record in enumerate(records)]
+        return [_batch_of_records(records, signature, path, 0)]
+    return [_batch_of_records([record], signature, path, index) for index, record in enumerate(records)]
 
 
-def _batch_of_records(records: Sequence[Record], signature: Signature, path: str, places: Sequence[str]) -> TensorBatch:
+def _batch_of_records(records: Sequence[Record], signature: Signature, path: str, first: int) -> TensorBatch:
+    """Returns records as a batch; the first of them is the one of this index in the request."""
     tensors = []
     for spec in signature.inputs:
         values = [record.get(spec.name, _NULL) for record in records]
@@ -223,8 +224,8 @@ def _batch_of_records(records: Sequence[Record], signature: Signature, path: str
             continue
         shape = spec.shape[1:] if signature.max_batch_size else spec.shape
         reader = _ValueReader(spec, shape)
-        for place, value in zip(places, values, strict=True):
-            reader.read(value, f"{place}.{spec.name}")
+        for index, value in enumerate(values, first):
+            reader.read(value, f"{path}[{index}].{spec.name}")
         check_count(reader.texts, MAX_TEXTS, path)
         tensors.append(reader.tensor(len(records) if signature.max_batch_size else None))
     return batch_of(tensors, signature, path)
@@ -240,8 +241,10 @@ def _plain_tensor(values: Sequence[struct_pb2.Value], spec: TensorSpec, signatur
         if not all(texts):
             return None
         return Tensor(spec.name, spec.dtype, shape, bytes_tensor_data([text.encode() for text in texts]))
+    if spec.dtype is not TensorType.FP64:
+        return None
     numbers = [value.number_value for value in values]
-    if spec.dtype is not TensorType.FP64 or not all(numbers):
+    if not all(number or value.HasField("number_value") for number, value in zip(numbers, values, strict=True)):
         return None
     return Tensor(spec.name, spec.dtype, shape, array("d", numbers).tobytes())
 
