@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+from service.deadlines import Deadlines
 from service.domain.entities import Floats
 from service.domain.errors import Reason, ServiceError
 from service.domain.named_tensors import TensorBatch, joined
@@ -70,15 +71,33 @@ class Waiting(Generic[D, S]):
 
 
 def watched(infer: Infer[D, S], model: str, seconds: float = BATCH_SECONDS) -> Infer[D, S]:
-    """Returns a function that does what `infer` does, and raises ModelCrashed if that takes longer than `seconds`."""
+    """Returns a function that does what `infer` does, and raises ModelCrashed if that takes longer than `seconds`.
+
+    To be called inside of the event loop.
+    """
+    loop = asyncio.get_running_loop()
+    late: set[asyncio.Task[Any]] = set()  # Any: of whatever sends batches
+
+    def give_up(task: asyncio.Task[Any]) -> None:
+        late.add(task)
+        task.cancel()
+
+    deadlines = Deadlines(seconds, give_up)
 
     async def infer_in_time(batch: D, rows: int) -> S:
+        task = asyncio.current_task(loop)
+        assert task is not None
+        deadlines.begins(task)
         try:
-            async with asyncio.timeout(seconds):
-                return await infer(batch, rows)
-        except TimeoutError:
-            log.error("a batch of model %s has no answer after %.0f s", model, seconds)
-            raise ModelCrashed(model) from None
+            return await infer(batch, rows)
+        except asyncio.CancelledError:
+            if task not in late or task.uncancel() > 0:
+                raise
+        finally:
+            deadlines.ends(task)
+            late.discard(task)
+        log.error("a batch of model %s has no answer after %.0f s", model, seconds)
+        raise ModelCrashed(model)
 
     return infer_in_time
 

@@ -20,6 +20,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from service.deadlines import Deadlines
 from service.domain.errors import Reason, ServiceError
 from service.http2.server import ServerCall
 from service.memory import Trimmer
@@ -204,8 +205,6 @@ class Boundary(grpc.GenericRpcHandler):
 class _Silence:
     """Ends calls whose next message does not come in time.
 
-    One timer for all calls looks at those that wait: a timer for each message would cost more than to read it.
-
     Args:
         seconds: How long a caller may be silent.
     """
@@ -213,32 +212,14 @@ class _Silence:
     def __init__(self, seconds: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._seconds = seconds
-        self._waiting: dict[Context, float] = {}  # until when, the earliest first
-        self._watching = False
+        self._deadlines = Deadlines(seconds, self._hang_up)
         self._hanging_up: set[asyncio.Task[None]] = set()
+        self.begins, self.ends = self._deadlines.begins, self._deadlines.ends
 
-    def begins(self, context: Context) -> None:
-        """Notes that a message of this call is awaited from now on."""
-        self._waiting[context] = self._loop.time() + self._seconds
-        if not self._watching:
-            self._watching = True
-            self._loop.call_later(self._seconds, self._look)
-
-    def ends(self, context: Context) -> None:
-        """Notes that the message has come, or will not."""
-        del self._waiting[context]
-
-    def _look(self) -> None:
-        """Ends the calls whose time is over, and looks again when that of the next one may be."""
-        now = self._loop.time()
-        for context, until in self._waiting.items():
-            if until > now:
-                self._loop.call_at(until, self._look)
-                return
-            task = self._loop.create_task(_end_silent_call(context, self._seconds))
-            self._hanging_up.add(task)
-            task.add_done_callback(self._hanging_up.discard)
-        self._watching = False
+    def _hang_up(self, context: Context) -> None:
+        task = self._loop.create_task(_end_silent_call(context, self._seconds))
+        self._hanging_up.add(task)
+        task.add_done_callback(self._hanging_up.discard)
 
 
 class _Slots:
