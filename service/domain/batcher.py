@@ -234,10 +234,11 @@ class Batcher(Generic[D, S]):
     async def _run(self) -> None:
         """Sends one batch of what waits and answers its members."""
         self._filling = False
-        members = self._next_members()
-        self._requests_in_flight += len(members)
-        self._fill()  # there may be another copy for the rest
+        members: list[Waiting[D, S]] = []
         try:
+            members = self._next_members()
+            self._requests_in_flight += len(members)
+            self._fill()  # there may be another copy for the rest
             if members:
                 await self._answer(members)
         except Exception as error:  # such as no memory for the batch; without an answer its callers would wait for ever

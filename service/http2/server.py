@@ -446,7 +446,8 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
                 self._watch_reply()  # of several messages a caller may take the next one whenever it likes
         finally:
             self.task = None
-            if (task := asyncio.current_task(self._connection.loop)) is not None:  # to ask for it takes a system call
+            # Without the loop it would be asked for, which takes a system call.
+            if (task := asyncio.current_task(self._connection.loop)) is not None:
                 self._server.tasks.discard(task)
 
     def _send_reply(self, reply: Any) -> None:
