@@ -3,42 +3,62 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from service.deadlines import Deadlines
 
+SECONDS = 0.2
 
-async def test_each_late_work_is_told_of_once_and_in_time() -> None:
-    told: list[str] = []
-    deadlines = Deadlines[str](0.2, told.append)
-    deadlines.begins("early")
-    deadlines.begins("late")
-    await asyncio.sleep(0.1)
-    deadlines.begins("later")
-    deadlines.ends("early")
-    assert told == []
-    await asyncio.sleep(0.15)
-    assert told == ["late"]
-    await asyncio.sleep(0.3)
-    assert told == ["late", "later"]
-    deadlines.ends("late")
+
+class Watched:
+    """What was told, and when."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.times: list[float] = []
+        self.deadlines = Deadlines[str](SECONDS, self._note)
+
+    def _note(self, key: str) -> None:
+        self.told.append(key)
+        self.times.append(time.monotonic())
+
+    async def until(self, told: list[str]) -> None:
+        """Returns when all that is told of is this, in this order."""
+        async with asyncio.timeout(20):
+            while len(self.told) < len(told):  # noqa: ASYNC110 nothing tells
+                await asyncio.sleep(0.01)
+        assert self.told == told
+
+
+async def test_late_work_is_told_of_once_each_and_not_too_early() -> None:
+    watched, began = Watched(), time.monotonic()
+    for key in ("early", "late", "later"):
+        watched.deadlines.begins(key)
+    watched.deadlines.ends("early")
+    await watched.until(["late", "later"])
+    watched.deadlines.ends("late")
+    await asyncio.sleep(2 * SECONDS)
+    assert watched.told == ["late", "later"]
+    assert watched.times[0] - began >= SECONDS
 
 
 async def test_work_that_begins_after_all_other_has_ended_is_looked_at_too() -> None:
-    told: list[str] = []
-    deadlines = Deadlines[str](0.05, told.append)
-    deadlines.begins("first")
-    deadlines.ends("first")
-    await asyncio.sleep(0.1)
-    deadlines.begins("second")
-    await asyncio.sleep(0.15)
-    assert told == ["second"]
+    watched = Watched()
+    for key in ("first", "second"):
+        watched.deadlines.begins(key)
+        await watched.until([*watched.told, key])
+    watched.deadlines.begins("in time")
+    watched.deadlines.ends("in time")
+    watched.deadlines.begins("third")
+    await watched.until(["first", "second", "third"])
 
 
 async def test_work_that_begins_again_has_all_its_time_again() -> None:
-    told: list[str] = []
-    deadlines = Deadlines[str](0.3, told.append)
-    for _ in range(4):
-        deadlines.begins("one")
-        await asyncio.sleep(0.1)
-        deadlines.ends("one")
-    assert told == []
+    watched = Watched()
+    watched.deadlines.begins("one")
+    await asyncio.sleep(SECONDS / 2)
+    watched.deadlines.ends("one")
+    watched.deadlines.begins("one")
+    again = time.monotonic()
+    await watched.until(["one"])
+    assert watched.times[0] - again >= SECONDS
