@@ -257,3 +257,10 @@ async def test_a_stream_without_messages_is_the_handlers_business_and_a_lone_cal
         none = stream(channel, "Lone")
         await none.done_writing()
         assert await none.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_message_that_comes_compressed_is_unpacked() -> None:
+    async with serving(Handlers()) as channel:
+        method = channel.unary_unary(f"/{SERVICE}/Lone", Message.SerializeToString, Message.FromString)
+        text = "packed" * 1000  # a short one is sent as it is
+        assert (await method(Message(service=text), timeout=20, compression=grpc.Compression.Gzip)).service == text
