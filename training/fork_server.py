@@ -6,7 +6,8 @@ The protocol on the socket (SOCK_SEQPACKET, one JSON object a datagram):
   "import";
 * from the server: `{"event": "ready", "seconds"}` once, `{"event": "started", "job", "pid"}` and
   `{"event": "exited", "job", "pid", "exit_code", "peak_memory_bytes", "cpu_seconds"}`, where a negative exit code is
-  the signal that ended the process.
+  the signal that ended the process. A training leaves with the codes of `python -m training fit`, or with EX_SOFTWARE
+  for an error of ours outside of it; a 1 of which no event `failed` tells is a library's own `exit`.
 
 The end of the socket means that the service is gone: the server kills its trainings and ends.
 """
@@ -127,7 +128,7 @@ class _ForkServer:
 
     def _be_child(self, server: int, request: dict[str, str], events: int, log: int) -> None:
         """Trains in the new process and ends it."""
-        exit_code = 1
+        exit_code = os.EX_SOFTWARE
         try:
             os.setsid()
             limits.end_with_parent(server)

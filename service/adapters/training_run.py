@@ -42,7 +42,9 @@ _REPORT_SECONDS = 1.0
 _GROUP_END_SECONDS = 0.5
 _PIPE_END_SECONDS = 0.3
 _SIGKILLED = -9
-_ABORTED = -6  # what a library does to its process that gets no memory and cannot say so
+# How a library ends its process that gets no memory and cannot say so: it aborts, or it leaves with EXIT_FAILURE, as
+# OpenMP's does (gomp_fatal). A training that leaves with 1 by itself has told why.
+_ENDED_BY_LIBRARY = (-6, 1)
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,8 @@ class ForkedRun:
         drained = await asyncio.gather(*(pipe.finish(_PIPE_END_SECONDS) for pipe in self._pipes))
         if not all(drained):
             _log.warning("a process that left its group still holds a pipe of job %s", self.job)
-        if exit_code == _ABORTED and isinstance(self._order, TrainingOrder) and self._order.memory_limit_bytes:
+        limited = isinstance(self._order, TrainingOrder) and self._order.memory_limit_bytes
+        if limited and exit_code in _ENDED_BY_LIBRARY:
             self._fail(
                 Reason.TRAINER_OOM,
                 "the training's library ended the process, which they do when they get no more memory: "

@@ -8,6 +8,7 @@ from service.domain.errors import Reason, ServiceError, invalid
 from service.domain.ports import TrainingEnded
 
 _SIGKILL = 9
+_EXITED = 1  # by a library, if the process has told no reason
 
 _SAID: Mapping[str, str] = {
     Reason.TRAINER_DIED: "the process that starts imports died, and this one with it; import again",
@@ -37,21 +38,23 @@ def failure_of(job: str, ended: TrainingEnded, memory_bytes: int) -> ServiceErro
         )
     if ended.reason:
         return ServiceError(Reason(ended.reason), _SAID.get(ended.reason, ended.message), metadata)
-    if ended.exit_code < 0:
-        return _killed(-ended.exit_code, metadata)
-    return ServiceError(Reason.TRAINING_FAILED, _SAID[Reason.TRAINING_FAILED], metadata)
-
-
-def _killed(signal: int, metadata: Mapping[str, str]) -> ServiceError:
-    if signal == _SIGKILL:
+    if ended.exit_code == -_SIGKILL:
         return ServiceError(
             Reason.TRAINER_DIED,
             "the process of the import was killed; import again, and look at the machine's log if it was not you (a kill "
             "without a sender usually means that the machine had no memory left)",
-            {**metadata, "signal": str(signal)},
+            {**metadata, "signal": str(_SIGKILL)},
         )
+    if ended.exit_code < 0:
+        return _crashed(f"signal {-ended.exit_code}")
+    if ended.exit_code == _EXITED:
+        return _crashed(f"exit code {_EXITED}")
+    return ServiceError(Reason.TRAINING_FAILED, _SAID[Reason.TRAINING_FAILED], metadata)
+
+
+def _crashed(how: str) -> ServiceError:
     return invalid(
         "content",
-        f"the library that reads such files crashed on it (signal {signal}), so it is damaged, or needs more memory than "
+        f"the library that reads such files crashed on it ({how}), so it is damaged, or needs more memory than "
         "IMPORT_MEMORY_BYTES; save the model again with a current version of the library",
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -19,6 +20,8 @@ import pytest
 from fitserve.v1 import training_spec_pb2
 from numpy.typing import NDArray
 
+from service.adapters.trainer_process import ForkServerTrainer
+from service.domain.ports import TrainingEnded, TrainingOrder
 from tests.unit.training.cases import make_spec, write_spec, write_table_dataset, write_tensor_dataset
 
 pytestmark = pytest.mark.xdist_group("training_process")
@@ -453,28 +456,68 @@ def test_an_unexpected_error_is_in_the_log_and_not_in_the_message(server: Server
     assert "FileNotFoundError" in outcome.log
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "parameters", "limit_mib"),
-    [
-        ("torch_mlp", {"hidden_sizes": [8192, 8192]}, 64),
-        ("random_forest", {"n_estimators": 10_000}, 16),
-        ("xgboost", {"n_estimators": 100_000, "max_depth": 20}, 1),
-        ("xgboost", {"n_estimators": 100_000, "max_depth": 20}, 64),
-        ("hist_gradient_boosting", {"max_iter": 100_000, "max_leaf_nodes": 500, "min_samples_leaf": 1}, 16),
-    ],
-)
-def test_a_training_over_its_memory_limit_fails_for_that(
-    server: Server, tmp_path: Path, algorithm: str, parameters: dict[str, object], limit_mib: int
-) -> None:
-    generator = np.random.default_rng(0)
-    features = generator.normal(size=(2000, 10)).astype(np.float32)
-    targets = generator.normal(size=2000)
-    dataset = write_tensor_dataset(tmp_path / "data", features, "number", targets.tolist())
-    spec = make_spec(dataset, tmp_path / "1", algorithm, "regression", parameters, memory_limit_bytes=limit_mib << 20)
+def test_a_training_that_is_refused_memory_fails_for_that(server: Server, tmp_path: Path) -> None:
+    dataset = noise(tmp_path / "data")
+    parameters: dict[str, object] = {"hidden_sizes": [8192, 8192]}
+    spec = make_spec(dataset, tmp_path / "1", "torch_mlp", "regression", parameters, memory_limit_bytes=64 << 20)
     outcome = server.fit(spec).outcome()
     assert outcome.exited["exit_code"] == 3, (outcome.events[-1], outcome.log[-2000:])
     assert outcome.events[-1]["reason"] == "TRAINER_OOM"
     assert not (tmp_path / "1").exists()
+
+
+async def test_trainings_over_their_memory_limits_fail_for_that_however_their_libraries_end(tmp_path: Path) -> None:
+    """Some raise, some abort and OpenMP's exits, as it comes; the service tells the same of all."""
+    dataset = noise(tmp_path / "data")
+    deep: dict[str, object] = {"n_estimators": 100_000, "max_depth": 20}
+    wide: dict[str, object] = {"max_iter": 100_000, "max_leaf_nodes": 500, "min_samples_leaf": 1}
+    cases: list[tuple[str, dict[str, object], int]] = [
+        ("torch_mlp", {"hidden_sizes": [8192, 8192]}, 64),
+        ("random_forest", {"n_estimators": 10_000}, 16),
+        ("xgboost", deep, 1),
+        ("xgboost", deep, 64),
+        ("hist_gradient_boosting", wide, 16),
+    ]
+    trainer = ForkServerTrainer()
+    await trainer.start()
+    try:
+        for number, (algorithm, parameters, limit_mib) in enumerate(cases):
+            output = tmp_path / str(number)
+            spec = make_spec(dataset, output, algorithm, "regression", parameters)
+            run = await trainer.run(order_of(spec, limit_mib << 20))
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                end = [event async for event in run.events()][-1]
+            assert isinstance(end, TrainingEnded)
+            assert end.reason == "TRAINER_OOM", (algorithm, limit_mib, end)
+            assert not output.exists()
+    finally:
+        await trainer.stop()
+
+
+def noise(directory: Path) -> Path:
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(2000, 10)).astype(np.float32)
+    return write_tensor_dataset(directory, features, "number", generator.normal(size=2000).tolist())
+
+
+def order_of(spec: training_spec_pb2.TrainingSpec, memory_limit_bytes: int) -> TrainingOrder:
+    """Returns the order from which the service writes this spec."""
+    output = Path(spec.output_uri)
+    return TrainingOrder(
+        job=f"job-{output.name}",
+        model=spec.request.model,
+        version=spec.version,
+        request=spec.request.SerializeToString(),
+        task="regression",
+        target="",
+        dataset=Path(spec.dataset_uri),
+        dataset_digest=spec.dataset_digest,
+        cores=spec.cores,
+        memory_limit_bytes=memory_limit_bytes,
+        spec=output.with_suffix(".pb"),
+        output=output,
+        signature=None,
+    )
 
 
 def test_the_end_of_the_service_ends_the_server_and_its_trainings(tmp_path: Path) -> None:

@@ -164,6 +164,12 @@ def refused(report: Report) -> int:
     return 2
 
 
+def told(report: Report) -> int:
+    """Says that it failed, and leaves as it does then."""
+    report("failed", reason="TRAINING_FAILED", message="the training failed", field="")
+    return 1
+
+
 def crash(report: Report) -> int:
     """Dies of a signal."""
     os.kill(os.getpid(), signal.SIGSEGV)
@@ -257,11 +263,16 @@ def abort(report: Report) -> int:
     os.abort()
 
 
+def leave(report: Report) -> int:
+    """Ends as OpenMP's library does that gets no memory: it exits without a word of ours."""
+    os._exit(1)
+
+
 BEHAVIOURS = {
     behaviour.__name__: behaviour
     for behaviour in (
         good, endless, silent, family, stray, daemon, refused, crash, abort, garbage, noisy, flood, hog, hog_by_child,
-        deep, long_number, absurd_rows, absurd_step, absurd_metric, absurd_progress, absurd_memory
+        leave, told, deep, long_number, absurd_rows, absurd_step, absurd_metric, absurd_progress, absurd_memory
     )
 }  # fmt: skip
 

@@ -439,13 +439,20 @@ async def test_memory_above_the_limit_ends_the_run(make_order: MakeOrder, behavi
     assert "100000000 bytes of memory_limit_bytes" in end.message
 
 
+@pytest.mark.parametrize(("behaviour", "exit_code"), [("abort", -signal.SIGABRT), ("leave", 1)])
 @pytest.mark.parametrize(("limit", "reason"), [(100_000_000, "TRAINER_OOM"), (None, "")])
-async def test_a_library_that_aborts_under_a_limit_had_no_memory(
-    make_order: MakeOrder, limit: int | None, reason: str
+async def test_a_library_that_ends_its_process_under_a_limit_had_no_memory(
+    make_order: MakeOrder, behaviour: str, exit_code: int, limit: int | None, reason: str
 ) -> None:
     async with stand_in() as trainer:
-        end = await end_of(await trainer.run(make_order("abort", memory_limit_bytes=limit)))
-    assert (end.exit_code, end.reason) == (-signal.SIGABRT, reason)
+        end = await end_of(await trainer.run(make_order(behaviour, memory_limit_bytes=limit)))
+    assert (end.exit_code, end.reason) == (exit_code, reason)
+
+
+async def test_a_training_that_tells_why_it_failed_under_a_limit_is_believed(make_order: MakeOrder) -> None:
+    async with stand_in() as trainer:
+        end = await end_of(await trainer.run(make_order("told", memory_limit_bytes=100_000_000)))
+    assert (end.exit_code, end.reason, end.message) == (1, "TRAINING_FAILED", "the training failed")
 
 
 async def test_memory_below_the_limit_is_fine(make_order: MakeOrder) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from service.domain.errors import Reason
@@ -25,7 +27,8 @@ def ended(exit_code: int, reason: str = "", message: str = "", field: str = "") 
         (ended(-9), Reason.TRAINER_DIED, "was killed"),
         (ended(-11), Reason.INVALID_FIELD, "signal 11"),
         (ended(-6), Reason.INVALID_FIELD, "signal 6"),
-        (ended(1), Reason.TRAINING_FAILED, "the import failed"),
+        (ended(1), Reason.INVALID_FIELD, "crashed on it (exit code 1)"),
+        (ended(os.EX_SOFTWARE), Reason.TRAINING_FAILED, "the import failed"),
     ],
 )
 def test_the_end_of_a_process_is_told_in_the_words_of_an_import(end: TrainingEnded, reason: Reason, words: str) -> None:
