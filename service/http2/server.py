@@ -350,11 +350,9 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
             self._count_incomplete()
         if self._alarm is not None:
             self._alarm.cancel()
-        task, self.task = self.task, None
-        if task is not None and not self._has_ended:
-            task.cancel()
-            if self._encode is None:  # it has not begun, and so does not come to forget itself
-                self._server.tasks.discard(task)
+        if not self._has_ended:
+            self._cancel_task()
+        self.task = None
         self._has_ended = True
 
     def _end_data(self, flags: Any) -> None:
@@ -521,8 +519,15 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
         if self._has_ended:
             return
         self.end(code, details)
-        if self.task is not None:
-            self.task.cancel()
+        self._cancel_task()
+
+    def _cancel_task(self) -> None:
+        """Cancels what the handler is doing."""
+        if self.task is None:
+            return
+        self.task.cancel()
+        if self._encode is None:  # it has not begun, and so does not come to forget itself
+            self._server.tasks.discard(self.task)
 
     def _set_deadline(self, timeout: bytes) -> None:
         try:
