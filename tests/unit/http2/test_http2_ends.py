@@ -199,3 +199,13 @@ async def test_messages_that_never_become_complete_are_bounded_together() -> Non
         peer.send(called(1001, b"/a/b"))
         await peer.until_ended(1001)  # one that is complete is taken all the same
     await until(lambda: server.incomplete_bytes == 0)
+
+
+@pytest.mark.parametrize(("number", "last"), [(600, HEADERS), (4000, RST_STREAM)])
+async def test_headers_of_nothing_count_too(number: int, last: int) -> None:
+    async with serving(first) as (_, peer):
+        peer.send(begun(1, b"/a/b", [(b"x", b"")] * number))
+        refused = await peer.next()
+        assert (refused.stream, refused.kind) == (1, last)
+        peer.send(called(3, b"/a/b", [(b"x", b"")] * 400))
+        assert await peer.until_ended(3) == message(b"")
