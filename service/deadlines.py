@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -40,10 +41,10 @@ class Deadlines(Generic[K]):
     def _look(self) -> None:
         """Tells of the work whose time is over, and looks again when that of the next may be."""
         now = self._loop.time()
-        for key, until in list(self._until.items()):
-            if until > now:
-                self._loop.call_at(until, self._look)
-                return
-            del self._until[key]
-            self._late(key)
-        self._looking = False
+        # Those in time may be a hundred thousand: they are not to be looked at, or copied, each time.
+        for key, _ in list(takewhile(lambda work: work[1] <= now, self._until.items())):
+            if self._until.pop(key, None) is not None:
+                self._late(key)
+        self._looking = bool(self._until)
+        if self._looking:
+            self._loop.call_at(next(iter(self._until.values())), self._look)

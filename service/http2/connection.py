@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from service.http2.nghttp2 import (
     END_STREAM,
     ERR_CALLBACK_FAILURE,
+    ERR_TEMPORAL_CALLBACK_FAILURE,
     HEADERS,
     INITIAL_WINDOW_SIZE,
     NO_ERROR,
@@ -231,9 +232,10 @@ def _on_header(
     session: Any, frame: Any, name: Any, name_length: int, value: Any, value_length: int, flags: int, handle: Any
 ) -> int:
     connection: Connection = ffi.from_handle(handle)
-    if (stream := connection.reading) is not None:
-        stream.header(ffi.buffer(name, name_length)[:], ffi.buffer(value, value_length)[:])
-    return 0
+    stream = connection.reading
+    if stream is None or stream.header(ffi.buffer(name, name_length)[:], ffi.buffer(value, value_length)[:]):
+        return 0
+    return ERR_TEMPORAL_CALLBACK_FAILURE  # has the stream reset, and passes over the rest of its headers
 
 
 @_callback("on_frame_callback")

@@ -16,6 +16,7 @@ from cffi import FFI
 from service.http2 import Nghttp2Missing
 
 ERR_DEFERRED = -508
+ERR_TEMPORAL_CALLBACK_FAILURE = -521
 ERR_CALLBACK_FAILURE = -902
 
 NO_FLAG = 0

@@ -41,7 +41,13 @@ MAX_STREAMS = 2**13
 long others wait when one caller opens as many as it may at once."""
 
 HEADER_BYTES = 2**14
-"""The most bytes of the headers of one call."""
+"""The most bytes of the headers of one call, counted as HTTP/2 counts them: each has `FIELD_BYTES` more than its text."""
+
+FIELD_BYTES = 32
+"""A header may be sent as one byte, and is objects of more than a hundred here."""
+
+MOST_HEADER_BYTES = 2**16
+"""A call with more headers is not told so: it is reset, and the rest of them is passed over, which costs a tenth."""
 
 SMALL_REPLY_BYTES = 2**12
 """Of a smaller reply nobody watches whether it is taken."""
@@ -288,11 +294,11 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
 
     # What the connection calls.
 
-    def header(self, name: bytes, value: bytes) -> None:
-        """Takes a header, unless there are too many."""
-        self._header_bytes += len(name) + len(value)
+    def header(self, name: bytes, value: bytes) -> bool:
+        """Takes a header, unless there are too many. Returns False if there are so many that no more are looked at."""
+        self._header_bytes += len(name) + len(value) + FIELD_BYTES
         if self._header_bytes > HEADER_BYTES or self._began:
-            return
+            return self._header_bytes <= MOST_HEADER_BYTES
         if name == b":path":
             self._path = value
         elif name == b":method":
@@ -301,6 +307,7 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
             self._content_type = value
         elif not name.startswith(b":"):
             self._headers.append((name, value))
+        return True
 
     def headers_ended(self) -> None:
         """Begins to answer; what comes as trailers is not used, as gRPC has none from callers."""
@@ -350,11 +357,9 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
             self._count_incomplete()
         if self._alarm is not None:
             self._alarm.cancel()
-        task, self.task = self.task, None
-        if task is not None and not self._has_ended:
-            task.cancel()
-            if self._encode is None:  # it has not begun, and so does not come to forget itself
-                self._server.tasks.discard(task)
+        if not self._has_ended:
+            self._cancel_task()
+        self.task = None
         self._has_ended = True
 
     def _end_data(self, flags: Any) -> None:
@@ -521,8 +526,15 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
         if self._has_ended:
             return
         self.end(code, details)
-        if self.task is not None:
-            self.task.cancel()
+        self._cancel_task()
+
+    def _cancel_task(self) -> None:
+        """Cancels what the handler is doing."""
+        if self.task is None:
+            return
+        self.task.cancel()
+        if self._encode is None:  # it has not begun, and so does not come to forget itself
+            self._server.tasks.discard(self.task)
 
     def _set_deadline(self, timeout: bytes) -> None:
         try:

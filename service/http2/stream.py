@@ -75,9 +75,10 @@ class Stream(ABC):
 
     # What the connection calls.
 
-    def header(self, name: bytes, value: bytes) -> None:
-        """Takes a header, or a trailer."""
+    def header(self, name: bytes, value: bytes) -> bool:
+        """Takes a header, or a trailer. Returns whether more are looked at; if not, the stream is to be reset."""
         self._headers.append((name, value))
+        return True
 
     @abstractmethod
     def headers_ended(self) -> None:

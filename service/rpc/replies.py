@@ -40,6 +40,7 @@ class LabelCodec:
         self._model, self._version = model, version
         self.signature = signature
         self.dtype = LABEL_DTYPES[signature.label_kind]
+        self._lone: dict[int, prediction_service_pb2.PredictResponse] = {}
 
     @cached_property
     def values(self) -> list[struct_pb2.Value]:
@@ -61,15 +62,17 @@ class LabelCodec:
     def _texts(self) -> list[bytes]:
         return [sized(str(label)) for label in self.signature.classes]
 
-    @cached_property
-    def lone_replies(self) -> list[prediction_service_pb2.PredictResponse]:
-        """The replies to one row with each label as a tensor [1], not to be changed: most predictions are of one row."""
-        return [
-            prediction_service_pb2.PredictResponse(
+    def lone_reply(self, index: int) -> prediction_service_pb2.PredictResponse:
+        """Returns the reply to one row with a label as a tensor [1], not to be changed: most predictions are of one row.
+
+        It is made when a label is answered first: each takes a kilobyte, and imported models may have 100,000 labels.
+        """
+        reply = self._lone.get(index)
+        if reply is None:
+            reply = self._lone[index] = prediction_service_pb2.PredictResponse(
                 model=self._model, version=self._version, prediction_tensor=self.tensor(np.array([index]))
             )
-            for index in range(len(self.signature.classes))
-        ]
+        return reply
 
     def tensor(self, indices: np.ndarray[tuple[int], np.dtype[np.intp]]) -> data_pb2.Tensor:
         """Returns the labels with these indices as a tensor [rows]."""
@@ -98,7 +101,7 @@ class Replies:
             return reply
         codec = self._codec(prediction)
         if len(scores) == 1 and form not in HAND_TYPED and not include_probabilities:
-            return codec.lone_replies[scores.argmax()]
+            return codec.lone_reply(int(scores.argmax()))
         reply = prediction_service_pb2.PredictResponse(model=prediction.model, version=prediction.version)
         indices = scores.argmax(axis=1)
         if form in HAND_TYPED:

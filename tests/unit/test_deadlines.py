@@ -62,3 +62,21 @@ async def test_work_that_begins_again_has_all_its_time_again() -> None:
     again = time.monotonic()
     await watched.until(["one"])
     assert watched.times[0] - again >= SECONDS
+
+
+async def test_work_that_is_told_of_may_begin_and_end_other_work() -> None:
+    told = []
+
+    def late(key: str) -> None:
+        told.append(key)
+        if key == "first":
+            deadlines.ends("second")
+            deadlines.begins("third")
+
+    deadlines = Deadlines[str](SECONDS, late)
+    deadlines.begins("first")
+    deadlines.begins("second")
+    async with asyncio.timeout(20):
+        while told[-1:] != ["third"]:  # noqa: ASYNC110 nothing tells
+            await asyncio.sleep(0.01)
+    assert told == ["first", "third"]

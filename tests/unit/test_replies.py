@@ -11,7 +11,7 @@ from google.protobuf import json_format
 
 from service.domain.entities import Signature, Task, ValueKind
 from service.domain.predictor import Prediction
-from service.rpc.replies import Replies
+from service.rpc.replies import LabelCodec, Replies
 
 CLASSES = Signature(Task.CLASSIFICATION, (1,), (), False, ("no", "yes"), ValueKind.CATEGORY)
 ONE_VALUE = Signature(Task.REGRESSION, (1,), (), False, (), None)
@@ -59,3 +59,29 @@ def test_tensors_keep_what_is_no_number() -> None:
     scores = np.array([[1.5], [NAN]], np.float32)
     reply = Replies().write(Prediction("m", 1, ONE_VALUE, scores), "tensor", include_probabilities=False)
     assert reply.prediction_tensor.data == scores.tobytes()
+
+
+def test_a_lone_reply_has_the_label_and_the_version_of_its_prediction() -> None:
+    replies, other = Replies(), replace(CLASSES, classes=("off", "on"))
+    scores = np.array([[0, 1]], np.float32)
+    predictions = [Prediction("m", version, labels, scores) for version in (1, 2, 1) for labels in (CLASSES, other)]
+    found = [replies.write(one, "tensor", include_probabilities=False) for one in predictions * 2]
+    told = [(one.version, one.signature.classes[1].encode()) for one in predictions * 2]  # type: ignore[union-attr]  # texts
+    assert [(reply.version, reply.prediction_tensor.data[4:]) for reply in found] == told
+
+
+def test_lone_replies_are_made_of_labels_that_are_answered_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, tensor = [], LabelCodec.tensor
+
+    def noted(codec: LabelCodec, indices: Any) -> Any:  # numpy's arrays to a message
+        made.extend(indices.tolist())
+        return tensor(codec, indices)
+
+    monkeypatch.setattr(LabelCodec, "tensor", noted)
+    replies, many = Replies(), replace(CLASSES, classes=tuple(map(str, range(1000))))
+    for best in (7, 9, 7):
+        scores = np.zeros((1, 1000), np.float32)
+        scores[0, best] = 1
+        reply = replies.write(Prediction("m", 1, many, scores), "tensor", include_probabilities=False)
+        assert reply.prediction_tensor.data[4:] == str(best).encode()
+    assert made == [7, 9]

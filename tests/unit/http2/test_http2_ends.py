@@ -98,6 +98,16 @@ async def test_a_call_that_is_cancelled_before_it_begins_leaves_nothing(uncollec
         await until(lambda: uncollected(ServerCall) == 0)
 
 
+@pytest.mark.parametrize("data", [b"\0\xff\xff\xff\xff", b"\2\0\0\0\0", b"\0\0"], ids=["large", "packed", "cut"])
+async def test_a_call_that_is_refused_before_it_begins_leaves_nothing(
+    uncollected: Callable[[type], int], data: bytes
+) -> None:
+    async with serving(first) as (server, peer):
+        peer.send(begun(1, b"/a/b") + frame(DATA, END_STREAM, 1, data) + called(3, b"/a/b"))
+        await peer.until_ended(3)
+        await until(lambda: not server.tasks and uncollected(ServerCall) == 0)
+
+
 async def test_a_connection_that_ends_leaves_nothing(uncollected: Callable[[type], int]) -> None:
     async with serving(first) as (server, peer):
         peer.send(called(1, b"/a/b"))
@@ -189,3 +199,13 @@ async def test_messages_that_never_become_complete_are_bounded_together() -> Non
         peer.send(called(1001, b"/a/b"))
         await peer.until_ended(1001)  # one that is complete is taken all the same
     await until(lambda: server.incomplete_bytes == 0)
+
+
+@pytest.mark.parametrize(("number", "last"), [(600, HEADERS), (4000, RST_STREAM)])
+async def test_headers_of_nothing_count_too(number: int, last: int) -> None:
+    async with serving(first) as (_, peer):
+        peer.send(begun(1, b"/a/b", [(b"x", b"")] * number))
+        refused = await peer.next()
+        assert (refused.stream, refused.kind) == (1, last)
+        peer.send(called(3, b"/a/b", [(b"x", b"")] * 400))
+        assert await peer.until_ended(3) == message(b"")
