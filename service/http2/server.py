@@ -49,6 +49,12 @@ FIELD_BYTES = 32
 MOST_HEADER_BYTES = 2**16
 """A call with more headers is not told so: it is reset, and the rest of them is passed over, which costs a tenth."""
 
+FEW_HEADERS = 32
+"""So many headers each call may have."""
+
+FURTHER_HEADERS = 2**18
+"""The most that all open calls together may have beyond these: about 35 MB, for which callers need not send 2 MB."""
+
 SMALL_REPLY_BYTES = 2**12
 """Of a smaller reply nobody watches whether it is taken."""
 
@@ -109,6 +115,8 @@ class Server:
         self.max_message_bytes = max_message_bytes
         self.incomplete_bytes = 0
         """Of messages that are not complete, in all calls."""
+        self.further_headers = 0
+        """Of calls that have more than `FEW_HEADERS`."""
         self._share_port = share_port
         self._keepalive = keepalive
         self._sockets: list[socket.socket] = []
@@ -281,6 +289,7 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
     _began = False
     _header_bytes = 0
     _incomplete_bytes = 0
+    _further_headers = 0
     _has_begun_reply = False
     _initial: Iterable[wire.Metadatum] = ()
     _trailing: Iterable[wire.Metadatum] = ()
@@ -315,8 +324,11 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
             return
         self._began = True
         if self._header_bytes > HEADER_BYTES:
+            self._headers = []
             why = f"the call has {self._header_bytes} bytes of metadata, and {HEADER_BYTES} are allowed"
             self.end(grpc.StatusCode.RESOURCE_EXHAUSTED, why)
+            return
+        if len(self._headers) > FEW_HEADERS and not self._count_headers():
             return
         for name, value in self._headers:
             if name == b"grpc-timeout":
@@ -329,6 +341,18 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
             self._refuse_http(b"415")
         elif not self._has_ended:
             self._server.begin(self, self._path)
+
+    def _count_headers(self) -> bool:
+        """Notes the headers of a call that has many. Returns False if that is too much, which ends the call."""
+        further = len(self._headers) - FEW_HEADERS
+        if self._server.further_headers + further > FURTHER_HEADERS:
+            self._headers = []
+            why = f"open calls have too many headers; send {FEW_HEADERS} at the most, or try again later"
+            self.end(grpc.StatusCode.RESOURCE_EXHAUSTED, why)
+            return False
+        self._further_headers = further
+        self._server.further_headers += further
+        return True
 
     def received(self, chunk: bytes) -> None:
         """Takes bytes of messages, unless the call has ended or too many messages are on their way."""
@@ -355,6 +379,7 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
         super().closed()
         if self._incomplete_bytes:
             self._count_incomplete()
+        self._server.further_headers -= self._further_headers
         if self._alarm is not None:
             self._alarm.cancel()
         if not self._has_ended:

@@ -209,3 +209,19 @@ async def test_headers_of_nothing_count_too(number: int, last: int) -> None:
         assert (refused.stream, refused.kind) == (1, last)
         peer.send(called(3, b"/a/b", [(b"x", b"")] * 400))
         assert await peer.until_ended(3) == message(b"")
+
+
+async def test_many_headers_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http2_server, "FURTHER_HEADERS", 1000)
+    many = [(b"x", b"")] * 432
+    async with serving(first) as (server, peer):
+        for number in (1, 3):
+            peer.send(begun(number, b"/a/b", many))
+        peer.send(called(5, b"/a/b", many))
+        assert await peer.until_ended(5) == b""
+        peer.send(called(7, b"/a/b"))
+        assert await peer.until_ended(7) == message(b"")
+        peer.send(frame(RST_STREAM, 0, 1, bytes(4)) + called(9, b"/a/b", many))
+        assert await peer.until_ended(9) == message(b"")
+        peer.send(frame(RST_STREAM, 0, 3, bytes(4)))
+        await until(lambda: server.further_headers == 0)
