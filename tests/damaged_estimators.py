@@ -140,6 +140,14 @@ def splines(change: Damage) -> Any:
     return estimator
 
 
+def products() -> Any:
+    estimator = pipeline.make_pipeline(preprocessing.PolynomialFeatures(2), linear_model.Ridge()).fit(X, VALUES)
+    estimator[0]._n_out_full += 100
+    estimator[1].coef_ = np.append(estimator[1].coef_, np.ones(100))
+    estimator[1].n_features_in_ += 100
+    return estimator
+
+
 def clustered() -> Any:
     estimator = pipeline.make_pipeline(cluster.KMeans(3, n_init=1), linear_model.Ridge()).fit(X, VALUES)
     estimator[0].cluster_centers_ = np.ones((3, 2))
@@ -295,6 +303,7 @@ FILES: dict[str, Callable[[], bytes]] = {
         ),
         "fewer knots than the degree": lambda: splines(lambda made: setattr(made.bsplines_[0], "k", 90)),
         "centers of fewer columns": clustered,
+        "more places than products": products,
     }.items()
 }
 FILES["negative number of nodes"] = lambda: with_nodes(-FAR)

@@ -34,10 +34,11 @@ def check_machine(estimator: Any) -> None:
     if type(columns) is not int or vectors.shape[1:] != (columns,) or not vectors.size:
         raise _damaged(estimator, "its support vectors are not for the columns of a row")
     total = len(vectors)
-    classes = len(estimator.classes_) if hasattr(estimator, "classes_") else 2
+    classifies = estimator._impl in ("c_svc", "nu_svc")
+    classes = len(estimator.classes_) if classifies else 2
     pairs = classes * (classes - 1) // 2
     # A regression counts its vectors in the first of two places.
-    counted = counts.sum() if hasattr(estimator, "classes_") else counts[0]
+    counted = counts.sum() if classifies else counts[0]
     if classes < 2 or counts.shape != (classes,) or (counts < 0).any() or counted != total:
         raise _damaged(estimator, f"its classes have not the {total} support vectors that there are")
     if estimator.support_.shape != (total,) or estimator._dual_coef_.shape != (classes - 1, total):
@@ -72,6 +73,20 @@ def check_encoder(estimator: Any) -> None:
 def _known(categories: np.ndarray[Any, Any]) -> int:
     """Returns the number of categories without a last one that is missing."""
     return len(categories) - int(categories.dtype.kind == "f" and np.isnan(categories[-1]))
+
+
+# Any: as above.
+def check_polynomial(estimator: Any) -> None:
+    """Refuses products of columns in more places than are written: the others would show what memory held. As above."""
+    places = estimator._num_combinations(
+        n_features=estimator.n_features_in_,
+        min_degree=0,
+        max_degree=estimator._max_degree,
+        interaction_only=estimator.interaction_only,
+        include_bias=estimator.include_bias,
+    )
+    if estimator._n_out_full != places:
+        raise _damaged(estimator, f"it has {estimator._n_out_full} places for {places} products")
 
 
 # Any: as above.

@@ -168,6 +168,7 @@ CHECKS: Mapping[str, Callable[[Any], None]] = {
     "neighbors.KNeighborsClassifier": skops_neighbors.check_classifier,
     "neighbors.KNeighborsRegressor": skops_neighbors.check,
     "preprocessing.OneHotEncoder": skops_arrays.check_encoder,
+    "preprocessing.PolynomialFeatures": skops_arrays.check_polynomial,
     "preprocessing.SplineTransformer": skops_arrays.check_splines,
     "svm.NuSVC": skops_arrays.check_machine,
     "svm.NuSVR": skops_arrays.check_machine,
