@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import joblib
 import numpy as np
 import skops.io
 from numpy.typing import NDArray
@@ -43,6 +44,7 @@ class SkopsModel:
 def predictions(estimator: Any, features: Floats) -> NDArray[np.float64]:
     """Returns what an estimator predicts, computed in double precision: probabilities if it has them, else values."""
     rows = features.reshape(len(features), -1).astype(np.float64)
-    with warnings.catch_warnings(action="ignore"):  # rows without names, for one that has seen names
+    # Rows without names are for one that has seen names, too. And n_jobs of a file would start processes at each call.
+    with warnings.catch_warnings(action="ignore"), joblib.parallel_config(backend="sequential"):
         found = estimator.predict_proba(rows) if hasattr(estimator, "predict_proba") else estimator.predict(rows)
     return np.asarray(found, np.float64).reshape(len(features), -1)

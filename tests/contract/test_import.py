@@ -28,6 +28,7 @@ from fitserve.v1 import model_pb2, model_service_pb2, training_job_pb2
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.linear_model import LinearRegression
 
+from tests import damaged_estimators
 from tests.contract.test_training import SPECIES, X
 from tests.contract.wire import Refusal, Stubs, error_of, stubs_of
 from tests.service_process import ServiceProcess
@@ -341,6 +342,34 @@ def test_a_file_that_is_cut_off_anywhere_or_has_a_wrong_byte_is_never_half_impor
 def test_what_is_no_model_is_refused(stubs: Stubs, kind: int, content: bytes, nothing_is_left: None) -> None:
     refusal = refused(stubs, content, model="m", format=kind)
     assert (refusal.code, refusal.metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "content")
+
+
+DAMAGED = (
+    "child beyond the nodes",
+    "circle",
+    "feature beyond the columns",
+    "boosting with more trees than outputs",
+    "histogram that leaves its nodes for one number",
+    "neighbours below the lowest nodes",
+    "neighbours with fewer weights of columns",
+    "support vectors of one class only",
+    "categories in no order",
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_an_estimator_that_would_end_who_predicts_is_refused_and_others_answer_on(
+    client: fitserve.Client, stubs: Stubs, name: str, damage: str, nothing_is_left: None
+) -> None:
+    client.import_model(name, boosted()[1], format="xgboost", classes=LABELS, load=True)
+    expected = client.predict(name, X)
+    content = damaged_estimators.FILES[damage]()
+    trusted = skops.io.get_untrusted_types(data=content)
+    refusal = refused(stubs, content, model="m", format=model_service_pb2.MODEL_FORMAT_SKOPS, trusted_types=trusted)
+    assert (refusal.code, refusal.metadata["field"]) == (grpc.StatusCode.INVALID_ARGUMENT, "content")
+    assert "damaged" in refusal.message
+    assert (client.predict(name, X) == expected).all()
+    client.remove(name, force=True)
 
 
 def test_a_file_that_wants_all_memory_gets_none(stubs: Stubs, nothing_is_left: None) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from training.algorithms import catboost_family
 from training.data import Floats
 from training.export import trees
-from training.importing import catboost_texts, found
+from training.importing import catboost_tables, catboost_texts, found
 from training.importing.found import Found
 from training.importing.labels import MOST_CLASSES
 from training.importing.spec import MOST_FEATURES, Spec
@@ -54,6 +54,7 @@ def read(spec: Spec) -> Found:
     with found.reading(_WHAT):
         booster = catboost.CatBoost()
         content = spec.file.read_bytes()
+        catboost_tables.check(content)
         booster.load_model(blob=content)
         _check(booster)
         link = _link(booster)

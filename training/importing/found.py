@@ -74,6 +74,15 @@ def refused(problem: str) -> FitError:
     return invalid_field(CONTENT, problem)
 
 
+def part_damaged(part: str, problem: str) -> FitError:
+    """Returns the error for a model of which one part is not as its library makes it.
+
+    Args:
+        part: What it is, such as the class of an estimator.
+    """
+    return refused(f"a {part} in the file is damaged: {problem}; fit the model again and save it as its library does")
+
+
 @contextmanager
 def reading(what: str) -> Iterator[None]:
     """Takes whatever a library raises in a block as its word that the file is damaged.
@@ -185,9 +194,10 @@ def of_trees(
         library: The distribution that read it.
 
     Raises:
-        FitError: INVALID_FIELD; columns cannot be named so.
+        FitError: INVALID_FIELD; columns cannot be named so, or the trees have what is no number.
     """
     check_names(names, CONTENT)
+    _check_numbers(ensemble)
     return Found(
         trained=TreesOfFile(ensemble, (columns,), predict),
         task="regression" if labels is None else "classification",
@@ -199,3 +209,12 @@ def of_trees(
         rows=rows_of_trees(ensemble, (columns,)),
         libraries=(library,),
     )
+
+
+def _check_numbers(ensemble: trees.Ensemble) -> None:
+    leaves = [tree.values[tree.leaf] for tree in ensemble.trees]
+    thresholds = [tree.threshold[~tree.leaf] for tree in ensemble.trees]
+    if not all(np.isfinite(part).all() for part in (*leaves, ensemble.base_values)):
+        raise part_damaged("tree", "a value of a leaf, or what the sums start from, is no finite number")
+    if any(np.isnan(part).any() for part in thresholds):
+        raise part_damaged("tree", "a threshold is no number")

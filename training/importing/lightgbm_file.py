@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from training.algorithms import lightgbm_family
 from training.data import Floats
 from training.export import boosted, trees
-from training.importing import found
+from training.importing import found, nodes
 from training.importing.found import Found
 from training.importing.labels import MOST_CLASSES, places
 from training.importing.spec import MOST_FEATURES, Spec
@@ -113,16 +113,32 @@ def _check_tree(section: Mapping[str, str], columns: int) -> None:
     children = np.concatenate([parts["left_child"], parts["right_child"]])
     numbers = np.where(children < 0, inner + ~children, children)  # inner nodes, then leaves
     features = parts["split_feature"]
-    if not (
-        ((numbers > 0) & (numbers < inner + leaves)).all()
-        and len(np.unique(numbers)) == len(numbers)
-        and ((features >= 0) & (features < columns)).all()
-    ):
+    if not (nodes.are_tree(numbers, inner + leaves) and nodes.are_features(features, columns)):
         raise found.damaged(_WHAT)
+    _check_sets(section, decisions)
     if (decisions & _ZERO_IS_MISSING).any():
         raise found.refused(
             "it takes zeros for missing values (zero_as_missing), which is not served; train it without"
         )
+
+
+def _check_sets(section: Mapping[str, str], decisions: NDArray[np.int64]) -> None:
+    """Refuses splits by sets of codes that are none: bounds beyond the words of the sets, or sets that are not there."""
+    numbers = np.array(section["threshold"].split(), np.float64)[decisions & _BY_CATEGORIES != 0]
+    count = int(section.get("num_cat", "0"))
+    if not count and not len(numbers):
+        return
+    bounds, words = (np.array(section[name].split(), np.int64) for name in ("cat_boundaries", "cat_threshold"))
+    whole = (
+        len(bounds) == count + 1
+        and bounds[0] == 0
+        and bounds[-1] == len(words)
+        and (np.diff(bounds) >= 0).all()
+        and ((words >= 0) & (words < 2**32)).all()
+        and ((numbers >= 0) & (numbers < count)).all()
+    )
+    if not whole:
+        raise found.damaged(_WHAT)
 
 
 def _counts(sections: list[dict[str, str]]) -> dict[int, int]:

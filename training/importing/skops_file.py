@@ -18,7 +18,7 @@ from training.algorithms.base import NativeFile
 from training.data import Floats, Label
 from training.errors import CannotExport, invalid_field
 from training.export import products, trees
-from training.importing import found, independence, skops_types
+from training.importing import found, independence, skops_content, skops_types
 from training.importing.found import Found
 from training.importing.labels import Labels, labels_of
 from training.importing.spec import MOST_FEATURES, Column, Spec, check_names
@@ -110,6 +110,8 @@ def read(spec: Spec) -> Found:
     with found.reading(_WHAT):
         found.check_zip(spec.file, spec.memory_limit_bytes)
     estimator = _load(spec)
+    with found.reading(_WHAT):
+        skops_content.check(estimator)
     classes, columns, names = _described(estimator)
     read = _Estimator(estimator, spec.file.read_bytes(), _steps(estimator), columns, len(classes))
     rows = found.random_rows((columns,))

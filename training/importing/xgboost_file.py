@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from training.algorithms import xgboost_family
 from training.data import Floats
 from training.export import boosted, trees
-from training.importing import found
+from training.importing import found, nodes
 from training.importing.found import Found
 from training.importing.labels import MOST_CLASSES, places
 from training.importing.spec import MOST_FEATURES, Spec
@@ -136,12 +136,7 @@ def _check_tree(tree: Mapping[str, Any], columns: int) -> None:
         raise found.damaged(_WHAT)
     children = np.concatenate([left[left >= 0], right[left >= 0]])
     features = np.array(tree["split_indices"], np.int64)[left >= 0]
-    whole = (
-        len(np.unique(children)) == len(children)
-        and ((children > 0) & (children < count)).all()
-        and ((features >= 0) & (features < columns)).all()
-    )
-    if not whole:
+    if not (nodes.are_tree(children, count) and nodes.are_features(features, columns)):
         raise found.damaged(_WHAT)
     _check_sets(tree, left >= 0)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import catboost
@@ -112,6 +113,45 @@ def test_what_is_no_tree_of_lightgbm_is_refused(tmp_path: Path, line: str, value
         import_file(tmp_path, "lightgbm", f"{before}\n{line}={changed}\n{rest}".encode())
     assert (refused.value.reason, refused.value.field) == ("INVALID_FIELD", "content")
     assert not (tmp_path / "version").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "change"),
+    [
+        ("cat_boundaries", lambda words: ["-9", *words[1:]]),
+        ("cat_boundaries", lambda words: [*words[:-1], "99999999"]),
+        ("cat_boundaries", lambda words: words[:1]),
+        ("cat_threshold", lambda words: words[:1]),
+        ("cat_threshold", lambda words: ["-1", *words[1:]]),
+        ("cat_threshold", lambda words: ["4294967296", *words[1:]]),
+        ("threshold", lambda words: ["9999999" if word == "0" else word for word in words]),
+        ("threshold", lambda words: ["-3" if word == "0" else word for word in words]),
+    ],
+)
+def test_sets_of_codes_that_are_none_are_refused(
+    tmp_path: Path, line: str, change: Callable[[list[str]], list[str]]
+) -> None:
+    options = {"objective": "binary", "min_data_per_group": 2, "cat_smooth": 1, "cat_l2": 0, "max_cat_to_onehot": 1}
+    _, text = text_of(options, CODES, categorical_feature=[5])
+    text = re.sub(r"\ntree_sizes=.*", "", text)  # or LightGBM would stumble over the lengths before
+    start, end = next(
+        found.span(1)
+        for found in re.finditer(rf"\n{line}=(.*)", text)
+        if line != "threshold" or "0" in found.group(1).split()
+    )
+    changed = text[:start] + " ".join(change(text[start:end].split())) + text[end:]
+    with pytest.raises(FitError) as refused:
+        import_file(tmp_path, "lightgbm", changed.encode())
+    assert (refused.value.reason, refused.value.field) == ("INVALID_FIELD", "content")
+
+
+@pytest.mark.parametrize(("line", "value"), [("leaf_value", "nan"), ("leaf_value", "inf"), ("threshold", "nan")])
+def test_what_is_no_number_in_a_tree_is_refused(tmp_path: Path, line: str, value: str) -> None:
+    _, text = text_of({"objective": "binary"})
+    text = re.sub(r"\ntree_sizes=.*", "", text)
+    with pytest.raises(FitError, match="number") as refused:
+        import_file(tmp_path, "lightgbm", re.sub(rf"\n{line}=\S+", f"\n{line}={value}", text, count=1).encode())
+    assert (refused.value.reason, refused.value.field) == ("INVALID_FIELD", "content")
 
 
 def cbm_of(

@@ -290,3 +290,50 @@ def test_a_model_in_which_rows_change_each_other_is_not_kept(tmp_path: Path, mad
         import_file(tmp_path, "onnx", made.SerializeToString(), THREE)
     assert refused.value.reason == "EXPORT_NOT_EQUAL"
     assert not (tmp_path / "version").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"nodes_featureids": [0, 0, 4, 0, 0]},
+        {"nodes_featureids": [0, 0, -1, 0, 0]},
+        {"nodes_truenodeids": [1, 0, 2, 0, 0]},
+        {"nodes_truenodeids": [1, 0, 0, 0, 0]},
+        {"nodes_falsenodeids": [2, 0, 10**7, 0, 0]},
+        {"nodes_falsenodeids": [2, 0, -1, 0, 0]},
+        {"nodes_nodeids": [0, 1, 2, 3, 3]},
+        {"nodes_values": [0.0]},
+        {"target_nodeids": [1, 3, 77]},
+        {"target_treeids": [0, 0, 9]},
+        {"target_ids": [0, 10**7, 0]},
+        {"target_ids": [0, -1, 0]},
+        {"target_weights": [float("nan")] * 3},
+    ],
+    ids=str,
+)
+def test_trees_that_lead_out_of_their_nodes_are_refused(tmp_path: Path, change: dict[str, list[float]]) -> None:
+    trees = {
+        "n_targets": 1,
+        "nodes_treeids": [0] * 5,
+        "nodes_nodeids": [0, 1, 2, 3, 4],
+        "nodes_featureids": [0, 0, 3, 0, 0],
+        "nodes_values": [0.0] * 5,
+        "nodes_modes": ["BRANCH_LEQ", "LEAF", "BRANCH_LEQ", "LEAF", "LEAF"],
+        "nodes_truenodeids": [1, 0, 3, 0, 0],
+        "nodes_falsenodeids": [2, 0, 4, 0, 0],
+        "target_treeids": [0] * 3,
+        "target_nodeids": [1, 3, 4],
+        "target_ids": [0] * 3,
+        "target_weights": [1.0, 2.0, 3.0],
+    }
+    made = model(
+        [helper.make_node("TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", **{**trees, **change})],
+        outputs=[("y", TensorProto.FLOAT, ["n", 1])],
+    )
+    if not change:
+        assert import_file(tmp_path, "onnx", made.SerializeToString(), REGRESSION).manifest["task"] == "regression"
+        return
+    with pytest.raises(FitError) as refused:
+        import_file(tmp_path, "onnx", made.SerializeToString(), REGRESSION)
+    assert (refused.value.reason, refused.value.field) == ("INVALID_FIELD", "content")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import skops.io
 from sklearn import (
@@ -128,6 +129,13 @@ def test_regressors_of_our_families_become_onnx(tmp_path: Path, estimator: objec
 )
 def test_everything_else_is_served_by_scikit_learn_itself(tmp_path: Path, estimator: object, targets: object) -> None:
     check(tmp_path, estimator, targets, "fitserve_native")
+
+
+def test_no_number_of_jobs_in_a_file_starts_processes(tmp_path: Path) -> None:
+    before = set(psutil.Process().children(recursive=True))
+    bagging = ensemble.BaggingClassifier(naive_bayes.GaussianNB(), 4).fit(X, Y).set_params(n_jobs=3)
+    import_file(tmp_path, "skops", skops.io.dumps(bagging))
+    assert set(psutil.Process().children(recursive=True)) <= before
 
 
 def test_types_that_are_not_trusted_are_named(tmp_path: Path) -> None:

@@ -169,6 +169,7 @@ def tree(learner: dict[str, Any]) -> dict[str, Any]:
         lambda learner: tree(learner)["left_children"].__setitem__(0, 2),
         lambda learner: tree(learner)["left_children"].__setitem__(0, 10_000),
         lambda learner: tree(learner)["split_indices"].__setitem__(0, 5),
+        lambda learner: tree(learner)["split_conditions"].__setitem__(-1, np.nan),
         lambda learner: learner["gradient_booster"]["model"]["tree_info"].__setitem__(0, 7),
         lambda learner: learner["learner_model_param"].update(num_feature="0"),
         lambda learner: learner["learner_model_param"].update(num_feature="2000000000"),
