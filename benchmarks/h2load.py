@@ -45,7 +45,7 @@ class Load:
         seconds: How long it took.
         calls: The calls that were answered.
         data: The bytes of all replies' bodies.
-        latencies: How long each call took, in seconds.
+        latencies: How long each call took, in seconds, but for those that were begun in a time that is not to count.
     """
 
     seconds: float
@@ -60,8 +60,13 @@ def number_of_calls(call: Call, calls: int, in_flight: int) -> Load:
     return _run(call, [f"-c{connections}", f"-m{in_flight // connections}", f"-n{calls}"])
 
 
-def open_loop(call: Call, rate: float, seconds: float, connections: int) -> Load:
+def open_loop(call: Call, rate: float, seconds: float, connections: int, connecting_seconds: float = 0.0) -> Load:
     """Makes calls at a fixed rate, whatever the answers take, so that waiting is counted.
+
+    Args:
+        seconds: For how long.
+        connections: Over so many connections.
+        connecting_seconds: So long before that calls are made whose latencies do not count.
 
     h2load paces each connection by a timer of its own. The connections are opened one after the other, at the rate of the
     calls and within the time between two calls of one, so that all calls together come evenly.
@@ -69,8 +74,8 @@ def open_loop(call: Call, rate: float, seconds: float, connections: int) -> Load
     each = rate / connections
     opened, milliseconds = spacing(rate)
     pacing = [f"-r{opened}", f"--rate-period={milliseconds}ms", f"--rps={each:.3f}"]
-    calls = connections * max(1, round(each * seconds))
-    return _run(call, [f"-c{connections}", "-m1000", f"-n{calls}", *pacing])
+    calls = connections * max(1, round(each * (connecting_seconds + seconds)))
+    return _run(call, [f"-c{connections}", "-m1000", f"-n{calls}", *pacing], connecting_seconds)
 
 
 def spacing(rate: float) -> tuple[int, int]:
@@ -84,7 +89,7 @@ def spacing(rate: float) -> tuple[int, int]:
     return share.numerator, share.denominator
 
 
-def _run(call: Call, options: list[str]) -> Load:
+def _run(call: Call, options: list[str], connecting_seconds: float = 0.0) -> Load:
     program = shutil.which("h2load")
     if program is None:
         raise LoadFailed("h2load is not installed; it is in Debian's and Ubuntu's package nghttp2-client")
@@ -96,7 +101,7 @@ def _run(call: Call, options: list[str]) -> Load:
         command = [program, "-t1", *options, *transport, f"-d{body}", f"--log-file={log}", call.url]
         command += [f"-H{header}" for header in headers]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return read(done.stdout + done.stderr, log)
+        return read(done.stdout + done.stderr, log, connecting_seconds)
 
 
 def _body(call: Call) -> bytes:
@@ -105,18 +110,25 @@ def _body(call: Call) -> bytes:
     return b"".join(b"\0" + len(message).to_bytes(4, "big") + message for message in call.messages)
 
 
-def read(said: str, log: Path) -> Load:
-    """Returns what h2load said, and wrote to its log. Raises LoadFailed if it did not finish, or calls failed."""
+def read(said: str, log: Path, connecting_seconds: float = 0.0) -> Load:
+    """Returns what h2load said, and wrote to its log: a line a call, with its begin and its duration in microseconds.
+
+    Args:
+        connecting_seconds: The latencies of calls that were begun so soon after the first are left out.
+
+    Raises:
+        LoadFailed: It did not finish, or calls failed.
+    """
     requests, finished, data = _REQUESTS.search(said), _FINISHED.search(said), _DATA.search(said)
     if not requests or not finished or not data:
         raise LoadFailed(f"h2load did not finish: {said[-500:]}")
     _, done, succeeded, failed, errored = map(int, requests.groups())
     if failed or errored or succeeded != done or not done:
         raise LoadFailed(f"{failed} calls failed, {errored} had errors, {succeeded} of {done} succeeded")
-    microseconds = np.loadtxt(log, np.float64, usecols=2, ndmin=1)
+    begun, took = np.loadtxt(log, np.int64, usecols=(0, 2), ndmin=2).T
     return Load(
         seconds=float(finished[1]) * _UNITS[finished[2]],
         calls=done,
         data=int(data[1]),
-        latencies=microseconds / 1e6,
+        latencies=took[begun - begun.min() >= connecting_seconds * 1e6] / 1e6,
     )

@@ -43,6 +43,11 @@ def test_a_load_has_its_time_its_bytes_and_the_latency_of_each_call(log: Path, t
     assert load.latencies.tolist() == [0.11198, 0.002, 0.004]
 
 
+def test_calls_that_were_begun_while_connecting_do_not_count_among_the_latencies(log: Path) -> None:
+    load = read(said(), log, connecting_seconds=525e-6)
+    assert (load.calls, load.latencies.tolist()) == (3, [0.11198, 0.004])
+
+
 def test_failed_calls_are_an_error(log: Path) -> None:
     with pytest.raises(LoadFailed, match="1 calls failed"):
         read(said(succeeded=2, failed=1), log)
