@@ -109,7 +109,8 @@ class Connection(asyncio.Protocol):
         if lib.nghttp2_session_get_outbound_queue_size(self.session) > MAX_UNSENT_FRAMES:
             self.abort()
             return
-        self.flush_soon()
+        if lib.nghttp2_session_want_write(self.session) or not lib.nghttp2_session_want_read(self.session):
+            self.flush_soon()
 
     def chunk_received(self, stream_id: int, chunk: bytes) -> None:
         """Takes a part of what a stream brings."""
