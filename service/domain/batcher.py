@@ -11,9 +11,11 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+from service.alertness import Alertness
 from service.deadlines import Deadlines
 from service.domain.entities import Floats
 from service.domain.errors import Reason, ServiceError
@@ -41,6 +43,8 @@ without a try."""
 RETRY_PAUSE = 1.0
 """Seconds from that until members of a rejected batch are tried alone again. So a model that always fails costs one try a
 batch, and a few more each second."""
+
+_NOBODY_WAITS_ALONE = nullcontext()
 
 _SERVER_IS_AWAY = (Reason.TRITON_UNAVAILABLE, Reason.MODEL_LOADING)
 """Errors that say nothing of the rows."""
@@ -140,6 +144,7 @@ class Batcher(Generic[D, S]):
         self._idle = asyncio.Event()
         self._idle.set()
         self._filling = False
+        self._alertness = Alertness(self._loop.call_soon)
         self._no_retries_before = 0.0
         self.usage = Usage()
 
@@ -256,7 +261,8 @@ class Batcher(Generic[D, S]):
         data = members[0].data if len(members) == 1 else self._join([member.data for member in members])
         rows, sent_ns = sum([member.rows for member in members]), time.monotonic_ns()
         try:
-            scores = await self._infer(data, rows)
+            with self._alertness if self._requests_in_flight == 1 else _NOBODY_WAITS_ALONE:
+                scores = await self._infer(data, rows)
         except ServiceError as error:
             await self._answer_rejected(members, error)
             return

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+from service.alertness import Alertness
 from service.domain.batcher import (
     LONE_TRIES,
     MAX_IN_FLIGHT,
@@ -72,6 +73,31 @@ async def test_a_lone_request_goes_at_once(server: Server) -> None:
     scores = await batcher_of(server).predict(rows_of(3), 1)
     assert scores.tolist() == [[6]]
     assert server.batches == [[3]]
+
+
+async def test_the_event_loop_is_kept_awake_for_lone_requests_only(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awake: list[bool] = []
+
+    class Noted(Alertness):
+        def __enter__(self) -> None:
+            awake.append(True)
+
+        def __exit__(self, *_: object) -> None:
+            awake.append(False)
+
+    monkeypatch.setattr("service.domain.batcher.Alertness", Noted)
+    batcher = batcher_of(server)
+    await batcher.predict(rows_of(3), 1)
+    assert awake == [True, False]
+    server.error = ServiceError(Reason.INTERNAL, "no")
+    with pytest.raises(ServiceError):
+        await batcher.predict(rows_of(3), 1)
+    assert awake == [True, False] * 2
+    server.error = None
+    await asyncio.gather(ask(batcher, 1), ask(batcher, 2))
+    assert awake == [True, False] * 2
 
 
 async def test_a_request_waits_for_no_other_as_long_as_there_is_room_in_flight(server: Server) -> None:
