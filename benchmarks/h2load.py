@@ -63,13 +63,13 @@ def number_of_calls(call: Call, calls: int, in_flight: int) -> Load:
 def open_loop(call: Call, rate: float, seconds: float, connections: int, connecting_seconds: float = 0.0) -> Load:
     """Makes calls at a fixed rate, whatever the answers take, so that waiting is counted.
 
+    h2load paces each connection by a timer of its own. The connections are opened one after the other, at the rate of the
+    calls and within the time between two calls of one, so that all calls together come evenly.
+
     Args:
         seconds: For how long.
         connections: Over so many connections.
         connecting_seconds: So long before that calls are made whose latencies do not count.
-
-    h2load paces each connection by a timer of its own. The connections are opened one after the other, at the rate of the
-    calls and within the time between two calls of one, so that all calls together come evenly.
     """
     each = rate / connections
     opened, milliseconds = spacing(rate)

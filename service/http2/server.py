@@ -472,7 +472,7 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
             self.end(grpc.StatusCode.INTERNAL, "the service has failed; its log says why")
         else:
             self.end(grpc.StatusCode.OK)
-            if len(self._connection.streams) == 1:
+            if len(self._connection.streams) == 1:  # no other reply can share the write, so it need not wait
                 self._connection.flush()
             if self._is_open and self._unsent_bytes > SMALL_REPLY_BYTES and not handler.response_streaming:
                 self._watch_reply()  # of several messages a caller may take the next one whenever it likes

@@ -68,13 +68,16 @@ class Run:
         ]
 
     def start(self, spec: Path) -> Run:
-        order = {"op": "fit", "job": self._job, "spec": str(spec), "name": "irises"}
+        self.order("fit", spec)
+        return self
+
+    def order(self, operation: str, spec: Path) -> None:
+        order = {"op": operation, "job": self._job, "spec": str(spec), "name": "irises"}
         self._server.send(order, [self._events_end, self._log_end])
         os.close(self._events_end)
         os.close(self._log_end)
         for reader in self._readers:
             reader.start()
-        return self
 
     def pid(self) -> int:
         pid = self._server.wait_for("started", self._job)["pid"]
@@ -454,6 +457,14 @@ def test_an_unexpected_error_is_in_the_log_and_not_in_the_message(server: Server
     assert outcome.exited["exit_code"] == 1
     assert outcome.events[-1]["message"] == "the training of xgboost failed; the service log has the details"
     assert "FileNotFoundError" in outcome.log
+
+
+def test_an_error_outside_of_a_training_leaves_with_a_code_that_is_no_librarys(server: Server) -> None:
+    run = Run(server, "job-unknown")
+    run.order("bake", Path("nowhere"))
+    outcome = run.outcome()
+    assert (outcome.exited["exit_code"], outcome.events) == (os.EX_SOFTWARE, [])
+    assert "KeyError" in outcome.log
 
 
 def test_a_training_that_is_refused_memory_fails_for_that(server: Server, tmp_path: Path) -> None:

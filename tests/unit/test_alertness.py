@@ -57,8 +57,8 @@ def test_the_second_of_two_calls_is_answered_awake(machine: Machine) -> None:
 def test_it_sleeps_when_no_call_follows(machine: Machine) -> None:
     machine.call()
     machine.call(pause=0)
-    assert machine.passes(PAUSE_SECONDS / 2)
-    assert not machine.passes(PAUSE_SECONDS)
+    assert machine.passes(0.9 * PAUSE_SECONDS)
+    assert not machine.passes(0.2 * PAUSE_SECONDS)
     turns = machine.turns
     machine.passes(60)
     assert machine.turns == turns

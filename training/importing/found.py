@@ -83,6 +83,11 @@ def part_damaged(part: str, problem: str) -> FitError:
     return refused(f"a {part} in the file is damaged: {problem}; fit the model again and save it as its library does")
 
 
+def estimator_damaged(estimator: object, problem: str) -> FitError:
+    """Returns the error for an estimator of scikit-learn that is not as a fit makes it."""
+    return part_damaged(type(estimator).__name__, problem)
+
+
 @contextmanager
 def reading(what: str) -> Iterator[None]:
     """Takes whatever a library raises in a block as its word that the file is damaged.
