@@ -111,8 +111,8 @@ async def build(settings: Settings) -> AsyncIterator[Service]:
             oip=OipServicer(predictor, overview, settings.stream_batches),
             health=health.servicer,
         )
-        share_port = settings.prediction_processes > 1
-        server = build_server(servicers, settings.max_calls, settings.max_message_bytes, share_port)
+        hand_over = followers.hand_over if settings.prediction_processes > 1 else None
+        server = build_server(servicers, settings.max_calls, settings.max_message_bytes, hand_over)
         yield Service(server, health, recovery, registry, jobs, imports, trainer, inference, overview, followers)
 
 
@@ -135,11 +135,14 @@ class PredictionProcess:
     channel: grpc.aio.Channel
 
 
-def build_prediction_process(settings: PredictionProcessSettings, on_crash: Callable[[int], None]) -> PredictionProcess:
+def build_prediction_process(
+    settings: PredictionProcessSettings, on_crash: Callable[[int], None], on_gone: Callable[[], None]
+) -> PredictionProcess:
     """Returns what answers predictions in a further process, not started.
 
     Args:
         on_crash: Is told the serial number of a version that Triton has lost.
+        on_gone: Is told whenever a caller's connection has ended.
     """
     layout = RepositoryLayout(settings.model_dir)
 
@@ -153,5 +156,6 @@ def build_prediction_process(settings: PredictionProcessSettings, on_crash: Call
         relay,
         settings.max_calls,
         settings.max_message_bytes,
+        on_gone,
     )
     return PredictionProcess(server, follower, channel)

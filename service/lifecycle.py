@@ -9,7 +9,6 @@ import signal
 from contextlib import suppress
 
 from service import memory
-from service.adapters.port_probe import is_taken
 from service.bootstrap import Service, build
 from service.rpc.caller import TOKEN
 from service.settings import PredictionProcessSettings, Settings
@@ -18,9 +17,6 @@ log = logging.getLogger("fitserve")
 
 LAST_NEWS_SECONDS = 3.0
 """Calls have so much longer than trainings to end, so that whoever watches a training is told its end."""
-
-
-_TAKEN = "LISTEN={!r}: the address is taken, or is not this machine's"
 
 
 class CannotListen(Exception):
@@ -48,7 +44,7 @@ async def serve(settings: Settings) -> None:
             if not await _finished_before(starting, stop):
                 return
             await service.server.start()
-            following = PredictionProcessSettings.of(settings, port, primary, TOKEN)
+            following = PredictionProcessSettings.of(settings, primary, TOKEN)
             joining = asyncio.create_task(service.followers.start(service.registry, following.model_dump(mode="json")))
             if not await _finished_before(joining, stop):
                 return
@@ -68,14 +64,11 @@ def _bind(service: Service, settings: Settings) -> tuple[int, str]:
     Returns:
         The port, and where the further processes find this one; "" if there are none.
     """
-    address, several = settings.listen, settings.prediction_processes > 1
-    if several and is_taken(address):  # a port that processes share takes anybody's
-        raise CannotListen(_TAKEN.format(address))
     try:
-        port = service.server.add_insecure_port(address)
+        port = service.server.add_insecure_port(settings.listen)
     except OSError:
-        raise CannotListen(_TAKEN.format(address)) from None
-    if not several:
+        raise CannotListen(f"LISTEN={settings.listen!r}: the address is taken, or is not this machine's") from None
+    if settings.prediction_processes == 1:
         return port, ""
     # In the network's name space, not on disk: it ends with this process, however that ends.
     primary = f"unix-abstract:fitserve-{secrets.token_hex(16)}"

@@ -1,7 +1,7 @@
-"""`python -m service.prediction_process`: a further process that answers predictions on the service's port.
+"""`python -m service.prediction_process`: a further process that answers predictions.
 
-The primary process starts it, tells it what is loaded, and ends it. It has no registry, no database and no jobs: all but
-the predictions of loaded versions is passed on.
+The primary process starts it, tells it what is loaded, gives it connections of callers, and ends it. It has no registry, no
+database and no jobs: all but the predictions of loaded versions is passed on.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ def main() -> int:
     """Runs the process and returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m service.prediction_process", description="Started by the service.")
     parser.add_argument("--link", type=int, required=True, help="the socket to the primary process")
+    parser.add_argument(
+        "--callers", type=int, required=True, help="the socket from which the callers' connections come"
+    )
     parser.add_argument("--parent", type=int, required=True, help="the primary's process id")
     arguments = parser.parse_args()
     from service.adapters.parent import end_with_parent
@@ -30,21 +33,22 @@ def main() -> int:
 
     memory.keep_small()
     with suppress(EOFError):
-        uvloop.run(_serve(arguments.link))
+        uvloop.run(_serve(arguments.link, arguments.callers))
     return 0
 
 
-async def _serve(descriptor: int) -> None:
+async def _serve(link_descriptor: int, callers_descriptor: int) -> None:
     """Answers predictions until the primary process, or a signal, says stop."""
     from service import logs, memory
+    from service.adapters.handed_over import take_connections
     from service.adapters.primary_link import PrimaryLink
     from service.bootstrap import build_prediction_process
     from service.settings import PredictionProcessSettings
 
-    link = await PrimaryLink.open(descriptor)
+    link = await PrimaryLink.open(link_descriptor)
     settings = PredictionProcessSettings.model_validate(await link.settings())
     logs.set_up(settings.log_level)
-    process = build_prediction_process(settings, link.crashed)
+    process = build_prediction_process(settings, link.crashed, link.caller_gone)
     stop: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 
     def stop_within(seconds: float) -> None:
@@ -54,12 +58,12 @@ async def _serve(descriptor: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop_within, settings.grace_seconds)
 
-    async def listen() -> None:
-        process.server.add_insecure_port(settings.listen)
+    async def serve() -> None:
         memory.settle()
         await process.server.start()
+        take_connections(callers_descriptor, process.server.adopt, link.caller_gone)
 
-    obeying = asyncio.ensure_future(link.obey(process.follower, listen, stop_within))
+    obeying = asyncio.ensure_future(link.obey(process.follower, serve, stop_within))
     either: tuple[asyncio.Future[Any], ...] = (obeying, stop)  # Any: they return different things
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if not stop.done():

@@ -17,6 +17,10 @@ def _default_cores() -> int:
     return max(1, cores.available() - 1)
 
 
+def _default_prediction_processes() -> int:
+    return min(2, cores.available())
+
+
 class Settings(BaseSettings):
     """Every value can be given as an environment variable of the same name, or in a file `.env`."""
 
@@ -34,9 +38,10 @@ class Settings(BaseSettings):
     """The cores that all training processes together may use. The default is all but one of those that the
     container, or the machine, has for it. With 0 the service trains nothing and needs no training libraries."""
 
-    prediction_processes: int = Field(default=1, ge=1, le=256)
+    prediction_processes: int = Field(default_factory=_default_prediction_processes, ge=1, le=256)
     """The processes that answer predictions, on the same port. Each has a Python event loop of its own, which one core can
-    keep busy; all but the first only predict. MAX_CALLS, PREDICTION_QUEUE_ROWS and PREDICTION_QUEUE_BYTES hold for each."""
+    keep busy; all but the first only predict. The default is 2, or 1 where there is one core. MAX_CALLS,
+    PREDICTION_QUEUE_ROWS and PREDICTION_QUEUE_BYTES hold for each."""
 
     max_loaded_models: int = Field(default=8, ge=1, le=100_000)
     """The most versions, of all models, that may be loaded into Triton; copies of one do not count."""
@@ -131,7 +136,6 @@ class PredictionProcessSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    listen: str
     primary: str
     token: str
     model_dir: Path
@@ -144,11 +148,10 @@ class PredictionProcessSettings(BaseModel):
     log_level: str
 
     @classmethod
-    def of(cls, settings: Settings, port: int, primary: str, token: str) -> PredictionProcessSettings:
-        """Returns the settings of the processes that share a port with the primary one, which has these."""
-        listen = f"{settings.listen.rpartition(':')[0]}:{port}"
-        same = settings.model_dump(include=set(cls.model_fields) - {"listen", "model_dir"})
-        return cls(listen=listen, primary=primary, token=token, model_dir=settings.model_dir.resolve(), **same)
+    def of(cls, settings: Settings, primary: str, token: str) -> PredictionProcessSettings:
+        """Returns the settings of the processes that follow the primary one, which has these."""
+        same = settings.model_dump(include=set(cls.model_fields) - {"model_dir"})
+        return cls(primary=primary, token=token, model_dir=settings.model_dir.resolve(), **same)
 
 
 def read_settings() -> Settings:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from service.adapters import handed_over
 from service.adapters.message_link import Message, MessageLink
 
 log = logging.getLogger("fitserve.followers")
@@ -30,14 +31,19 @@ class FollowerLink:
     Attributes:
         follows: Whether it goes by the state, so that it is told of each new one.
         serves: Whether calls come to it.
+        connections: How many callers' connections it has.
     """
 
-    def __init__(self, process: Process, link: MessageLink, on_crash: Callable[[int], None]) -> None:
+    def __init__(
+        self, process: Process, link: MessageLink, callers: socket.socket, on_crash: Callable[[int], None]
+    ) -> None:
         self.pid = process.pid
         self.follows = False
         self.serves = False
+        self.connections = 0
         self._process = process
         self._link = link
+        self._callers = callers
         self._on_crash = on_crash
         self._ids = itertools.count(1)
         self._asked: dict[object, asyncio.Future[Message]] = {}
@@ -54,24 +60,34 @@ class FollowerLink:
             OSError: It cannot be started.
         """
         ours, theirs = socket.socketpair()
+        giving, taking = handed_over.pair()
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "service.prediction_process",
                 f"--link={theirs.fileno()}",
+                f"--callers={taking.fileno()}",
                 f"--parent={os.getpid()}",
                 stdin=DEVNULL,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))},
                 start_new_session=True,  # signals of a terminal go to the primary process, which says when to end
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), taking.fileno()],
             )
         except BaseException:
             ours.close()
+            giving.close()
             raise
         finally:
             theirs.close()
-        return cls(process, await MessageLink.open(ours), on_crash)
+            taking.close()
+        return cls(process, await MessageLink.open(ours), giving, on_crash)
+
+    def hand_over(self, connection: socket.socket) -> bool:
+        """Gives it a caller's connection. Returns False if it has not taken those before; it hangs then."""
+        given = handed_over.give(self._callers, connection)
+        self.connections += given
+        return given
 
     async def ask(self, what: str, seconds: float, **fields: object) -> Message:
         """Returns the answer to a request. A process that does not answer in time is killed.
@@ -108,12 +124,15 @@ class FollowerLink:
         self.follows = self.serves = False
         await asyncio.wait([self._receiver])
         self._link.close()
+        self._callers.close()
         return code
 
     async def _receive(self) -> None:
         async for message in self._link.messages():
             if (crashed := message.get("crashed")) is not None:
                 self._on_crash(int(str(crashed)))
+            elif "gone" in message:
+                self.connections -= 1
             elif (answer := self._asked.get(message.get("id"))) is not None and not answer.done():
                 answer.set_result(message)
         self.follows = self.serves = False

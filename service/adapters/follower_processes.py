@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from service.domain.usage import Usage
 log = logging.getLogger("fitserve.followers")
 
 START_SECONDS = 60.0
-"""How long a process may take to import what it needs and to listen."""
+"""How long a process may take to import what it needs and to serve."""
 
 ACK_SECONDS = 3.0
 """How long a process may take to go by a new state. One that does not is killed: it would answer by an old one."""
@@ -75,7 +76,7 @@ class FollowerProcesses:
     # -- start and stop ------------------------------------------------------------------------------------------
 
     async def start(self, source: Source, settings: Mapping[str, object]) -> None:
-        """Starts the processes; returns when all of them listen, or one has not managed to in its first try.
+        """Starts the processes; returns when all of them serve, or one has not managed to in its first try.
 
         Args:
             source: Knows what is loaded.
@@ -132,7 +133,7 @@ class FollowerProcesses:
             await link.ask("settings", START_SECONDS, settings=self._settings)
             link.follows = True
             await self._tell(link)
-            await link.ask("listen", START_SECONDS)
+            await link.ask("serve", START_SECONDS)
             link.serves = True
             log.info("process %d answers predictions too", link.pid)
             if not first_try.done():
@@ -140,6 +141,20 @@ class FollowerProcesses:
             while True:
                 await asyncio.sleep(PROBE_SECONDS)
                 await self._count_work(link)
+
+    def hand_over(self, connection: socket.socket, here: int) -> bool:
+        """Gives a caller's connection to the process that has the fewest, if that has fewer than this one.
+
+        Args:
+            connection: The connection; when it was given, this process's copy is to be closed.
+            here: How many this process has.
+
+        Returns:
+            Whether it was given.
+        """
+        serving = [] if self._stopping.is_set() else [link for link in self._links if link.serves]
+        idlest = min(serving, key=lambda link: link.connections, default=None)
+        return idlest is not None and idlest.connections < here and idlest.hand_over(connection)
 
     async def stop_accepting(self, grace: float) -> None:
         """Lets no further calls come to the processes; those in flight may take so many seconds."""

@@ -53,10 +53,14 @@ class PrimaryLink:
         """Tells that a version has crashed."""
         self._link.send({"crashed": serial})
 
+    def caller_gone(self) -> None:
+        """Tells that a connection which the primary has handed over has ended."""
+        self._link.send({"gone": 1})
+
     async def obey(
         self,
         follower: Following,
-        listen: Callable[[], Awaitable[None]],
+        serve: Callable[[], Awaitable[None]],
         stop: Callable[[float], None],
     ) -> None:
         """Does what the primary asks, until it ends."""
@@ -65,8 +69,8 @@ class PrimaryLink:
                 case "follow":
                     await follower.follow(_STATE.validate_python(message["state"]))
                     self._answer(message)
-                case "listen":
-                    await listen()
+                case "serve":
+                    await serve()
                     self._answer(message)
                 case "drain":
                     self._drain(follower, message)

@@ -7,10 +7,9 @@ handler may do with the context is what grpc.aio's allows, as far as the service
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn, cast
 
@@ -19,6 +18,7 @@ import grpc.aio
 
 from service.http2 import wire
 from service.http2.connection import CALLBACKS, OPTIONS, PROVIDER, Connection, Settings
+from service.http2.listener import Listener
 from service.http2.nghttp2 import (
     CANCEL,
     DATA_NO_END_STREAM,
@@ -32,9 +32,6 @@ from service.http2.nghttp2 import (
 from service.http2.stream import Stream
 
 log = logging.getLogger("fitserve.http2")
-
-BACKLOG = 1024
-"""So many connections may wait to be accepted."""
 
 MAX_STREAMS = 2**13
 """The most open streams of a connection. The calls at work are bounded by the boundary; this bounds those that wait, and how
@@ -71,6 +68,9 @@ LAST_BYTES_SECONDS = 1.0
 IDLE_SECONDS = 0.01
 """The time between two looks at whether all has been sent when the server stops."""
 
+HandOver = Callable[[socket.socket, int], bool]
+"""Gives a caller's connection to another process, or leaves it to this one, which has so many. Returns whether it did."""
+
 _GRPC, _GRPC_KINDS = b"application/grpc", (b"application/grpc+", b"application/grpc;")
 _RESPONSE = [(b":status", b"200"), (b"content-type", _GRPC), (b"grpc-accept-encoding", wire.ACCEPTED)]
 _RESPONSE_BLOCK = HeaderBlock(_RESPONSE, NV_NO_COPY)
@@ -92,13 +92,18 @@ class Keepalive(NamedTuple):
 KEEPALIVE = Keepalive(60.0, 20.0)
 
 
+def _nobody_asks() -> None:
+    """Does nothing: it is of no interest that a connection has ended."""
+
+
 class Server:
     """Listens, and calls the handlers. Construct it inside of the event loop.
 
     Args:
         handlers: Finds the handler of a method; the handlers take nothing but the context.
         max_message_bytes: The largest message that is taken.
-        share_port: Whether other processes listen on its port too.
+        hand_over: Shares the callers with other processes; None if there are none.
+        on_gone: Called whenever a caller's connection has ended.
         keepalive: When silent connections are given up.
     """
 
@@ -106,7 +111,8 @@ class Server:
         self,
         handlers: grpc.GenericRpcHandler,
         max_message_bytes: int,
-        share_port: bool = False,
+        hand_over: HandOver | None = None,
+        on_gone: Callable[[], None] = _nobody_asks,
         keepalive: Keepalive = KEEPALIVE,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -117,10 +123,12 @@ class Server:
         """Of messages that are not complete, in all calls."""
         self.further_headers = 0
         """Of calls that have more than `FEW_HEADERS`."""
-        self._share_port = share_port
+        self._hand_over = hand_over
+        self._on_gone = on_gone
+        self._callers = 0
         self._keepalive = keepalive
-        self._sockets: list[socket.socket] = []
-        self._listeners: list[asyncio.Server] = []
+        self._listener = Listener(self._take)
+        self._opening: set[asyncio.Task[None]] = set()
         self.connections: dict[ServerConnection, float | None] = {}
         """With the time at which each was pinged, None if it needs no ping."""
         self.tasks: set[asyncio.Task[None]] = set()
@@ -133,7 +141,7 @@ class Server:
         """Takes an address: callers can connect, and are answered after the start.
 
         Args:
-            address: host:port, with port 0 for a free one, or unix-abstract:NAME.
+            address: host:port, with port 0 for a free one, or unix-abstract:NAME for other processes of the service.
 
         Returns:
             The port; 1 for a name.
@@ -141,48 +149,44 @@ class Server:
         Raises:
             OSError: The address is taken, or is not this machine's.
         """
-        if address.startswith("unix-abstract:"):
-            named = socket.socket(socket.AF_UNIX)
-            named.bind("\0" + address.removeprefix("unix-abstract:"))
-            named.listen(BACKLOG)
-            self._sockets.append(named)
-            return 1
-        name, _, port = address.rpartition(":")
-        number = int(port)
-        missing: OSError | None = None
-        taken: list[socket.socket] = []
-        for family, host in _places(name.strip("[]")):
-            try:
-                listening = self._listen(family, (host, number))
-            except OSError as error:
-                if error.errno != errno.EADDRNOTAVAIL:
-                    for listening in taken:
-                        listening.close()
-                    raise
-                missing = error  # a name may lead to addresses that this machine has not
-                continue
-            number = listening.getsockname()[1]
-            taken.append(listening)
-        if missing is not None and not taken:
-            raise missing
-        self._sockets += taken
-        return number
-
-    def _listen(self, family: int, place: tuple[Any, int]) -> socket.socket:
-        dual = family == socket.AF_INET6 and place[0] == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server(
-            place, family=family, backlog=BACKLOG, reuse_port=self._share_port, dualstack_ipv6=dual
-        )
+        return self._listener.add(address)
 
     async def start(self) -> None:
         """Answers callers from now on."""
-        for listening in self._sockets:
-            if listening.family == socket.AF_UNIX:
-                server = await self._loop.create_unix_server(lambda: ServerConnection(self), sock=listening)
-            else:
-                server = await self._loop.create_server(lambda: ServerConnection(self), sock=listening, backlog=BACKLOG)
-            self._listeners.append(server)
+        self._listener.start()
         self._watch()
+
+    def _take(self, connection: socket.socket) -> None:
+        """Answers a connection here, or has another process answer it."""
+        if connection.family == socket.AF_UNIX:
+            self._open_soon(connection, _nobody_asks)
+        elif self._hand_over is not None and self._hand_over(connection, self._callers):
+            connection.close()
+        else:
+            self.adopt(connection)
+
+    def adopt(self, connection: socket.socket) -> None:
+        """Answers a caller whose connection was accepted, here or in another process."""
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._callers += 1
+        self._open_soon(connection, self._caller_gone)
+
+    def _open_soon(self, connection: socket.socket, on_gone: Callable[[], None]) -> None:
+        task = self._loop.create_task(self._open(connection, on_gone))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _open(self, connection: socket.socket, on_gone: Callable[[], None]) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: ServerConnection(self, on_gone), connection)
+        except OSError as error:
+            log.error("a connection is closed that cannot be read: %s", error)
+            connection.close()
+            on_gone()
+
+    def _caller_gone(self) -> None:
+        self._callers -= 1
+        self._on_gone()
 
     def _watch(self) -> None:
         """Pings silent connections, and gives up those that do not answer."""
@@ -202,8 +206,7 @@ class Server:
     async def stop(self, grace: float | None) -> None:
         """Takes no more calls, gives those at work so many seconds to end, and closes all connections."""
         self.stopping = True
-        for listener in self._listeners:
-            listener.close()
+        self._listener.stop()
         for connection in self.connections:
             connection.go_away()
         if grace:
@@ -219,8 +222,6 @@ class Server:
             connection.abort()
         if self._watcher is not None:
             self._watcher.cancel()
-        for listening in self._sockets:
-            listening.close()
 
     async def _idle(self) -> None:
         """Returns when all calls have ended and all that they are answered is sent: connections close then by themselves."""
@@ -252,13 +253,19 @@ class _Details(NamedTuple):
 
 
 class ServerConnection(Connection):
-    """A caller's connection."""
+    """A connection of a caller, or of another process of the service.
+
+    Args:
+        server: Whose it is.
+        on_gone: Called when it has ended.
+    """
 
     SETTINGS = Settings((MAX_CONCURRENT_STREAMS, MAX_STREAMS), (MAX_HEADER_LIST_SIZE, HEADER_BYTES))
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, on_gone: Callable[[], None]) -> None:
         super().__init__()
         self._server = server
+        self._on_gone = on_gone
 
     def _new_session(self, session: Any, handle: Any) -> None:
         lib.nghttp2_session_server_new2(session, CALLBACKS, handle, OPTIONS)
@@ -274,6 +281,7 @@ class ServerConnection(Connection):
         """Cancels the calls."""
         super().connection_lost(exc)
         del self._server.connections[self]
+        self._on_gone()
 
     def begin_stream(self, stream_id: int) -> None:
         """A caller begins a call."""
@@ -615,11 +623,3 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
         """Returns nothing: callers do not prove who they are."""
         return {}
-
-
-def _places(name: str) -> set[tuple[int, str]]:
-    """Returns the families and addresses that a host's name leads to. Raises OSError if it is not known."""
-    if name == "::" and not socket.has_ipv6:
-        name = "0.0.0.0"
-    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return {(family, str(place[0])) for family, _, _, _, place in found}

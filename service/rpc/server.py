@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fitserve.v1 import (
@@ -13,7 +14,7 @@ from fitserve.v1 import (
 from grpc_health.v1 import health, health_pb2_grpc
 from tritonclient.grpc import service_pb2_grpc as oip_pb2_grpc
 
-from service.http2.server import Server
+from service.http2.server import HandOver, Server
 from service.rpc.boundary import Boundary, Methods
 from service.rpc.following import FollowingOip, FollowingPredictions
 from service.rpc.model_servicer import ModelServicer
@@ -53,11 +54,13 @@ class Servicers:
     health: health.aio.HealthServicer
 
 
-def build_server(servicers: Servicers, max_calls: int, max_message_bytes: int, share_port: bool = False) -> Server:
+def build_server(
+    servicers: Servicers, max_calls: int, max_message_bytes: int, hand_over: HandOver | None = None
+) -> Server:
     """Returns a server that is not started and has no port yet.
 
     Args:
-        share_port: Whether other processes listen on its port too.
+        hand_over: Shares the callers with further processes; None if there are none.
     """
     methods = Methods()
     training_service_pb2_grpc.add_TrainingServiceServicer_to_server(servicers.training, methods.server)
@@ -68,15 +71,24 @@ def build_server(servicers: Servicers, max_calls: int, max_message_bytes: int, s
     health_pb2_grpc.add_HealthServicer_to_server(servicers.health, methods.server)
     add_reflection(methods, (*SERVICES, health.SERVICE_NAME))
     boundary = Boundary(methods.handlers, max_calls, max_message_bytes)
-    return Server(boundary, max_message_bytes + MESSAGE_MARGIN, share_port)
+    return Server(boundary, max_message_bytes + MESSAGE_MARGIN, hand_over)
 
 
 def build_following_server(
-    predictions: FollowingPredictions, oip: FollowingOip, relay: Relay, max_calls: int, max_message_bytes: int
+    predictions: FollowingPredictions,
+    oip: FollowingOip,
+    relay: Relay,
+    max_calls: int,
+    max_message_bytes: int,
+    on_gone: Callable[[], None],
 ) -> Server:
-    """Returns the server of a further process, not started and without a port yet: what it does not do is passed on."""
+    """Returns the server of a further process, not started: it has no port, and what it does not do is passed on.
+
+    Args:
+        on_gone: Called whenever a caller's connection has ended.
+    """
     methods = Methods()
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(predictions, methods.server)
     handlers = {**relay.handlers(), **methods.handlers, **oip.handlers()}
     boundary = Boundary(handlers, max_calls, max_message_bytes)
-    return Server(boundary, max_message_bytes + MESSAGE_MARGIN, share_port=True)
+    return Server(boundary, max_message_bytes + MESSAGE_MARGIN, on_gone=on_gone)

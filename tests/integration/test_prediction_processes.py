@@ -68,14 +68,20 @@ class Service:
         wanted = {self.process.pid, *self.further}
         assert len(wanted) == PROCESSES
         while wanted - self.channels.keys():
-            before = {pid: connections(pid, self.port) for pid in wanted}
-            channel = new_channel(self.process.address)
-            stubs_of(channel).server.GetStatus(server_service_pb2.GetStatusRequest(), timeout=20)
-            [pid] = [pid for pid in wanted if connections(pid, self.port) - before[pid]]
+            pid, channel = self.connected()
             if pid in self.channels:
                 channel.close()
             else:
                 self.channels[pid] = channel
+
+    def connected(self) -> tuple[int, grpc.Channel]:
+        """Returns a new channel, which is connected, and the process that answers it."""
+        pids = {self.process.pid, *self.further}
+        before = {pid: connections(pid, self.port) for pid in pids}
+        channel = new_channel(self.process.address)
+        stubs_of(channel).server.GetStatus(server_service_pb2.GetStatusRequest(), timeout=20)
+        [pid] = [pid for pid in pids if connections(pid, self.port) - before[pid]]
+        return pid, channel
 
     def disconnect(self) -> None:
         """Closes the channels."""
@@ -125,19 +131,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def service(running: Service) -> Service:
     """The service, whole, with version 1 serving and nothing else loaded."""
     wait_until(lambda: len(running.further) == PROCESSES - 1, "all processes are there")
-    wait_until(lambda: listening(running) == PROCESSES, "all processes listen")
     running.client.unload("sign")
     running.client.load("sign", 1)
     running.client.set_alias("sign", "champion", 1)
     running.connect()
     return running
-
-
-def listening(service: Service) -> int:
-    """Returns how many processes listen on the port."""
-    pids = [service.process.pid, *service.further]
-    found = [one for pid in pids for one in psutil.Process(pid).net_connections("tcp") if one.status == "LISTEN"]
-    return len([one for one in found if one.laddr.port == service.port])
 
 
 def inputs(rows: np.ndarray) -> data_pb2.Inputs:
@@ -159,13 +157,34 @@ def labels(response: prediction_service_pb2.PredictResponse) -> list[int]:
 # -- predictions -----------------------------------------------------------------------------------------------------
 
 
-def test_calls_over_many_connections_are_answered_by_all_processes(service: Service) -> None:
+def test_each_process_has_as_many_connections_as_any_other(service: Service) -> None:
+    def counts() -> list[int]:
+        return [len(connections(pid, service.port)) for pid in service.channels]
+
     with ExitStack() as stack:
-        channels = [stack.enter_context(new_channel(service.process.address)) for _ in range(24)]
-        for channel in channels:
-            for _ in range(20):
-                assert labels(predict(stubs_of(channel))) == UP[:4].tolist()
-        assert all(len(connections(pid, service.port)) > 1 for pid in service.channels)
+        for _ in range(24):
+            _, channel = service.connected()
+            stack.callback(channel.close)
+            assert labels(predict(stubs_of(channel))) == UP[:4].tolist()
+        wait_until(lambda: max(counts()) - min(counts()) <= 1, "they are shared evenly")
+
+
+def test_new_connections_go_where_others_have_ended(service: Service) -> None:
+    with ExitStack() as stack:
+        channels: dict[int, list[grpc.Channel]] = {pid: [] for pid in service.channels}
+        for _ in range(12):
+            pid, channel = service.connected()
+            stack.enter_context(channel)
+            channels[pid].append(channel)
+        emptied = service.further[0]
+        for channel in channels[emptied]:
+            channel.close()
+        wait_until(lambda: len(connections(emptied, service.port)) == 1, "they have ended")
+        time.sleep(0.2)  # until the first process knows of it
+        for _ in channels[emptied]:
+            pid, channel = service.connected()
+            stack.enter_context(channel)
+            assert pid == emptied
 
 
 def test_a_further_process_predicts_without_the_primary(service: Service) -> None:
@@ -387,7 +406,6 @@ def test_a_killed_further_process_comes_back_and_costs_only_its_own_calls(servic
     with Callers(service) as callers:
         os.kill(victim, signal.SIGKILL)
         wait_until(lambda: len(service.further) == PROCESSES - 1 and victim not in service.further, "it is back")
-        wait_until(lambda: listening(service) == PROCESSES, "it listens")
         callers.wait_for_more()
     assert callers.errors() <= {grpc.StatusCode.UNAVAILABLE}
     service.connect()
@@ -402,7 +420,6 @@ def test_a_further_process_that_hangs_does_not_keep_an_alias_from_moving(service
     service.client.set_alias("sign", "champion", 2)
     assert victim not in service.further
     wait_until(lambda: len(service.further) == PROCESSES - 1, "another one is there")
-    wait_until(lambda: listening(service) == PROCESSES, "it listens")
     service.connect()
     assert [predict(stubs, alias="champion").version for stubs in service.stubs()] == [2] * PROCESSES
 

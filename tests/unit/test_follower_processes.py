@@ -29,6 +29,7 @@ class Link:
 
     def __init__(self) -> None:
         self.follows = self.serves = False
+        self.connections = 0
         self.asked: list[tuple[str, float]] = []
         self._ended = asyncio.Event()
 
