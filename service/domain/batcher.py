@@ -64,13 +64,29 @@ Infer = Callable[[D, int], Awaitable[S]]
 """Sends a batch of so many rows, and returns its scores."""
 
 
+T = TypeVar("T", contravariant=True)
+
+
+class Asker(Protocol[T]):
+    """Who waits for an answer: a future, or what costs less."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def set_result(self, result: T, /) -> None:
+        """Takes the answer."""
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """Takes why there is none."""
+
+
 @dataclass(slots=True, eq=False)
 class Waiting(Generic[D, S]):
     """Rows that wait for their scores."""
 
     data: D
     rows: int
-    scores: asyncio.Future[S]
+    asker: Asker[S]
     arrival_ns: int = field(default_factory=time.monotonic_ns)
 
 
@@ -164,6 +180,22 @@ class Batcher(Generic[D, S]):
         Raises:
             ServiceError: PREDICTION_QUEUE_FULL, or what the stream says.
         """
+        scores: asyncio.Future[S] = self._loop.create_future()
+        waiting = self.submit(data, rows, scores)
+        try:
+            return await scores
+        except asyncio.CancelledError:
+            self.forget(waiting)
+            raise
+        finally:
+            del scores, waiting  # else an error and this frame hold each other, and with them the rows of its callers
+
+    def submit(self, data: D, rows: int, asker: Asker[S]) -> Waiting[D, S]:
+        """Has somebody told the scores of at most `max_batch_rows` rows; `forget` takes back what it returns.
+
+        Raises:
+            ServiceError: PREDICTION_QUEUE_FULL; the asker is told everything else.
+        """
         if self._queued_rows + rows > self._max_queued_rows and self._queue:
             raise ServiceError(
                 Reason.PREDICTION_QUEUE_FULL,
@@ -171,18 +203,12 @@ class Batcher(Generic[D, S]):
                 "try again later, or raise PREDICTION_QUEUE_ROWS",
                 {"model": self._model, "limit": str(self._max_queued_rows)},
             )
-        waiting: Waiting[D, S] = Waiting(data, rows, self._loop.create_future())
+        waiting = Waiting(data, rows, asker)
         self._queue[waiting] = None
         self._queued_rows += rows
         self._idle.clear()
         self._fill()
-        try:
-            return await waiting.scores
-        except asyncio.CancelledError:
-            self._forget(waiting)
-            raise
-        finally:
-            del waiting  # else an error and this frame hold each other, and with them the rows in its callers' frames
+        return waiting
 
     def resize(self, instances: int, max_batch_rows: int, max_queued_rows: int) -> None:
         """Sets how many copies of the model work in parallel, and the limits, from now on."""
@@ -196,7 +222,7 @@ class Batcher(Generic[D, S]):
         """Returns when nothing waits and nothing is in flight."""
         await self._idle.wait()
 
-    def _forget(self, waiting: Waiting[D, S]) -> None:
+    def forget(self, waiting: Waiting[D, S]) -> None:
         """Takes the rows of a caller who has gone off the queue, if they still wait: they hold no place and no memory."""
         if waiting in self._queue:
             del self._queue[waiting]
@@ -231,7 +257,7 @@ class Batcher(Generic[D, S]):
                 break
             del self._queue[waiting]
             self._queued_rows -= waiting.rows
-            if not waiting.scores.done():
+            if not waiting.asker.done():
                 members.append(waiting)
                 rows += waiting.rows
         return members
@@ -257,7 +283,8 @@ class Batcher(Generic[D, S]):
             if not self._queue and not self._requests_in_flight:
                 self._idle.set()
 
-    async def _answer(self, members: list[Waiting[D, S]]) -> None:
+    async def _answer(self, members: list[Waiting[D, S]]) -> bool:
+        """Sends one batch and answers its members. Returns whether they have their scores."""
         data = members[0].data if len(members) == 1 else self._join([member.data for member in members])
         rows, sent_ns = sum([member.rows for member in members]), time.monotonic_ns()
         try:
@@ -265,7 +292,7 @@ class Batcher(Generic[D, S]):
                 scores = await self._infer(data, rows)
         except ServiceError as error:
             await self._answer_rejected(members, error)
-            return
+            return False
         except asyncio.CancelledError:
             self._fail(
                 members, ServiceError(Reason.TRITON_UNAVAILABLE, f"model {self._model!r} was unloaded meanwhile")
@@ -273,14 +300,15 @@ class Batcher(Generic[D, S]):
             raise
         except Exception as error:
             self._fail(members, error)
-            return
+            return False
         waited_ns = sum(sent_ns - member.arrival_ns for member in members)
         self.usage.note_batch(rows, len(members), waited_ns, time.monotonic_ns() - sent_ns)
         start = 0
         for member in members:
-            if not member.scores.done():
-                member.scores.set_result(scores[start : start + member.rows])
+            if not member.asker.done():
+                member.asker.set_result(scores[start : start + member.rows])
             start += member.rows
+        return True
 
     async def _answer_rejected(self, members: list[Waiting[D, S]], error: ServiceError) -> None:
         """Sends each member of a rejected batch alone, so that a bad one fails by itself."""
@@ -294,16 +322,15 @@ class Batcher(Generic[D, S]):
                 self._no_retries_before = now() + RETRY_PAUSE
                 self._fail(members, error)
                 return
-            if not member.scores.done():
-                await self._answer([member])
+            if not member.asker.done():
+                answered = await self._answer([member]) or answered
                 tries += 1
-                answered = answered or not (member.scores.cancelled() or member.scores.exception())
 
     @staticmethod
     def _fail(members: list[Waiting[D, S]], error: Exception) -> None:
         for member in members:
-            if not member.scores.done():
-                member.scores.set_exception(error)
+            if not member.asker.done():
+                member.asker.set_exception(error)
 
 
 class FeatureBatcher(Batcher[bytes, Floats]):

@@ -16,5 +16,5 @@ class LoneTriesBatcher(TensorBatcher):
             await super()._answer_rejected(members, error)
             return
         for member in members:
-            if not member.scores.done():
+            if not member.asker.done():
                 await self._answer([member])

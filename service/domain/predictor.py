@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from service.domain.batcher import FeatureBatcher
+from service.domain.batcher import Asker, FeatureBatcher, Waiting
 from service.domain.entities import Choice, Floats, Signature
 from service.domain.errors import Reason, ServiceError, invalid
 from service.domain.loaded import LoadedVersion
@@ -38,6 +38,54 @@ class Prediction(NamedTuple):
     scores: Floats
 
 
+class Request:
+    """A request of one batch, from its arrival until its asker has the answer: what the batcher tells."""
+
+    __slots__ = ("_asker", "_began_ns", "_loaded", "_predictor", "_size", "done", "waiting")
+
+    waiting: Waiting[bytes, Floats] | None
+    """The request in the batcher; None when it has ended, since it refers to this object."""
+
+    def __init__(self, predictor: Predictor, loaded: LoadedVersion, size: int, asker: Asker[Prediction]) -> None:
+        self._predictor = predictor
+        self._loaded = loaded
+        self._size = size
+        self._asker = asker
+        self._began_ns = time.monotonic_ns()
+        self.done = asker.done
+
+    def set_result(self, scores: Floats) -> None:
+        """See `Asker`."""
+        self._end()
+        loaded = self._loaded
+        loaded.batcher.usage.success.add(time.monotonic_ns() - self._began_ns)
+        manifest = loaded.manifest
+        self._asker.set_result(Prediction(manifest.model, manifest.version, manifest.signature, scores))
+
+    def set_exception(self, error: Exception) -> None:
+        """See `Asker`."""
+        self.failed(error)
+        self._asker.set_exception(error)
+
+    def failed(self, error: Exception) -> None:
+        """Notes that there is no answer."""
+        self._end()
+        if isinstance(error, ServiceError):
+            self._loaded.batcher.usage.failure.add(time.monotonic_ns() - self._began_ns)
+
+    def cancel(self) -> None:
+        """Takes the request back: nobody waits for it any more, as `done` of its asker says."""
+        waiting = self.waiting
+        self._end()
+        if waiting is not None:
+            self._loaded.features.forget(waiting)
+
+    def _end(self) -> None:
+        self._predictor.give_back(self._size)
+        self._size = 0  # who is cancelled may have been answered just before
+        self.waiting = None
+
+
 class TensorPrediction(NamedTuple):
     """The outputs of a model of named tensors: one batch, or one for each request of a model without rows."""
 
@@ -55,7 +103,7 @@ class LoadedVersions(Protocol):
 
 
 class Predictor:
-    """Answers prediction requests with loaded versions.
+    """Answers prediction requests with loaded versions. Construct it inside of the event loop.
 
     Args:
         registry: Knows the loaded versions.
@@ -63,6 +111,7 @@ class Predictor:
     """
 
     def __init__(self, registry: LoadedVersions, max_bytes: int = MAX_BYTES) -> None:
+        self._loop = asyncio.get_running_loop()
         self._registry = registry
         self._max_bytes = max_bytes
         self._bytes = 0
@@ -87,17 +136,46 @@ class Predictor:
             ServiceError: INVALID_FIELD naming `inputs` if the rows do not fit the model, PREDICTION_QUEUE_FULL, and those
                 of the stream.
         """
+        if len(rows) <= loaded.features.max_batch_rows:
+            prediction: asyncio.Future[Prediction] = self._loop.create_future()
+            request = self.begin(loaded, rows, prediction, data)
+            try:
+                return await prediction
+            except asyncio.CancelledError:
+                request.cancel()
+                raise
+            finally:
+                del prediction, request  # else an error and this frame hold each other
         model, signature = loaded.manifest.model, loaded.manifest.signature
         check_rows(rows, signature)
         loaded.touch()
         size = rows.nbytes
-        self._check_room_for(size, model)
-        self._bytes += size
+        self._take_room(size, model)
         try:
-            scores = await _counted(loaded, self._scores(loaded, rows, data))
+            scores = await _counted(loaded, _scores_in_parts(loaded, rows))
         finally:
-            self._bytes -= size
+            self.give_back(size)
         return Prediction(model, loaded.manifest.version, signature, scores)
+
+    def begin(
+        self, loaded: LoadedVersion, rows: Floats, asker: Asker[Prediction], data: bytes | None = None
+    ) -> Request:
+        """Has somebody told the scores of float32 rows that fit into one batch of a version, as `predict` returns them.
+
+        Raises:
+            ServiceError: As `predict`, but for those of the stream, which the asker is told.
+        """
+        check_rows(rows, loaded.manifest.signature)
+        loaded.touch()
+        size = rows.nbytes
+        self._take_room(size, loaded.manifest.model)
+        request = Request(self, loaded, size, asker)
+        try:
+            request.waiting = loaded.features.submit(rows.tobytes() if data is None else data, len(rows), request)
+        except Exception as error:
+            request.failed(error)
+            raise
+        return request
 
     async def predict_tensors(self, loaded: LoadedVersion, batches: Sequence[TensorBatch]) -> TensorPrediction:
         """Returns the outputs for named tensors that fit the version's signature.
@@ -111,15 +189,14 @@ class Predictor:
         model, signature = loaded.manifest.model, loaded.manifest.signature
         loaded.touch()
         size = sum(batch.nbytes for batch in batches)
-        self._check_room_for(size, model)
-        self._bytes += size
+        self._take_room(size, model)
         try:
             outputs = await _counted(loaded, self._outputs(loaded, batches))
         finally:
-            self._bytes -= size
+            self.give_back(size)
         return TensorPrediction(model, loaded.manifest.version, signature, outputs)
 
-    def _check_room_for(self, size: int, model: str) -> None:
+    def _take_room(self, size: int, model: str) -> None:
         """Refuses rows of so many bytes if there is no room for them; one request that is alone always has room."""
         if self._bytes and self._bytes + size > self._max_bytes:
             raise ServiceError(
@@ -128,14 +205,11 @@ class Predictor:
                 "send smaller batches, or raise PREDICTION_QUEUE_BYTES",
                 {"model": model, "limit": str(self._max_bytes), "setting": "PREDICTION_QUEUE_BYTES"},
             )
+        self._bytes += size
 
-    @staticmethod
-    def _scores(loaded: LoadedVersion, rows: Floats, data: bytes | None) -> Awaitable[Floats]:
-        """Returns the scores of rows, in parts if they are more than one batch may hold."""
-        batcher = loaded.features
-        if len(rows) <= batcher.max_batch_rows:
-            return batcher.predict(rows.tobytes() if data is None else data, len(rows))
-        return _scores_in_parts(loaded, rows)
+    def give_back(self, size: int) -> None:
+        """Gives the room of a request back that has ended."""
+        self._bytes -= size
 
     @staticmethod
     async def _outputs(loaded: LoadedVersion, batches: Sequence[TensorBatch]) -> list[TensorBatch]:

@@ -11,7 +11,7 @@ import logging
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, Protocol, cast
 
 import grpc
 import grpc.aio
@@ -68,6 +68,8 @@ LAST_BYTES_SECONDS = 1.0
 IDLE_SECONDS = 0.01
 """The time between two looks at whether all has been sent when the server stops."""
 
+STOPPING = "the service is stopping"
+
 HandOver = Callable[[socket.socket, int], bool]
 """Gives a caller's connection to another process, or leaves it to this one, which has so many. Returns whether it did."""
 
@@ -96,6 +98,35 @@ def _nobody_asks() -> None:
     """Does nothing: it is of no interest that a connection has ended."""
 
 
+class Work(Protocol):
+    """What is done for a call."""
+
+    def cancel(self) -> object:
+        """Ends it: nobody waits for it any more."""
+
+
+AtOnce = Callable[["ServerCall", bytes], Work | None]
+"""Begins to answer a call, whose one message has come, without a task: what it returns has the call answered later by
+`ServerCall.answer_well`, unless it has ended the call. Returns None if the call needs a task."""
+
+
+class Handlers(Protocol):
+    """Finds what answers the calls of a method."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails, /) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Returns the handler, which takes nothing but the context; None if there is no such method."""
+
+    def at_once(self, method: str, /) -> AtOnce | None:
+        """Returns what may answer without a task; None if nothing does."""
+
+
+class _Method(NamedTuple):
+    """What answers the calls of a method. Any: the messages differ from method to method."""
+
+    handler: grpc.RpcMethodHandler[Any, Any]
+    at_once: AtOnce | None
+
+
 class Server:
     """Listens, and calls the handlers. Construct it inside of the event loop.
 
@@ -109,7 +140,7 @@ class Server:
 
     def __init__(
         self,
-        handlers: grpc.GenericRpcHandler,
+        handlers: Handlers,
         max_message_bytes: int,
         hand_over: HandOver | None = None,
         on_gone: Callable[[], None] = _nobody_asks,
@@ -117,7 +148,9 @@ class Server:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._handlers = handlers
-        self._found: dict[bytes, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._methods: dict[bytes, _Method] = {}
+        self.begun: list[tuple[ServerCall, bytes]] = []
+        """The calls, and their methods, whose headers have come with what is being read."""
         self.max_message_bytes = max_message_bytes
         self.incomplete_bytes = 0
         """Of messages that are not complete, in all calls."""
@@ -215,6 +248,9 @@ class Server:
                     await self._idle()
         for task in self.tasks:
             task.cancel()
+        for connection in self.connections:
+            for stream in list(connection.streams.values()):
+                cast("ServerCall", stream).stop()
         with suppress(TimeoutError):  # what the calls that were cut off are told
             async with asyncio.timeout(LAST_BYTES_SECONDS):
                 await self._idle()
@@ -230,19 +266,28 @@ class Server:
         while self.connections:  # noqa: ASYNC110 each ends when its caller has read
             await asyncio.sleep(IDLE_SECONDS)
 
-    def begin(self, call: ServerCall, method: bytes) -> None:
-        """Has the handler of a method answer a call."""
-        handler = self._found.get(method)
+    def answer_begun(self) -> None:
+        """Has the calls answered that have begun, in the order in which they came."""
+        begun, self.begun = self.begun, []
+        for call, name in begun:
+            if call.done():
+                continue
+            method = self._methods.get(name) or self._find(call, name)
+            if method is None or (method.at_once is not None and call.answered_at_once(method.handler, method.at_once)):
+                continue
+            task = self._loop.create_task(call.answer(method.handler))
+            self.tasks.add(task)
+            call.work = task
+
+    def _find(self, call: ServerCall, name: bytes) -> _Method | None:
+        """Returns what answers a method; None, and ends the call, if nothing does."""
+        details = _Details(name.decode("latin-1"), ())
+        handler = self._handlers.service(cast("grpc.HandlerCallDetails", details))
         if handler is None:
-            details = _Details(method.decode("latin-1"), ())
-            handler = self._handlers.service(cast("grpc.HandlerCallDetails", details))
-            if handler is None:
-                call.end(grpc.StatusCode.UNIMPLEMENTED, f"the service has no method {details.method}")
-                return
-            self._found[method] = handler
-        task = self._loop.create_task(call.answer(handler))
-        self.tasks.add(task)
-        call.task = task
+            call.end(grpc.StatusCode.UNIMPLEMENTED, f"the service has no method {details.method}")
+            return None
+        self._methods[name] = found = _Method(handler, self._handlers.at_once(details.method))
+        return found
 
 
 class _Details(NamedTuple):
@@ -277,6 +322,12 @@ class ServerConnection(Connection):
         if self._server.stopping:
             self.go_away()
 
+    def data_received(self, data: bytes) -> None:
+        """Has the calls answered that begin with what came."""
+        super().data_received(data)
+        if self._server.begun:
+            self._server.answer_begun()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancels the calls."""
         super().connection_lost(exc)
@@ -291,7 +342,8 @@ class ServerConnection(Connection):
 class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messages differ from method to method
     """A call, and the context with which its handler reads and writes."""
 
-    task: asyncio.Task[None] | None = None
+    work: Work | None = None
+    """What is done to answer it."""
     _encode: Any = None  # Any: the messages differ from method to method
     _method, _content_type, _path = b"", b"", b""
     _began = False
@@ -348,7 +400,7 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
         elif self._content_type != _GRPC and not self._content_type.startswith(_GRPC_KINDS):
             self._refuse_http(b"415")
         elif not self._has_ended:
-            self._server.begin(self, self._path)
+            self._server.begun.append((self, self._path))
 
     def _count_headers(self) -> bool:
         """Notes the headers of a call that has many. Returns False if that is too much, which ends the call."""
@@ -391,8 +443,8 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
         if self._alarm is not None:
             self._alarm.cancel()
         if not self._has_ended:
-            self._cancel_task()
-        self.task = None
+            self._cancel_work()
+        self.work = None
         self._has_ended = True
 
     def _end_data(self, flags: Any) -> None:
@@ -460,6 +512,29 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
 
     # How a call goes.
 
+    def answered_at_once(self, handler: Any, at_once: AtOnce) -> bool:
+        """Whether the call needs no task: its one message is there, and more is not to be done than `at_once` does.
+
+        Any: grpcio's types do not know a handler's attributes.
+        """
+        if not self._remote_has_ended or len(self._messages) != 1 or type(self._messages[0]) is wire.Packed:
+            return False
+        self._encode = handler.response_serializer or bytes
+        work = at_once(self, self._messages[0])
+        if work is None and not self._has_ended:
+            self._encode = None
+            return False
+        self._pop_message()
+        if not self._has_ended:
+            self.work = work
+        return True
+
+    def answer_well(self, reply: Any) -> None:
+        """Sends the one message of the reply, and ends the call; Any: it differs from method to method."""
+        self.work = None
+        self._send_reply(reply)
+        self._end_well(is_watched=True)
+
     async def answer(self, handler: Any) -> None:
         """Runs the handler of a call, and ends the call. Any: grpcio's types do not know asynchronous handlers.
 
@@ -474,21 +549,25 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
         except grpc.aio.AbortError:
             pass
         except asyncio.CancelledError:
-            self.end(grpc.StatusCode.UNAVAILABLE, "the service is stopping")
+            self.end(grpc.StatusCode.UNAVAILABLE, STOPPING)
         except Exception:
             log.exception("a handler has failed")
             self.end(grpc.StatusCode.INTERNAL, "the service has failed; its log says why")
         else:
-            self.end(grpc.StatusCode.OK)
-            if len(self._connection.streams) == 1:  # no other reply can share the write, so it need not wait
-                self._connection.flush()
-            if self._is_open and self._unsent_bytes > SMALL_REPLY_BYTES and not handler.response_streaming:
-                self._watch_reply()  # of several messages a caller may take the next one whenever it likes
+            # Of several messages a caller may take the next one whenever it likes.
+            self._end_well(is_watched=not handler.response_streaming)
         finally:
-            self.task = None
+            self.work = None
             # Without the loop it would be asked for, which takes a system call.
             if (task := asyncio.current_task(self._connection.loop)) is not None:
                 self._server.tasks.discard(task)
+
+    def _end_well(self, is_watched: bool) -> None:
+        self.end(grpc.StatusCode.OK)
+        if len(self._connection.streams) == 1:  # no other reply can share the write, so it need not wait
+            self._connection.flush()
+        if is_watched and self._is_open and self._unsent_bytes > SMALL_REPLY_BYTES:
+            self._watch_reply()
 
     def _send_reply(self, reply: Any) -> None:
         """Sends the one message of a reply, unless the call has ended meanwhile."""
@@ -561,15 +640,20 @@ class ServerCall(Stream, grpc.aio.ServicerContext[Any, Any]):  # Any: the messag
         if self._has_ended:
             return
         self.end(code, details)
-        self._cancel_task()
+        self._cancel_work()
 
-    def _cancel_task(self) -> None:
+    def _cancel_work(self) -> None:
         """Cancels what the handler is doing."""
-        if self.task is None:
+        if self.work is None:
             return
-        self.task.cancel()
+        self.work.cancel()
         if self._encode is None:  # it has not begun, and so does not come to forget itself
-            self._server.tasks.discard(self.task)
+            self._server.tasks.discard(cast("asyncio.Task[None]", self.work))
+
+    def stop(self) -> None:
+        """Cuts off the call, unless a task answers it, which is told by its end."""
+        if self.work is not None and self.work not in self._server.tasks:
+            self._cut_off(grpc.StatusCode.UNAVAILABLE, STOPPING)
 
     def _set_deadline(self, timeout: bytes) -> None:
         try:

@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 
 from service.deadlines import Deadlines
 from service.domain.errors import Reason, ServiceError
-from service.http2.server import ServerCall
+from service.http2.server import AtOnce, ServerCall, Work
 from service.memory import Trimmer
 from service.rpc.status import code_of, internal, shortened, status_of
 
@@ -47,9 +47,12 @@ large_message: ContextVar[int] = ContextVar("large_message", default=0)
 """The size in bytes of the message that the current task has read last, 0 if it is below `LARGE_BYTES`. To ask protobuf
 costs as much as to write the message anew."""
 
+DETAILS = "grpc-status-details-bin"
+"""The metadata with the details of an error."""
+
 Context = grpc.aio.ServicerContext[Any, Any]  # Any: the messages differ from method to method
 Behavior = Callable[[Any, Context], Any]
-Work = Callable[[ServerCall], Awaitable[Any]]
+Handling = Callable[[ServerCall], Awaitable[Any]]
 Decode = Callable[[bytes], Any]
 
 
@@ -74,11 +77,56 @@ class Methods:
         """Does nothing: generated code gives the same handlers twice, and so by name too."""
 
 
+class CallAtOnce:
+    """A call that is answered without a task: no coroutine waits for what it needs, so it costs a fifth less.
+
+    What begins the work of it, a function of a servicer, has it answered later, or failed, once.
+    """
+
+    __slots__ = ("_call", "_method", "_slots", "done", "work")
+
+    def __init__(self, call: ServerCall, slots: _Slots, method: str) -> None:
+        self._call = call
+        self._slots = slots
+        self._method = method
+        self.work: Work | None = None
+        """What is cancelled when nobody waits for the answer any more."""
+        self.done = call.done
+        """Whether that is so. It is the call's own function, as it is asked twice a call."""
+
+    def answer(self, reply: Any) -> None:
+        """Sends the reply. Any: the messages differ from method to method."""
+        self._end()
+        self._call.answer_well(reply)
+
+    def fail(self, error: Exception) -> None:
+        """Ends the call with an error."""
+        self._end()
+        self._call.work = None
+        _end(self._call, shortened(error) if isinstance(error, ServiceError) else internal(self._method, error))
+
+    def cancel(self) -> None:
+        """Ends the work."""
+        work = self.work
+        self._end()
+        if work is not None:
+            work.cancel()
+
+    def _end(self) -> None:
+        self._slots.give_back()
+        self.work = None  # it refers to this object, and has the rows of a call that may stay until its end is read
+
+
+Begin = Callable[[Any, CallAtOnce], Work | None]
+"""Begins to answer a request, which is a message, without a task; None if it needs one. Any: the messages differ."""
+
+
 class Boundary(grpc.GenericRpcHandler):
     """Wraps the handlers of all methods. Construct it inside of the event loop.
 
     Args:
         methods: The handlers by the full name of their method.
+        begin: What begins to answer requests without a task, by the name of their method.
         max_calls: The most calls at work at one time; as many again for the operators' services.
         max_message_bytes: The largest message.
         first_message_seconds: How long a caller may take to send the first message of a call.
@@ -92,6 +140,7 @@ class Boundary(grpc.GenericRpcHandler):
         max_message_bytes: int,
         first_message_seconds: float = FIRST_MESSAGE_SECONDS,
         next_message_seconds: float = NEXT_MESSAGE_SECONDS,
+        begin: Mapping[str, Begin] | None = None,
     ) -> None:
         self._slots = _Slots(max_calls)
         self._operators_slots = _Slots(max_calls)
@@ -100,10 +149,43 @@ class Boundary(grpc.GenericRpcHandler):
         self._next_message = _Silence(next_message_seconds)
         self._trimmer = Trimmer()
         self._wrapped = {method: self._wrap(handler, method) for method, handler in methods.items()}
+        self._at_once = {
+            method: self._begun(one, method, methods[method].request_deserializer)
+            for method, one in (begin or {}).items()
+        }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Returns the wrapped handler of the method that is called; None if there is none, which is UNIMPLEMENTED."""
         return self._wrapped.get(handler_call_details.method)
+
+    def at_once(self, method: str) -> AtOnce | None:
+        """Returns what may answer calls of the method without a task; None if nothing does."""
+        return self._at_once.get(method)
+
+    def _begun(self, begin: Begin, method: str, decode: Any) -> AtOnce:
+        """Returns what the server calls; Any: grpcio's type stubs do not know what decodes."""
+        slots = self._slots_of(method)
+
+        def at_once(context: ServerCall, first: bytes) -> Work | None:
+            if len(first) >= LARGE_BYTES:
+                return None
+            call = CallAtOnce(context, slots, method)
+            try:
+                slots.take()
+            except ServiceError as error:
+                _end(context, shortened(error))
+                return None
+            try:
+                call.work = begin(self._decode(first, method, decode), call)
+            except Exception as error:
+                call.fail(error)
+                return None
+            if call.work is None:
+                slots.give_back()
+                return None
+            return call
+
+        return at_once
 
     def _wrap(self, handler: Any, method: str) -> grpc.RpcMethodHandler[Any, Any]:
         """Returns a handler that takes bytes; Any: grpcio's type stubs do not know a handler's attributes."""
@@ -117,7 +199,7 @@ class Boundary(grpc.GenericRpcHandler):
         work = self._lone_reply(inner, method, decode, handler.request_streaming)
         return grpc.stream_unary_rpc_method_handler(_guarded(work, method), None, encode)
 
-    def _lone_reply(self, inner: Behavior, method: str, decode: Decode, streamed: bool) -> Work:
+    def _lone_reply(self, inner: Behavior, method: str, decode: Decode, streamed: bool) -> Handling:
         slots = self._slots_of(method)
 
         async def work(context: ServerCall) -> Any:
@@ -137,7 +219,7 @@ class Boundary(grpc.GenericRpcHandler):
 
         return work
 
-    def _streamed_reply(self, inner: Behavior, method: str, decode: Decode, streamed: bool) -> Work:
+    def _streamed_reply(self, inner: Behavior, method: str, decode: Decode, streamed: bool) -> Handling:
         slots = self._slots_of(method)
 
         async def work(context: ServerCall) -> None:
@@ -283,7 +365,7 @@ async def _read(context: Context, silence: _Silence) -> bytes | None:
     return None if data is grpc.aio.EOF else data
 
 
-def _guarded(work: Work, method: str) -> Any:
+def _guarded(work: Handling, method: str) -> Any:
     """Returns the behavior of a handler: errors of the work become the call's status. Any: it takes our context only."""
 
     async def behavior(_: object, context: ServerCall) -> Any:
@@ -293,8 +375,8 @@ def _guarded(work: Work, method: str) -> Any:
             failure = shortened(error)
         except (grpc.aio.AbortError, asyncio.CancelledError):
             raise
-        except Exception:
-            failure = internal(method)
+        except Exception as error:
+            failure = internal(method, error)
         return await _abort(context, failure)
 
     return behavior
@@ -307,7 +389,14 @@ async def _abort(context: Context, error: ServiceError) -> NoReturn:
     frames of all that it came from, so a message that one of them holds would stay until the next full garbage collection.
     """
     status = status_of(error)
-    await context.abort(code_of(error), status.message, (("grpc-status-details-bin", status.SerializeToString()),))
+    await context.abort(code_of(error), status.message, ((DETAILS, status.SerializeToString()),))
+
+
+def _end(call: ServerCall, error: ServiceError) -> None:
+    """Ends a call with an error."""
+    status = status_of(error)
+    call.set_trailing_metadata(((DETAILS, status.SerializeToString()),))
+    call.end(code_of(error), status.message)
 
 
 async def _end_silent_call(context: Context, seconds: float) -> None:

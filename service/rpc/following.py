@@ -12,8 +12,8 @@ from tritonclient.grpc import service_pb2 as oip_pb
 
 from service.domain.entities import Choice
 from service.domain.follower import NotHere
-from service.domain.predictor import Predictor
-from service.rpc.boundary import Context
+from service.domain.predictor import Predictor, Request
+from service.rpc.boundary import CallAtOnce, Context
 from service.rpc.oip_servicer import SERVICE as OIP_SERVICE
 from service.rpc.oip_servicer import OipInference
 from service.rpc.prediction_servicer import PredictionServicer
@@ -56,6 +56,13 @@ class FollowingPredictions(PredictionServicer):
         """Predicts batch after batch, and answers in order."""
         _call.set(context)
         return super().PredictStream(request_iterator, context)
+
+    def begin(self, request: pb.PredictRequest, call: CallAtOnce) -> Request | None:
+        """Begins to answer a request of one small batch, if this process knows its version; returns None for another one."""
+        try:
+            return super().begin(request, call)
+        except NotHere:
+            return None
 
     async def _predict(
         self, model: str, choice: Choice, rows: data_pb2.Inputs, include_probabilities: bool

@@ -33,9 +33,10 @@ MAX_NAMED_COLUMNS: int = (
 
 def form_of(inputs: data_pb2.Inputs, path: str) -> str:
     """Returns the name of the one form that is set. Raises ServiceError INVALID_FIELD if none or several are."""
-    forms = [field.name for field, _ in inputs.ListFields()]
-    if len(forms) == 1:
-        return forms[0]
+    fields = inputs.ListFields()
+    if len(fields) == 1:
+        return fields[0][0].name
+    forms = [field.name for field, _ in fields]
     problem = f"{' and '.join(forms)} are set" if forms else "it is empty"
     raise invalid(path, f"{problem}; set exactly one of {', '.join(FORMS)}, with at least one row")
 

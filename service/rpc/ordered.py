@@ -87,5 +87,5 @@ async def answer_or_error(work: Awaitable[Answer], method: str) -> Answer | Serv
         return await work
     except ServiceError as error:
         return error
-    except Exception:
-        return internal(method)
+    except Exception as error:
+        return internal(method, error)

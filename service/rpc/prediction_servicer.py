@@ -13,9 +13,9 @@ from service.domain import text_columns
 from service.domain.entities import Choice
 from service.domain.errors import ServiceError, invalid
 from service.domain.loaded import LoadedVersion
-from service.domain.predictor import Predictor
+from service.domain.predictor import Prediction, Predictor, Request
 from service.rpc import inputs, tensor_inputs, tensor_replies, text_inputs, validate
-from service.rpc.boundary import Context, large_message
+from service.rpc.boundary import CallAtOnce, Context, large_message
 from service.rpc.large import in_thread, read
 from service.rpc.ordered import answer_or_error, in_order
 from service.rpc.replies import Replies, values_to_write
@@ -28,6 +28,32 @@ LARGE_REPLY_VALUES = 8192
 
 Batch = tuple[int, data_pb2.Inputs]
 """The rows of one message of a stream, and its place among them."""
+
+
+class _Asker:
+    """What a prediction is told to, when a call is answered without a task."""
+
+    __slots__ = ("_call", "_form", "_include_probabilities", "_replies", "done")
+
+    def __init__(self, replies: Replies, form: str, include_probabilities: bool, call: CallAtOnce) -> None:
+        self._replies = replies
+        self._form = form
+        self._include_probabilities = include_probabilities
+        self._call = call
+        self.done = call.done
+
+    def set_result(self, prediction: Prediction) -> None:
+        """Answers the call."""
+        try:
+            reply = self._replies.write(prediction, self._form, self._include_probabilities)
+        except Exception as error:  # which is this call's, not of those whose scores come after it
+            self._call.fail(error)
+        else:
+            self._call.answer(reply)
+
+    def set_exception(self, error: Exception) -> None:
+        """Ends the call with an error."""
+        self._call.fail(error)
 
 
 class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -50,6 +76,21 @@ class PredictionServicer(prediction_service_pb2_grpc.PredictionServiceServicer):
         model = validate.model_name(request.model)
         choice = validate.choice(request)
         return self._predict(model, choice, request.inputs, request.include_probabilities)
+
+    def begin(self, request: pb.PredictRequest, call: CallAtOnce) -> Request | None:
+        """Begins to answer a request of one small batch, without a task; returns None if it is another one."""
+        model = validate.model_name(request.model)
+        loaded = self._predictor.find(model, validate.choice(request))
+        signature, form = loaded.manifest.signature, inputs.form_of(request.inputs, "inputs")
+        if signature.inputs:
+            return None
+        matrix = inputs.matrix_for(request.inputs, form, signature)
+        rows = len(matrix)
+        values = max(len(signature.classes), len(signature.targets), 1)
+        if rows > loaded.features.max_batch_rows or rows * values >= LARGE_REPLY_VALUES:
+            return None
+        asker = _Asker(self._replies, form, request.include_probabilities, call)
+        return self._predictor.begin(loaded, matrix, asker)
 
     async def _predict(
         self, model: str, choice: Choice, rows: data_pb2.Inputs, include_probabilities: bool

@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2_grpc as oip_pb2_grpc
 
 from service.http2.server import HandOver, Server
 from service.rpc.boundary import Boundary, Methods
-from service.rpc.following import FollowingOip, FollowingPredictions
+from service.rpc.following import PREDICT, FollowingOip, FollowingPredictions
 from service.rpc.model_servicer import ModelServicer
 from service.rpc.oip_servicer import SERVICE as OIP_SERVICE
 from service.rpc.oip_servicer import OipServicer
@@ -70,7 +70,7 @@ def build_server(
     oip_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicers.oip, methods.server)
     health_pb2_grpc.add_HealthServicer_to_server(servicers.health, methods.server)
     add_reflection(methods, (*SERVICES, health.SERVICE_NAME))
-    boundary = Boundary(methods.handlers, max_calls, max_message_bytes)
+    boundary = Boundary(methods.handlers, max_calls, max_message_bytes, begin={PREDICT: servicers.predictions.begin})
     return Server(boundary, max_message_bytes + MESSAGE_MARGIN, hand_over)
 
 
@@ -90,5 +90,5 @@ def build_following_server(
     methods = Methods()
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(predictions, methods.server)
     handlers = {**relay.handlers(), **methods.handlers, **oip.handlers()}
-    boundary = Boundary(handlers, max_calls, max_message_bytes)
+    boundary = Boundary(handlers, max_calls, max_message_bytes, begin={PREDICT: predictions.begin})
     return Server(boundary, max_message_bytes + MESSAGE_MARGIN, on_gone=on_gone)

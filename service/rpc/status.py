@@ -177,10 +177,10 @@ def status_of_job_error(error: JobError) -> status_pb2.Status:
     return status_of(ServiceError(Reason(error.reason), error.message, error.metadata))
 
 
-def internal(where: str) -> ServiceError:
-    """Logs the exception being handled and returns the error that callers see of it: an incident id, no text of it."""
+def internal(where: str, error: Exception) -> ServiceError:
+    """Logs an exception and returns the error that callers see of it: an incident id, no text of it."""
     incident = secrets.token_hex(4)
-    log.exception("incident %s in %s", incident, where)
+    log.error("incident %s in %s", incident, where, exc_info=error)
     return ServiceError(
         Reason.INTERNAL,
         f"the service failed; its log has the details under incident {incident}",

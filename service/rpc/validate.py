@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from fitserve.v1 import options_pb2
@@ -21,12 +21,16 @@ DATASET_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 MAX_TEXT = 256
 """The longest free text, such as a display name or a column's name."""
 
+KEPT_NAMES = 1024
+"""So many well-formed names are known without another look: each prediction has one."""
+
 DEFAULT_PAGE = 100
 MAX_PAGE = 1000
 
 
+@lru_cache(KEPT_NAMES)
 def model_name(name: str, field: str = "model") -> str:
-    """Returns a model name that is well-formed. Raises ServiceError INVALID_FIELD."""
+    """Returns a model name that is well-formed. Raises ServiceError INVALID_FIELD, and looks again the next time."""
     if not MODEL_NAME.fullmatch(name):
         shown = repr(name if len(name) <= 80 else name[:80] + "...")
         raise invalid(

@@ -30,7 +30,11 @@ class AnyCall(http2.ServerCall):
 
     def headers_ended(self) -> None:
         self._method, self._content_type = b"POST", b"application/grpc"
-        self._connection.loop.call_later(ANSWER_SECONDS, super().headers_ended)
+        self._connection.loop.call_later(ANSWER_SECONDS, self._begin)
+
+    def _begin(self) -> None:
+        super().headers_ended()
+        self._server.answer_begun()
 
 
 def new_server(boundary: Boundary) -> http2.Server:

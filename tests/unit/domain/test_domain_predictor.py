@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import numpy as np
 import pytest
 
-from service.domain.entities import Floats, LoadOrder
+from service.domain.batcher import Waiting
+from service.domain.entities import Capacity, Floats, LoadOrder
 from service.domain.errors import Reason, ServiceError
-from service.domain.predictor import PARTS_AT_WORK, Prediction, Predictor
+from service.domain.predictor import PARTS_AT_WORK, Prediction, Predictor, Request
 from service.domain.registry import Registry
 from service.rpc.status import status_of
 from tests.ports.fakes import InMemoryJournal
@@ -110,3 +112,34 @@ async def test_the_bytes_of_callers_who_have_gone_count_no_more(inference: FakeI
 async def test_a_request_larger_than_the_bound_is_taken_when_nothing_else_is_at_work(inference: FakeInference) -> None:
     predictor = await predictor_of(inference, max_bytes=1)
     assert len((await ask(predictor, "iris", ROWS)).scores) == len(ROWS)
+
+
+ENDS: dict[str, set[type]] = {
+    "answered": {Prediction},
+    "cancelled": {asyncio.CancelledError},
+    "refused": {Prediction, ServiceError},
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_nothing_is_left_of_a_request_that_has_ended(inference: FakeInference, end: str) -> None:
+    predictor = await predictor_of(inference)
+    if end == "refused":
+        predictor.find("iris", None).resize(Capacity(1, 4, 4))
+    gc.collect()
+    gc.disable()
+    try:
+        inference.infer_gate.shut()
+        calls = [ask(predictor, "iris", ROWS) for _ in range(3)]
+        await turns(5)
+        if end == "cancelled":
+            for call in calls:
+                call.cancel()
+        inference.infer_gate.open()
+        ends = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(one) for one in ends} == ENDS[end]
+        del calls, ends
+        await turns(5)
+        assert [one for one in gc.get_objects() if isinstance(one, Request | Waiting)] == []
+    finally:
+        gc.enable()

@@ -39,7 +39,7 @@ class Served:
 
 
 @pytest.fixture
-def served() -> Served:
+async def served() -> Served:
     return Served()
 
 

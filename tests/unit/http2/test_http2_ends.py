@@ -49,6 +49,9 @@ class Methods(grpc.GenericRpcHandler):
 
         return grpc.stream_unary_rpc_method_handler(answer)
 
+    def at_once(self, method: str) -> None:
+        """Returns that each call needs a task."""
+
 
 async def first(context: Any) -> bytes:
     """Answers the first message."""
