@@ -36,7 +36,7 @@ def measure(stage: Stage, say: Callable[[str], None]) -> list[Finding]:
         for _ in range(PARTS):
             load = number_of_calls(call, part, WORK.in_flight)
             check_replies(call, load, size)
-            megabytes.append(round(stage.fitserve.service.memory() / 1e6, 2))
+            megabytes.append(round(stage.fitserve.memory() / 1e6, 2))
             say(f"{len(megabytes) * part:,} predictions: {megabytes[-1]} MB")
     return [Finding(GOAL, [growth(megabytes)], details={"megabytes": megabytes, "predictions_each": part})]
 

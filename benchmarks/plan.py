@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks import latency, memory, ratios, throughput, trainings
 from benchmarks.findings import Finding
-from benchmarks.latency import TWO_PROCESSES, LatencyFigure, Setting
+from benchmarks.latency import ONE_PROCESS, LatencyFigure, Setting
 from benchmarks.ratios import Ratio
 from benchmarks.throughput import Comparison, Figure
 from benchmarks.work import Work
@@ -16,9 +16,9 @@ from benchmarks.work import Work
 MLSERVER = ("mlserver", "mlserver-batching", "mlserver-workers", "mlserver-workers-batching")
 LIMITS = ("grpc-echo", "grpc-echo-uvloop", "triton")
 PEERS = ("fastapi-triton", *MLSERVER, "bentoml", "ray-serve")
-EVERYBODY = ("fitserve", TWO_PROCESSES, *LIMITS, *PEERS)
+EVERYBODY = ("fitserve", ONE_PROCESS, *LIMITS, *PEERS)
 LATENCY_SUBJECTS = ("fitserve", *LIMITS, "fastapi-triton", "mlserver", "mlserver-batching", "bentoml")
-CLIENTS_SUBJECTS = ("fitserve", TWO_PROCESSES, "grpc-echo")
+CLIENTS_SUBJECTS = ("fitserve", ONE_PROCESS, "grpc-echo")
 
 ONE_ROW_FOREST = Work("forest", 1, 256)
 ONE_ROW_XGBOOST = Work("xgboost", 1, 256)
@@ -30,16 +30,16 @@ RATIOS = [
     Ratio("unary_vs_grpc_echo_uvloop", ONE_ROW_XGBOOST, ["grpc-echo-uvloop"]),
     Ratio("unary_vs_triton", ONE_ROW_XGBOOST, ["triton"]),
     Ratio("unary_vs_fastapi_triton", ONE_ROW_XGBOOST, ["fastapi-triton"], 2.5),
-    Ratio("unary_2_processes_vs_1", ONE_ROW_XGBOOST, ["fitserve"], ours=TWO_PROCESSES),
-    Ratio("unary_2_processes_vs_grpc_echo", ONE_ROW_XGBOOST, ["grpc-echo"], ours=TWO_PROCESSES),
-    Ratio("unary_2_processes_vs_grpc_echo_uvloop", ONE_ROW_XGBOOST, ["grpc-echo-uvloop"], ours=TWO_PROCESSES),
-    Ratio("unary_2_processes_vs_fastapi_triton", ONE_ROW_XGBOOST, ["fastapi-triton"], ours=TWO_PROCESSES),
-    Ratio("rows256_2_processes_vs_fastapi_triton", MANY_ROWS_LIGHT, ["fastapi-triton"], ours=TWO_PROCESSES),
+    Ratio("unary_vs_1_process", ONE_ROW_XGBOOST, [ONE_PROCESS]),
+    Ratio("unary_1_process_vs_grpc_echo", ONE_ROW_XGBOOST, ["grpc-echo"], ours=ONE_PROCESS),
+    Ratio("unary_1_process_vs_grpc_echo_uvloop", ONE_ROW_XGBOOST, ["grpc-echo-uvloop"], ours=ONE_PROCESS),
+    Ratio("unary_1_process_vs_fastapi_triton", ONE_ROW_XGBOOST, ["fastapi-triton"], ours=ONE_PROCESS),
+    Ratio("rows256_1_process_vs_fastapi_triton", MANY_ROWS_LIGHT, ["fastapi-triton"], ours=ONE_PROCESS),
     Ratio("rows256_vs_fastapi_triton", MANY_ROWS_LIGHT, ["fastapi-triton"], 5.0),
     Ratio("unary_vs_mlserver_xgboost", ONE_ROW_XGBOOST, MLSERVER, 6.0),
     Ratio("unary_vs_mlserver_forest", ONE_ROW_FOREST, MLSERVER, 25.0),
-    Ratio("unary_2_processes_vs_mlserver_xgboost", ONE_ROW_XGBOOST, MLSERVER, ours=TWO_PROCESSES),
-    Ratio("unary_2_processes_vs_mlserver_forest", ONE_ROW_FOREST, MLSERVER, ours=TWO_PROCESSES),
+    Ratio("unary_1_process_vs_mlserver_xgboost", ONE_ROW_XGBOOST, MLSERVER, ours=ONE_PROCESS),
+    Ratio("unary_1_process_vs_mlserver_forest", ONE_ROW_FOREST, MLSERVER, ours=ONE_PROCESS),
     Ratio("unary_vs_bentoml", ONE_ROW_XGBOOST, ["bentoml"]),
     Ratio("unary_vs_ray_serve", ONE_ROW_XGBOOST, ["ray-serve"]),
     Ratio("stream256_vs_triton", STREAMS["xgboost"], ["triton"], 0.95),

@@ -59,10 +59,6 @@ class Server:
             with suppress(psutil.NoSuchProcess):
                 process.resume()
 
-    def memory(self) -> int:
-        """Returns the resident memory of the first process, in bytes."""
-        return int(psutil.Process(self.pid).memory_info().rss)
-
 
 class StartedServer(Server):
     """A server that the benchmark has started.

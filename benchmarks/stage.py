@@ -62,7 +62,7 @@ class Stage:
             with fitserve.Client(self.fitserve.address) as client:
                 self.expected: dict[str, Predictions] = train(client, self.models)
             self.subjects["triton"] = Triton(self.fitserve.triton_address, self.fitserve.triton, self.models)
-            self._start_further("fitserve-2", directory, 2)
+            self._start_further("fitserve-1", directory)
             self._start("grpc-echo", lambda: Echo("asyncio", directory, self.fitserve, self.expected))
             self._start("grpc-echo-uvloop", lambda: Echo("uvloop", directory, self.fitserve, self.expected))
             self._start("fastapi-triton", lambda: self._fastapi(directory))
@@ -91,12 +91,12 @@ class Stage:
             return
         self.subjects[name] = subject
 
-    def _start_further(self, name: str, directory: Path, processes: int) -> None:
-        """Starts a FitServe of several processes, with the same models and a Triton of its own."""
+    def _start_further(self, name: str, directory: Path) -> None:
+        """Starts a FitServe that predicts in one process, with the same models and a Triton of its own."""
         if name not in self._wanted:
             return
         self._say(f"starting {name}")
-        subject = FitServe(directory / name, self.models, processes)
+        subject = FitServe(directory / name, self.models, PREDICTION_PROCESSES="1")
         self._stack.callback(subject.process.stop)
         with fitserve.Client(subject.address) as client:
             train(client, self.models)

@@ -26,24 +26,24 @@ class FitServe:
     """See `benchmarks.work.Subject`.
 
     Attributes:
-        name: "fitserve", with the number of its processes if there are several.
+        name: "fitserve", and "fitserve-1" if it predicts in one process only.
         address: host:port of its gRPC.
         service: Its processes, with those for training.
         triton: The embedded Triton.
         triton_address: host:port of the embedded Triton's gRPC.
     """
 
-    def __init__(self, directory: Path, models: dict[str, Model], processes: int = 1, **settings: str) -> None:
+    def __init__(self, directory: Path, models: dict[str, Model], **settings: str) -> None:
         """Starts the service with settings beside the default ones, and returns when it serves."""
-        self.name = "fitserve" if processes == 1 else f"fitserve-{processes}"
-        set_up = "in its default set-up" if processes == 1 else f"with {processes} processes on its port"
+        alone = settings.get("PREDICTION_PROCESSES") == "1"
+        self.name = "fitserve-1" if alone else "fitserve"
+        set_up = "that predicts in one process" if alone else "in its default set-up"
         self.about = f"FitServe {set_up}: Predict and PredictStream with the rows as a tensor."
         self._models = models
         environment = _without_settings() | {
             "LISTEN": "127.0.0.1:0",
             "MODEL_DIR": str(directory / "models"),
             "GRACE_SECONDS": "5",
-            "PREDICTION_PROCESSES": str(processes),
             "PYTHONPATH": f"{ROOT}:{ROOT / 'clients/python'}",
             **settings,
         }
@@ -60,6 +60,12 @@ class FitServe:
     def servers(self) -> Sequence[Server]:
         """The service and its Triton, which is thawed first."""
         return [self.triton, self.service]
+
+    def memory(self) -> int:
+        """Returns the resident memory of the processes that answer calls, in bytes."""
+        first, *others = self.service.processes()
+        answering = [first, *(one for one in others if "service.prediction_process" in one.cmdline())]
+        return sum(int(one.memory_info().rss) for one in answering)
 
     def call(self, work: Work) -> Call:
         """Returns a Predict, or a PredictStream."""
