@@ -41,7 +41,7 @@ def _run(settings: Settings) -> int:
     grpc_core.set_up()
     import uvloop
 
-    from service import logs, memory
+    from service import logs, memory, open_files
     from service.adapters.journal import DatabaseNotUsable
     from service.adapters.repository import RepositoryInUse
     from service.domain.errors import ServiceError
@@ -54,6 +54,7 @@ def _run(settings: Settings) -> int:
         return 1
 
     memory.keep_small()
+    open_files.allow_all()  # the processes that it starts inherit it
     logs.set_up(settings.log_level)
     try:
         uvloop.run(serve(settings))

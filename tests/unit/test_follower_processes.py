@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -37,6 +38,10 @@ class Link:
         self.asked.append((what, seconds))
         return {"work": {}}
 
+    def hand_over(self, connection: socket.socket) -> bool:
+        self.connections += 1
+        return True
+
     def kill(self) -> None:
         self._ended.set()
 
@@ -61,4 +66,32 @@ async def test_the_first_state_has_the_time_of_a_start_and_later_ones_are_answer
     assert follows[0] > 10 * ACK_SECONDS
     assert follows[1:] == [ACK_SECONDS]
     link.kill()
+    await processes.ended(5)
+
+
+async def test_a_connection_goes_to_the_process_that_has_the_fewest(monkeypatch: pytest.MonkeyPatch) -> None:
+    links = [Link(), Link()]
+    waiting = iter(links)
+
+    async def launch(on_crash: Callable[[int], None]) -> Link:
+        return next(waiting)
+
+    monkeypatch.setattr(module.FollowerLink, "launch", launch)
+    processes = FollowerProcesses(2)
+    caller, connection = socket.socketpair()
+    with caller, connection:
+        assert not processes.hand_over(connection, 5), "none serves yet"
+        await processes.start(Source(), {})
+        assert not processes.hand_over(connection, 0)
+        here = 0
+        for _ in range(9):
+            here += not processes.hand_over(connection, here)
+        assert [here, *(link.connections for link in links)] == [3, 3, 3]
+        links[1].connections = 0
+        assert processes.hand_over(connection, here)
+        assert links[1].connections == 1
+        await processes.stop_accepting(1.0)
+        assert not processes.hand_over(connection, here)
+    for link in links:
+        link.kill()
     await processes.ended(5)

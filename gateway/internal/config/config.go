@@ -45,7 +45,7 @@ var settings = []setting{
 	{"GATEWAY_SERVICE", "127.0.0.1:50051", "The host:port of the FitServe service.",
 		func(c *Config, value string) (err error) { c.Service, err = address(value); return }},
 	{"GATEWAY_CONNECTIONS", "8", "How many connections to the service there are, which take turns. A service of several " +
-		"processes (PREDICTION_PROCESSES) needs some for each.",
+		"processes (PREDICTION_PROCESSES) needs one or more for each.",
 		func(c *Config, value string) error {
 			n, err := integer(value, 1, 1<<10)
 			c.Connections = int(n)
