@@ -96,8 +96,8 @@ class CallAtOnce:
 
     def answer(self, reply: Any) -> None:
         """Sends the reply. Any: the messages differ from method to method."""
-        self._end()
         self._call.answer_well(reply)
+        self._end()
 
     def fail(self, error: Exception) -> None:
         """Ends the call with an error."""
@@ -126,11 +126,11 @@ class Boundary(grpc.GenericRpcHandler):
 
     Args:
         methods: The handlers by the full name of their method.
-        begin: What begins to answer requests without a task, by the name of their method.
         max_calls: The most calls at work at one time; as many again for the operators' services.
         max_message_bytes: The largest message.
         first_message_seconds: How long a caller may take to send the first message of a call.
         next_message_seconds: How long a caller may be silent in the middle of a stream.
+        begin: What begins to answer requests without a task, by the name of their method.
     """
 
     def __init__(

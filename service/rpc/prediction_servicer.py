@@ -45,11 +45,9 @@ class _Asker:
     def set_result(self, prediction: Prediction) -> None:
         """Answers the call."""
         try:
-            reply = self._replies.write(prediction, self._form, self._include_probabilities)
+            self._call.answer(self._replies.write(prediction, self._form, self._include_probabilities))
         except Exception as error:  # which is this call's, not of those whose scores come after it
             self._call.fail(error)
-        else:
-            self._call.answer(reply)
 
     def set_exception(self, error: Exception) -> None:
         """Ends the call with an error."""

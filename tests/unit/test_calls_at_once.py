@@ -261,3 +261,23 @@ async def test_a_stop_lets_it_be_answered_within_the_grace() -> None:
         async with asyncio.timeout(5):
             await stopping
         assert not work.cancelled
+
+
+async def test_a_reply_that_cannot_be_written_ends_its_call_only_and_frees_its_slot(
+    ends: list[tuple[grpc.StatusCode, str]],
+) -> None:
+    async with serving() as (side, peer):
+        peer.send(call_of(b"rows", 1))
+        [work] = await side.begun_works(1)
+        with pytest.raises(TypeError) as raised:
+            work.call.answer(None)
+        work.call.fail(raised.value)
+        await peer.until_ended(1)
+        assert [code for code, _ in ends] == [grpc.StatusCode.INTERNAL]
+        peer.send(call_of(b"rows", 3))
+        [_, other] = await side.begun_works(2)
+        peer.send(call_of(b"rows", 5))
+        await peer.until_ended(5)
+        assert ends[-1][0] is grpc.StatusCode.RESOURCE_EXHAUSTED, "one slot is free, not two"
+        other.call.answer(b"scores")
+        assert await peer.until_ended(3) == message(b"scores")
