@@ -6,8 +6,6 @@ import resource
 
 
 def allow_all() -> None:
-    """Raises the limit to what the system allows. Each connection of a caller counts, and shells and systemd begin with 1,024
-    for the sake of programs that use select(2); this one does not.
-    """
+    """Raises the limit to what the system allows. Shells and systemd begin with 1,024, and each connection counts."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
