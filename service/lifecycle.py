@@ -43,11 +43,11 @@ async def serve(settings: Settings) -> None:
             starting = asyncio.create_task(service.recovery.start())
             if not await _finished_before(starting, stop):
                 return
-            await service.server.start()
             following = PredictionProcessSettings.of(settings, primary, TOKEN)
             joining = asyncio.create_task(service.followers.start(service.registry, following.model_dump(mode="json")))
             if not await _finished_before(joining, stop):
                 return
+            await service.server.start()  # not before, or the first callers would all be this process's
             watcher = asyncio.create_task(service.recovery.keep_serving())
             memory.settle()
             await service.health.set_all(True)
@@ -72,7 +72,7 @@ def _bind(service: Service, settings: Settings) -> tuple[int, str]:
         return port, ""
     # In the network's name space, not on disk: it ends with this process, however that ends.
     primary = f"unix-abstract:fitserve-{secrets.token_hex(16)}"
-    service.server.add_insecure_port(primary)
+    service.server.answer_processes(primary)
     return port, primary
 
 

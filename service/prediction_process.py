@@ -52,6 +52,7 @@ async def _serve(link_descriptor: int, callers_descriptor: int) -> None:
     stop: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 
     def stop_within(seconds: float) -> None:
+        link.stopping()
         if not stop.done():
             stop.set_result(seconds)
 
@@ -61,7 +62,7 @@ async def _serve(link_descriptor: int, callers_descriptor: int) -> None:
     async def serve() -> None:
         memory.settle()
         await process.server.start()
-        take_connections(callers_descriptor, process.server.adopt, link.caller_gone)
+        take_connections(callers_descriptor, process.server.adopt, link.caller_lost)
 
     obeying = asyncio.ensure_future(link.obey(process.follower, serve, stop_within))
     either: tuple[asyncio.Future[Any], ...] = (obeying, stop)  # Any: they return different things

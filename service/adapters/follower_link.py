@@ -18,6 +18,10 @@ from service.adapters.message_link import Message, MessageLink
 
 log = logging.getLogger("fitserve.followers")
 
+NO_ROOM_SECONDS = 1.0
+"""A process that has no room for a connection is given none for so long. Whom it loses would else be its next caller: it has
+the fewest."""
+
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 
@@ -32,6 +36,7 @@ class FollowerLink:
         follows: Whether it goes by the state, so that it is told of each new one.
         serves: Whether calls come to it.
         connections: How many callers' connections it has.
+        takes_more: Whether it is to be given further ones.
     """
 
     def __init__(
@@ -41,6 +46,8 @@ class FollowerLink:
         self.follows = False
         self.serves = False
         self.connections = 0
+        self._stops = False
+        self._has_room_from = 0.0
         self._process = process
         self._link = link
         self._callers = callers
@@ -83,6 +90,11 @@ class FollowerLink:
             taking.close()
         return cls(process, await MessageLink.open(ours), giving, on_crash)
 
+    @property
+    def takes_more(self) -> bool:
+        """See the class."""
+        return self.serves and not self._stops and asyncio.get_running_loop().time() >= self._has_room_from
+
     def hand_over(self, connection: socket.socket) -> bool:
         """Gives it a caller's connection. Returns False if it has not taken those before; it hangs then."""
         given = handed_over.give(self._callers, connection)
@@ -107,6 +119,7 @@ class FollowerLink:
                 log.error("the prediction process %d does not answer to %r within %.1f s", self.pid, what, seconds)
                 self.kill()
                 await self._process.wait()
+                answer.cancel()  # who has seen the end may have set it
                 raise FollowerDied
             return await answer
         finally:
@@ -127,12 +140,26 @@ class FollowerLink:
         self._callers.close()
         return code
 
+    def _note(self, told: object) -> None:
+        """Notes what the process tells of the connections that it was given."""
+        if told == "stopping":
+            self._stops = True
+            return
+        self.connections -= 1
+        if told == "lost" and self.takes_more:
+            log.error(
+                "the prediction process %d may open no more files, and has lost a connection; it is given none for %.0f s",
+                self.pid,
+                NO_ROOM_SECONDS,
+            )
+            self._has_room_from = asyncio.get_running_loop().time() + NO_ROOM_SECONDS
+
     async def _receive(self) -> None:
         async for message in self._link.messages():
             if (crashed := message.get("crashed")) is not None:
                 self._on_crash(int(str(crashed)))
-            elif "gone" in message:
-                self.connections -= 1
+            elif told := message.get("told"):
+                self._note(told)
             elif (answer := self._asked.get(message.get("id"))) is not None and not answer.done():
                 answer.set_result(message)
         self.follows = self.serves = False

@@ -152,9 +152,10 @@ class FollowerProcesses:
         Returns:
             Whether it was given.
         """
-        serving = [] if self._stopping.is_set() else [link for link in self._links if link.serves]
-        idlest = min(serving, key=lambda link: link.connections, default=None)
-        return idlest is not None and idlest.connections < here and idlest.hand_over(connection)
+        if self._stopping.is_set():
+            return False
+        fewer = [link for link in self._links if link.connections < here and link.takes_more]
+        return any(link.hand_over(connection) for link in sorted(fewer, key=lambda link: link.connections))
 
     async def stop_accepting(self, grace: float) -> None:
         """Lets no further calls come to the processes; those in flight may take so many seconds."""

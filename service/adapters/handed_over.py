@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import Callable
-
-log = logging.getLogger("fitserve.followers")
 
 _NOTE = b"+"
 """A descriptor cannot be sent without data."""
@@ -35,7 +32,7 @@ def take_connections(descriptor: int, take: Callable[[socket.socket], None], los
     Args:
         descriptor: The end where they are taken.
         take: Given each connection, which does not block.
-        lost: Called for each that could not be opened here; its caller has lost it.
+        lost: Called for each that this process has no room for: it may open no more files. Its caller has lost it.
     """
     taking = socket.socket(fileno=descriptor)
     taking.setblocking(False)
@@ -51,8 +48,7 @@ def take_connections(descriptor: int, take: Callable[[socket.socket], None], los
                 loop.remove_reader(taking)
                 taking.close()
                 return
-            if not descriptors:  # the process has as many as it may
-                log.error("a connection is lost: too many files are open; raise the limit")
+            if not descriptors:
                 lost()
                 continue
             connection = socket.socket(fileno=descriptors[0])

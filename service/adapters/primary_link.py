@@ -55,7 +55,15 @@ class PrimaryLink:
 
     def caller_gone(self) -> None:
         """Tells that a connection which the primary has handed over has ended."""
-        self._link.send({"gone": 1})
+        self._link.send({"told": "gone"})
+
+    def caller_lost(self) -> None:
+        """Tells that there was no room for a connection which the primary has handed over."""
+        self._link.send({"told": "lost"})
+
+    def stopping(self) -> None:
+        """Tells that this process takes no more connections."""
+        self._link.send({"told": "stopping"})
 
     async def obey(
         self,

@@ -95,7 +95,7 @@ class Listener:
                 return
             except OSError as error:
                 if error.errno not in _NO_ROOM:
-                    continue  # what was wrong with one connection; see accept(2)
+                    return  # what was wrong with one connection (accept(2)); the others are tried in the next turn
                 log.error("no connection can be accepted for %.0f s: %s", NO_ROOM_SECONDS, error)
                 self._loop.remove_reader(listening)
                 self._pauses[listening] = self._loop.call_later(

@@ -160,7 +160,8 @@ class Server:
         self._on_gone = on_gone
         self._callers = 0
         self._keepalive = keepalive
-        self._listener = Listener(self._take)
+        self._ports = Listener(self._take)
+        self._names = Listener(lambda connection: self._open_soon(connection, _nobody_asks))
         self._opening: set[asyncio.Task[None]] = set()
         self.connections: dict[ServerConnection, float | None] = {}
         """With the time at which each was pinged, None if it needs no ping."""
@@ -171,29 +172,29 @@ class Server:
         self.stopping = False
 
     def add_insecure_port(self, address: str) -> int:
-        """Takes an address: callers can connect, and are answered after the start.
-
-        Args:
-            address: host:port, with port 0 for a free one, or unix-abstract:NAME for other processes of the service.
+        """Takes an address, host:port with port 0 for a free one: callers can connect, and are answered after the start.
 
         Returns:
-            The port; 1 for a name.
+            The port.
 
         Raises:
             OSError: The address is taken, or is not this machine's.
         """
-        return self._listener.add(address)
+        return self._ports.add(address)
+
+    def answer_processes(self, name: str) -> None:
+        """Answers other processes of the service at unix-abstract:NAME from now on; they are no callers."""
+        self._names.add(name)
+        self._names.start()
 
     async def start(self) -> None:
         """Answers callers from now on."""
-        self._listener.start()
+        self._ports.start()
         self._watch()
 
     def _take(self, connection: socket.socket) -> None:
-        """Answers a connection here, or has another process answer it."""
-        if connection.family == socket.AF_UNIX:
-            self._open_soon(connection, _nobody_asks)
-        elif self._hand_over is not None and self._hand_over(connection, self._callers):
+        """Answers a caller here, or has another process answer."""
+        if self._hand_over is not None and self._hand_over(connection, self._callers):
             connection.close()
         else:
             self.adopt(connection)
@@ -239,7 +240,7 @@ class Server:
     async def stop(self, grace: float | None) -> None:
         """Takes no more calls, gives those at work so many seconds to end, and closes all connections."""
         self.stopping = True
-        self._listener.stop()
+        self._ports.stop()
         for connection in self.connections:
             connection.go_away()
         if grace:
@@ -258,6 +259,7 @@ class Server:
             connection.abort()
         if self._watcher is not None:
             self._watcher.cancel()
+        self._names.stop()
 
     async def _idle(self) -> None:
         """Returns when all calls have ended and all that they are answered is sent: connections close then by themselves."""

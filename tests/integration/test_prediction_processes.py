@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -39,6 +40,9 @@ from tests.contract.wire import Stubs, error_of, stubs_of
 from tests.service_process import ROOT, ServiceProcess
 
 PROCESSES = 3
+CONNECT_SECONDS = 60.0
+"""How long it may take until each process has been given a connection; one of them may be starting."""
+
 ROWS = np.random.default_rng(3).normal(size=(200, 4)).astype(np.float32)
 UP, DOWN = (ROWS[:, 0] > 0).astype(np.int64), (ROWS[:, 0] <= 0).astype(np.int64)
 """What versions 1 and 2 of the model learn: the reverse of each other, so that an answer shows whose it is."""
@@ -67,7 +71,9 @@ class Service:
         self.disconnect()
         wanted = {self.process.pid, *self.further}
         assert len(wanted) == PROCESSES
+        deadline = time.monotonic() + CONNECT_SECONDS
         while wanted - self.channels.keys():
+            assert time.monotonic() < deadline, f"not all of {wanted} are given connections"
             pid, channel = self.connected()
             if pid in self.channels:
                 channel.close()
@@ -411,6 +417,74 @@ def test_a_killed_further_process_comes_back_and_costs_only_its_own_calls(servic
     service.connect()
     assert [labels(predict(stubs)) for stubs in service.stubs()] == [UP[:4].tolist()] * PROCESSES
     assert service.client.model("sign").serving_version == 1
+
+
+def test_a_further_process_that_ends_is_given_no_more_connections(service: Service) -> None:
+    victim = service.further[0]
+    [before] = connections(victim, service.port)
+    config = prediction_service_pb2.PredictStreamConfig(model="sign")
+    go = threading.Event()
+
+    def messages() -> Iterator[prediction_service_pb2.PredictStreamRequest]:
+        yield prediction_service_pb2.PredictStreamRequest(config=config)
+        yield prediction_service_pb2.PredictStreamRequest(inputs=inputs(ROWS[:4]))
+        go.wait(20)
+
+    stream = stubs_of(service.channels[victim]).predictions.PredictStream(messages(), timeout=60)
+    assert labels(next(stream).response) == UP[:4].tolist()
+    os.kill(victim, signal.SIGTERM)
+    time.sleep(0.3)
+    with ExitStack() as stack:
+        for _ in range(9):
+            channel = new_channel(service.process.address)
+            stack.callback(channel.close)
+            assert labels(predict(stubs_of(channel))) == UP[:4].tolist()
+        assert connections(victim, service.port) == {before}, "the stream's, which may end by itself"
+    go.set()
+    assert list(stream) == []
+    wait_until(lambda: len(service.further) == PROCESSES - 1 and victim not in service.further, "another one is there")
+
+
+def test_a_further_process_without_room_is_left_alone(service: Service) -> None:
+    victim = psutil.Process(service.further[0])
+    limits = victim.rlimit(psutil.RLIMIT_NOFILE)
+    victim.rlimit(psutil.RLIMIT_NOFILE, (victim.num_fds() + 2, limits[1]))
+    lost = 0
+    try:
+        with ExitStack() as stack:
+            for _ in range(30):
+                channel = new_channel(service.process.address)
+                stack.callback(channel.close)
+                try:
+                    assert labels(predict(stubs_of(channel))) == UP[:4].tolist()
+                except grpc.RpcError as error:
+                    assert error.code() is grpc.StatusCode.UNAVAILABLE
+                    lost += 1
+    finally:
+        victim.rlimit(psutil.RLIMIT_NOFILE, limits)
+    assert lost <= 3, "one, and a further one a second"
+
+
+def test_callers_who_come_while_the_service_starts_are_shared_too(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    channels = [new_channel(f"127.0.0.1:{port}") for _ in range(12)]
+    waiting = [
+        stubs_of(channel).server.GetStatus.future(
+            server_service_pb2.GetStatusRequest(), timeout=60, wait_for_ready=True
+        )
+        for channel in channels
+    ]
+    process = ServiceProcess(tmp_path / "service", PREDICTION_PROCESSES="3", LISTEN=f"127.0.0.1:{port}")
+    try:
+        for call in waiting:
+            call.result()
+        pids = [process.pid, *(one.pid for one in process.family() if "service.prediction_process" in one.cmdline())]
+        assert [len(connections(pid, port)) for pid in pids] == [4, 4, 4]
+    finally:
+        for channel in channels:
+            channel.close()
+        process.stop()
 
 
 def test_a_further_process_that_hangs_does_not_keep_an_alias_from_moving(service: Service) -> None:

@@ -7,14 +7,18 @@ import gc
 import gzip
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import grpc
 import pytest
 
 from service.domain.errors import Reason, ServiceError
+from service.domain.predictor import Prediction
+from service.http2 import server as http2_server
 from service.http2.server import Server, ServerCall
+from service.rpc import prediction_servicer
 from service.rpc.boundary import LARGE_BYTES, Boundary, CallAtOnce
+from service.rpc.replies import Replies
 from tests.unit.http2.peer import DATA, END_STREAM, RST_STREAM, Peer, begun, connected, frame, message
 
 METHOD = "/a/b"
@@ -216,8 +220,10 @@ async def test_however_it_ends_its_slot_is_free_and_nothing_is_left(
         assert all("secret" not in details for _, details in ends)
         assert all(work.cancelled == (end in (end_by_deadline, end_by_reset)) for work in side.begun)
         side.begun.clear()
-        peer.send(call_of(b"more rows", 3))
-        [work] = await side.begun_works(1)
+        peer.send(call_of(b"more rows", 3) + call_of(b"even more", 5))
+        await peer.until_ended(5)
+        assert ends[-1][0] is grpc.StatusCode.RESOURCE_EXHAUSTED, "one slot is free, not two"
+        [work] = side.begun
         work.call.answer(b"scores")
         assert await peer.until_ended(3) == message(b"scores")
         side.begun.clear()
@@ -281,3 +287,45 @@ async def test_a_reply_that_cannot_be_written_ends_its_call_only_and_frees_its_s
         assert ends[-1][0] is grpc.StatusCode.RESOURCE_EXHAUSTED, "one slot is free, not two"
         other.call.answer(b"scores")
         assert await peer.until_ended(3) == message(b"scores")
+
+
+@pytest.mark.parametrize("last", ["reset", "cut"])
+async def test_a_call_that_ends_in_the_read_that_brings_it_is_not_begun(last: str) -> None:
+    async with serving() as (side, peer):
+        if last == "reset":
+            peer.send(call_of(b"rows", 1) + frame(RST_STREAM, 0, 1, CANCEL) + call_of(b"rows", 3))
+        else:
+            peer.send(begun(1, PATH) + frame(DATA, END_STREAM, 1, b"\0\0") + call_of(b"rows", 3))
+        [work] = await side.begun_works(1)  # for which there is the one slot
+        work.call.answer(b"scores")
+        assert await peer.until_ended(3) == message(b"scores")
+    assert side.in_tasks == []
+
+
+async def test_a_reply_that_is_not_taken_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http2_server, "UNTAKEN_SECONDS", 0.1)
+    async with serving() as (side, peer):
+        peer.send(call_of(b"rows", 1))
+        [work] = await side.begun_works(1)
+        work.call.answer(bytes(200_000))  # more than the window of a caller who has not asked for a larger one
+        assert len(await peer.until_ended(1)) < 200_000
+        assert [call for one in side.server.connections for call in one.streams] == []
+
+
+class Failing(Replies):
+    """Replies that cannot be written."""
+
+    def write(self, *_: object) -> NoReturn:
+        raise MemoryError
+
+
+def test_a_prediction_whose_reply_cannot_be_written_fails_alone() -> None:
+    """Whoever has the scores has those of other callers too, and goes on."""
+    failures: list[Exception] = []
+
+    class Call:
+        done, answer, fail = bool, failures.append, failures.append
+
+    asker = prediction_servicer._Asker(Failing(), "tensor", False, cast("CallAtOnce", Call()))
+    asker.set_result(cast("Prediction", None))
+    assert [type(one) for one in failures] == [MemoryError]

@@ -31,6 +31,7 @@ class Link:
     def __init__(self) -> None:
         self.follows = self.serves = False
         self.connections = 0
+        self.has_room = True
         self.asked: list[tuple[str, float]] = []
         self._ended = asyncio.Event()
 
@@ -38,9 +39,13 @@ class Link:
         self.asked.append((what, seconds))
         return {"work": {}}
 
+    @property
+    def takes_more(self) -> bool:
+        return self.serves
+
     def hand_over(self, connection: socket.socket) -> bool:
-        self.connections += 1
-        return True
+        self.connections += self.has_room
+        return self.has_room
 
     def kill(self) -> None:
         self._ended.set()
@@ -90,6 +95,10 @@ async def test_a_connection_goes_to_the_process_that_has_the_fewest(monkeypatch:
         links[1].connections = 0
         assert processes.hand_over(connection, here)
         assert links[1].connections == 1
+        links[1].has_room = False
+        here = 5
+        assert processes.hand_over(connection, here), "there is one more"
+        assert [link.connections for link in links] == [4, 1]
         await processes.stop_accepting(1.0)
         assert not processes.hand_over(connection, here)
     for link in links:

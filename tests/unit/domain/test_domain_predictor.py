@@ -149,3 +149,44 @@ async def test_nothing_is_left_of_a_request_that_has_ended(inference: FakeInfere
         assert in_memory() == before
     finally:
         gc.enable()
+
+
+async def test_the_rows_of_callers_who_have_gone_hold_no_place_in_the_queue(inference: FakeInference) -> None:
+    predictor = await predictor_of(inference)
+    predictor.find("iris", None).resize(Capacity(1, 4, 4))
+    inference.infer_gate.shut()
+    first = [ask(predictor, "iris", ROWS) for _ in range(2)]
+    await until(lambda: inference.infer_gate.waiting == 1)
+    going = ask(predictor, "iris", ROWS)
+    await turns()
+    going.cancel()
+    await turns()
+    newcomer = ask(predictor, "iris", ROWS)
+    await turns()
+    inference.infer_gate.open()
+    ends = await asyncio.gather(*first, going, newcomer, return_exceptions=True)
+    assert isinstance(ends[-2], asyncio.CancelledError)
+    assert isinstance(ends[-1], Prediction)
+
+
+async def test_a_caller_who_goes_when_the_answer_is_there_gives_its_room_back_once(inference: FakeInference) -> None:
+    predictor = await predictor_of(inference, max_bytes=ROWS.nbytes)
+    loaded = predictor.find("iris", None)
+    answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
+    request = predictor.begin(loaded, ROWS, answer)
+    await answer
+    request.cancel()
+    inference.infer_gate.shut()
+    staying = ask(predictor, "iris", ROWS)
+    await turns()
+    assert (await refusal_of(ask(predictor, "rose", ROWS))).reason == Reason.PREDICTION_QUEUE_FULL
+    inference.infer_gate.open()
+    await staying
+
+
+async def test_each_request_notes_that_the_version_is_in_use(inference: FakeInference) -> None:
+    predictor = await predictor_of(inference)
+    loaded = predictor.find("iris", None)
+    before = loaded.last_used
+    await ask(predictor, "iris", ROWS)
+    assert loaded.last_used > before

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -21,7 +22,9 @@ from tests.unit.http2.peer import (
     END_HEADERS,
     END_STREAM,
     HEADERS,
+    PREFACE,
     RST_STREAM,
+    SETTINGS,
     Peer,
     begun,
     called,
@@ -228,3 +231,50 @@ async def test_many_headers_are_bounded_together(monkeypatch: pytest.MonkeyPatch
         assert await peer.until_ended(9) == message(b"")
         peer.send(frame(RST_STREAM, 0, 3, bytes(4)))
         await until(lambda: server.further_headers == 0)
+
+
+@contextmanager
+def accepted() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Yields both sides of a connection that somebody else has accepted."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        caller = socket.create_connection(listening.getsockname())
+        connection, _ = listening.accept()
+    caller.setblocking(False)
+    connection.setblocking(False)
+    with caller:
+        yield caller, connection
+
+
+async def test_a_connection_that_comes_while_the_server_stops_is_closed() -> None:
+    async def never(context: Any) -> bytes:
+        await asyncio.sleep(60)
+        return b""
+
+    async with serving(never) as (server, peer):
+        peer.send(called(1, b"/a/b"))
+        await until(lambda: len(server.tasks) == 1)
+        stopping = asyncio.create_task(server.stop(1.0))
+        await until(lambda: server.stopping)
+        with accepted() as (caller, connection):
+            server.adopt(connection)
+            caller.sendall(PREFACE + frame(SETTINGS, 0, 0))
+            async with asyncio.timeout(0.5):  # at once, and not by the end of the server
+                with suppress(ConnectionError):
+                    while await asyncio.get_running_loop().sock_recv(caller, 2**16):
+                        pass
+        await stopping
+
+
+async def test_a_connection_that_cannot_be_opened_counts_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise OSError("no room")
+
+    gone: list[None] = []
+    server = Server(Methods(first), 2**20, on_gone=lambda: gone.append(None))
+    await server.start()
+    monkeypatch.setattr(asyncio.get_running_loop(), "connect_accepted_socket", fail)
+    with accepted() as (caller, connection):
+        server.adopt(connection)
+        await until(lambda: len(gone) == 1)
+        assert await asyncio.get_running_loop().sock_recv(caller, 1) == b""
+    await server.stop(None)
