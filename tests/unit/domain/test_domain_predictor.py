@@ -153,14 +153,19 @@ async def test_nothing_is_left_of_a_request_that_has_ended(inference: FakeInfere
 
 async def test_the_rows_of_callers_who_have_gone_hold_no_place_in_the_queue(inference: FakeInference) -> None:
     predictor = await predictor_of(inference)
-    predictor.find("iris", None).resize(Capacity(1, 4, 4))
+    loaded = predictor.find("iris", None)
+    loaded.resize(Capacity(1, 4, 4))
     inference.infer_gate.shut()
-    first = [ask(predictor, "iris", ROWS) for _ in range(2)]
-    await until(lambda: inference.infer_gate.waiting == 1)
+    first = []
+    for number in range(2):
+        first.append(ask(predictor, "iris", ROWS))
+        await until(lambda sent=number + 1: inference.infer_gate.waiting == sent)  # type: ignore[misc]
     going = ask(predictor, "iris", ROWS)
     await turns()
+    assert loaded.pending_requests == 3
     going.cancel()
     await turns()
+    assert loaded.pending_requests == 2
     newcomer = ask(predictor, "iris", ROWS)
     await turns()
     inference.infer_gate.open()
